@@ -1,0 +1,26 @@
+"""Waiting on a condition with a deadline: the only way a test of ours waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.02  # short enough not to blur what is measured, long enough to leave the core to the product
+
+
+def until(condition: Callable[[], T], deadline_seconds: float, what: str = "the condition") -> T:
+    """Call `condition` until it returns something true, and return that.
+
+    Errors: AssertionError after `deadline_seconds`, naming `what` and the last value seen.
+    """
+    end = time.monotonic() + deadline_seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"{what} did not hold within {deadline_seconds} s; last value: {value!r}")
+        time.sleep(POLL_SECONDS)
