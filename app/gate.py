@@ -1,0 +1,106 @@
+"""The outermost layer: a request id, CORS, and a bound on requests in flight. Pure ASGI.
+
+It stands outside Starlette so that every answer carries CORS headers, also a 404, a 413 and a 500:
+without them a browser's script sees "status 0" and cannot read `Retry-After`.
+Starlette's CORSMiddleware is not used because it adds headers only when `Origin` is sent and answers
+preflights in plain text; api.md section 2 wants both always and in JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import ApiError, Kind
+from app.http import error_response, header
+from app.settings import Settings
+
+EXPOSED = b"Retry-After, x-request-id"
+METHODS = b"GET, HEAD, POST, OPTIONS"
+
+
+class RequestIds:
+    """24 hex characters: Unix milliseconds (12), this process (6), a counter (6).
+
+    Sortable by time; unique because the counter never repeats within a millisecond and processes draw
+    their part at random. The counter starts at random too, so that a restarted process that drew the
+    same part does not repeat ids of the same millisecond.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.urandom(3).hex()
+        self._counter = int.from_bytes(os.urandom(3), "big")
+
+    def next(self) -> str:
+        """A new id."""
+        self._counter = (self._counter + 1) & 0xFFFFFF
+        return f"{time.time_ns() // 1_000_000:012x}{self._process}{self._counter:06x}"
+
+
+class Gate:
+    """The ASGI app that servers run; `inner` is the Starlette app."""
+
+    def __init__(self, inner: ASGIApp, settings: Settings) -> None:
+        self._inner = inner
+        self._ids = RequestIds()
+        self._in_flight = 0
+        self._max_in_flight = settings.limits.max_concurrent_requests
+        origins = settings.cors.allowed_origins
+        self._any_origin = "*" in origins
+        self._origins = frozenset(origin.encode() for origin in origins)
+        self._max_age = str(settings.cors.max_age).encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                return  # never accepted: the server answers 403
+            await self._inner(scope, receive, send)
+            return
+        identity = self._ids.next()
+        scope["eventbunker.request_id"] = identity
+        extra = self._response_headers(scope, identity)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        if scope["method"] == "OPTIONS":
+            await self._preflight(scope, send_with_headers)
+            return
+        if self._in_flight >= self._max_in_flight:
+            error = ApiError(
+                Kind.UNAVAILABLE, "Too many requests are in flight; try again.", retry_after_seconds=1
+            )
+            await error_response(error, scope)(scope, receive, send_with_headers)
+            return
+        self._in_flight += 1
+        try:
+            await self._inner(scope, receive, send_with_headers)
+        finally:
+            self._in_flight -= 1
+
+    def _response_headers(self, scope: Scope, identity: str) -> list[tuple[bytes, bytes]]:
+        headers = [(b"x-request-id", identity.encode()), (b"access-control-expose-headers", EXPOSED)]
+        if self._any_origin:
+            return [*headers, (b"access-control-allow-origin", b"*")]
+        headers.append((b"vary", b"Origin"))
+        origin = header(scope, b"origin")
+        if origin is not None and origin in self._origins:
+            headers.append((b"access-control-allow-origin", origin))
+        return headers
+
+    async def _preflight(self, scope: Scope, send: Send) -> None:
+        # Mirrored, because a literal * would not cover Authorization.
+        asked = header(scope, b"access-control-request-headers")
+        headers = [
+            (b"access-control-allow-methods", METHODS),
+            (b"access-control-max-age", self._max_age),
+            (b"vary", b"Access-Control-Request-Headers"),
+        ]
+        if asked:
+            headers.append((b"access-control-allow-headers", asked))
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
