@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import ApiError, Kind, encode_error
 
@@ -76,7 +76,7 @@ async def _read_pieces(receive: Receive, first: bytes, limit_bytes: int) -> byte
     return b"".join(pieces)
 
 
-async def _receive(receive: Receive) -> Mapping[str, object] | dict[str, object]:
+async def _receive(receive: Receive) -> Message:
     try:
         async with asyncio.timeout(BODY_DEADLINE_SECONDS):
             message = await receive()
