@@ -1,0 +1,189 @@
+"""The edge's end of the stream: records -> groups -> one append each, durable when it returns.
+
+Group commit without a timer: while one append is in flight, the records that arrive form the next group;
+a lone record goes at once. Each append carries (incarnation, sequence), so repeating it after a lost
+reply cannot store it twice: see APPEND in `app.stream`. `app.track` submits; nothing else does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import deque
+
+import structlog
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+
+from app import metrics
+from app.errors import ApiError, Kind
+from app.settings import Settings
+from app.stream import APPEND, Keys, join_group
+
+MAX_GROUP_RECORDS = 1000
+MAX_GROUP_BYTES = 1024 * 1024  # bounds one entry, and with it the drain's smallest bite
+ATTEMPT_SECONDS = 4.0  # one round trip, fsync included; a slower Redis is asked again under the same id
+RETRY_PAUSE_SECONDS = 0.05
+
+log = structlog.get_logger()
+
+
+class _Group:
+    """Records that share one append, and the future that tells all of their requests."""
+
+    __slots__ = ("bytes", "done", "records")
+
+    def __init__(self) -> None:
+        self.records: list[bytes] = []
+        self.bytes = 0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # A failure is told to those who wait; a group whose clients all left must not warn.
+        self.done.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+class Appender:
+    """Appends to one partition, one group at a time, in order."""
+
+    def __init__(self, pool: ConnectionPool, keys: Keys, settings: Settings) -> None:
+        self._pool = pool
+        self._keys = keys
+        self._timeout_seconds = settings.limits.append_timeout
+        self._max_pending_bytes = settings.limits.max_pending_bytes
+        # Unique for ever: the producers hash must never know it from another life.
+        self._incarnation = os.urandom(12).hex()
+        self._sequence = 0
+        self._pending: deque[_Group] = deque()
+        self._pending_bytes = 0
+        self._task: asyncio.Task[None] | None = None
+        self._connection: AbstractConnection | None = None
+        self._sha = b""
+
+    async def append(self, record: bytes) -> None:
+        """Return when `record` (encoded) is in Redis as durably as Redis is configured to be.
+
+        Errors: ApiError 503, whose detail says whether the event may have been kept nevertheless.
+        """
+        if self._pending_bytes + len(record) > self._max_pending_bytes:
+            raise ApiError(
+                Kind.UNAVAILABLE, "Too many events wait for Redis; nothing was kept.", retry_after_seconds=1
+            )
+        group = self._pending[-1] if self._pending else None
+        if group is None or len(group.records) >= MAX_GROUP_RECORDS or group.bytes > MAX_GROUP_BYTES:
+            group = _Group()
+            self._pending.append(group)
+        group.records.append(record)
+        group.bytes += len(record)
+        self._pending_bytes += len(record)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._flush())
+        # Shielded: a client that goes away must not cancel what its neighbours wait for.
+        await asyncio.shield(group.done)
+
+    async def close(self) -> None:
+        """Wait for the appends in flight, forget this incarnation in Redis, and disconnect. Bounded."""
+        if self._task is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._task, self._timeout_seconds)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(1):  # otherwise the hash keeps one field for each clean stop
+                    await connection.send_command("HDEL", self._keys.producers, self._incarnation)
+                    await connection.read_response()
+            await connection.disconnect(nowait=True)
+
+    async def _flush(self) -> None:
+        while self._pending:
+            group = self._pending.popleft()
+            try:
+                await self._append_group(group)
+            except ApiError as error:
+                group.done.set_exception(error)
+            except Exception as error:
+                log.exception("append failed unexpectedly")
+                group.done.set_exception(error)
+            else:
+                group.done.set_result(None)
+                metrics.GROUP_RECORDS.observe(len(group.records))
+            finally:
+                self._pending_bytes -= group.bytes
+
+    async def _append_group(self, group: _Group) -> None:
+        """One group, repeated under its own sequence number until Redis has answered or time is up."""
+        self._sequence += 1
+        payload = join_group(group.records)
+        end = time.monotonic() + self._timeout_seconds
+        may_be_kept = False
+        while True:
+            was_sent = False
+            try:
+                async with asyncio.timeout(ATTEMPT_SECONDS):
+                    connection = await self._connect()
+                    was_sent = True
+                    await self._send(connection, len(group.records), payload)
+                return
+            except OutOfMemoryError:  # the script looked first, so no earlier attempt had arrived either
+                raise _refusal(may_be_kept=False, reason="Redis is out of memory") from None
+            except ResponseError as error:
+                if not _is_passing(error):
+                    raise
+            except (RedisError, OSError, TimeoutError):
+                may_be_kept = may_be_kept or was_sent
+            metrics.APPEND_RETRIES.inc()
+            await self._disconnect()
+            if time.monotonic() > end:
+                raise _refusal(may_be_kept=may_be_kept, reason="Redis did not answer in time")
+            await asyncio.sleep(RETRY_PAUSE_SECONDS)
+
+    async def _connect(self) -> AbstractConnection:
+        """The partition's own connection, with the script loaded. A pool would add work to every append."""
+        if self._connection is None:
+            connection = self._pool.make_connection()
+            try:
+                await connection.connect()
+                await connection.send_command("SCRIPT", "LOAD", APPEND)
+                self._sha = await connection.read_response()
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            self._connection = connection
+        return self._connection
+
+    async def _send(self, connection: AbstractConnection, count: int, payload: bytes) -> None:
+        keys = self._keys
+        arguments = (
+            3,
+            keys.entries,
+            keys.producers,
+            keys.ledger,
+            self._incarnation,
+            self._sequence,
+            count,
+            payload,
+        )
+        await connection.send_command("EVALSHA", self._sha, *arguments)
+        try:
+            await connection.read_response()
+        except NoScriptError:  # somebody flushed the scripts
+            await connection.send_command("EVAL", APPEND, *arguments)
+            await connection.read_response()
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await connection.disconnect(nowait=True)
+
+
+def _is_passing(error: ResponseError) -> bool:
+    """Is this answer one that another try may not get: loading the AOF, a failing disk, a replica?"""
+    return str(error).startswith(
+        ("LOADING", "MISCONF", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+    )
+
+
+def _refusal(*, may_be_kept: bool, reason: str) -> ApiError:
+    fate = "It is not known whether the event was kept" if may_be_kept else "Nothing was kept"
+    return ApiError(Kind.UNAVAILABLE, f"{reason}. {fate}; send it again.", retry_after_seconds=2)

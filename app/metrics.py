@@ -1,0 +1,63 @@
+"""Every metric of every process: name, kind, unit, meaning. Label values come from closed sets only.
+
+The supervisor sets PROMETHEUS_MULTIPROC_DIR, so that whichever edge process answers `/metrics` answers
+for all of them and for the drain. Without it each process counts for itself.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import REGISTRY
+
+FAST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+
+REQUESTS = Counter("eventbunker_http_requests", "Requests answered.", ["route", "status"])
+REQUEST_SECONDS = Histogram(
+    "eventbunker_http_request_duration_seconds",
+    "From first byte read to answer.",
+    ["route"],
+    buckets=FAST_SECONDS,
+)
+EVENTS_ACCEPTED = Counter("eventbunker_events_accepted", "Events answered with 200.")
+EVENTS_REJECTED = Counter("eventbunker_events_rejected", "Events refused, and the client told so.", ["code"])
+GROUP_RECORDS = Histogram(
+    "eventbunker_append_group_records", "Events that shared one append.", buckets=COUNTS
+)
+APPEND_RETRIES = Counter("eventbunker_append_retries", "Appends repeated under the same group id.")
+
+ROWS_STORED = Counter("eventbunker_rows_stored", "Rows that the store confirmed.")
+DEAD_LETTERS = Counter("eventbunker_dead_letters", "Events set aside with their reason.")
+INSERT_SECONDS = Histogram("eventbunker_insert_duration_seconds", "One insert.", buckets=FAST_SECONDS)
+INSERT_ROWS = Histogram("eventbunker_insert_rows", "Rows in one insert.", buckets=COUNTS)
+INSERT_FAILURES = Counter("eventbunker_insert_failures", "Inserts that failed.", ["kind"])
+RECOVERIES = Counter("eventbunker_recoveries", "Plans that were settled by counting what the store holds.")
+FRESHNESS_SECONDS = Histogram(
+    "eventbunker_freshness_seconds",
+    "From append to queryable, oldest event of a batch.",
+    buckets=FAST_SECONDS,
+)
+
+STREAM_ENTRIES = Gauge(
+    "eventbunker_stream_entries", "Unacknowledged entries.", ["partition"], multiprocess_mode="livemostrecent"
+)
+STREAM_AGE_SECONDS = Gauge(
+    "eventbunker_stream_oldest_seconds", "Age of the oldest unacknowledged entry.", ["partition"],
+    multiprocess_mode="livemostrecent",
+)  # fmt: skip
+LEDGER = Gauge(
+    "eventbunker_ledger_events", "Events by fate, counted with the act itself.", ["partition", "fate"],
+    multiprocess_mode="livemostrecent",
+)  # fmt: skip
+
+
+def render() -> bytes:
+    """The exposition text, of all processes that share PROMETHEUS_MULTIPROC_DIR."""
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
