@@ -1,0 +1,189 @@
+"""The drain's end of the stream: lease, read, plan, acknowledge. One object for one partition.
+
+Every write goes through a script that compares the epoch, so a former owner that wakes up late changes
+nothing. The scripts are in `app.stream`; the loop that calls these in order is `workers.drain`.
+Also here: `Freshness`, the edges' read-only view of the same keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from app import stream
+from app.stream import Keys
+
+
+class LeaseLost(Exception):
+    """Another drain owns the partition now; whatever this one has in hand is that one's business."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One stream entry as read: `id` like `1624910874832-0`, `payload` a group of records."""
+
+    id: str
+    payload: bytes
+
+
+class Partition:
+    """One partition, as its owner uses it. Methods raise redis.RedisError when Redis is away."""
+
+    def __init__(self, redis: Redis, keys: Keys, owner: str, redis_version: tuple[int, int]) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._owner = owner
+        self._epoch = 0
+        self._scripts = {
+            name: redis.register_script(stream.with_oom_allowed(script, redis_version))
+            for name, script in (
+                ("acquire", stream.ACQUIRE),
+                ("renew", stream.RENEW),
+                ("release", stream.RELEASE),
+                ("save_plan", stream.SAVE_PLAN),
+                ("acknowledge", stream.ACKNOWLEDGE),
+            )
+        }
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the lease that this process took last."""
+        return self._epoch
+
+    async def acquire(self, lease_ms: int) -> bool:
+        """Take the lease, or keep it. True when it is ours."""
+        self._epoch = int(
+            await self._scripts["acquire"](
+                keys=[self._keys.lease, self._keys.epoch], args=[self._owner, lease_ms]
+            )
+        )
+        return self._epoch > 0
+
+    async def renew(self, lease_ms: int) -> None:
+        """Prolong the lease, and prove that it is still ours. Errors: LeaseLost."""
+        renewed = await self._scripts["renew"](
+            keys=[self._keys.lease, self._keys.epoch], args=[self._owner, self._epoch, lease_ms]
+        )
+        if not int(renewed):
+            raise LeaseLost
+
+    async def release(self) -> None:
+        """Give the lease back, so that another drain need not wait for its end."""
+        await self._scripts["release"](keys=[self._keys.lease], args=[self._owner])
+
+    async def wait(self, block_ms: int) -> bool:
+        """True as soon as the stream holds an entry, False after `block_ms` without one.
+
+        From the beginning, because everything in the stream is unacknowledged; `$` would miss what
+        arrived a moment before.
+        """
+        return bool(await self._redis.xread({self._keys.entries: "0-0"}, count=1, block=block_ms))
+
+    async def read(self, after: str | None, count: int) -> list[Entry]:
+        """Up to `count` entries in order, from the oldest or behind the id `after`."""
+        rows = await self._redis.xrange(self._keys.entries, min=f"({after}" if after else "-", count=count)
+        return _entries(rows)
+
+    async def read_range(self, first: str, last: str) -> list[Entry]:
+        """The entries of a plan, both ends included."""
+        rows = await self._redis.xrange(self._keys.entries, min=first, max=last)
+        return _entries(rows)
+
+    async def load_plan(self) -> bytes | None:
+        """The plan that some owner left unfinished, or None."""
+        return cast("bytes | None", await self._redis.get(self._keys.plan))
+
+    async def save_plan(self, payload: bytes) -> None:
+        """Write the plan. Nothing is inserted that is not in it. Errors: LeaseLost."""
+        saved = await self._scripts["save_plan"](
+            keys=[self._keys.epoch, self._keys.plan], args=[self._epoch, payload]
+        )
+        if not int(saved):
+            raise LeaseLost
+
+    async def acknowledge(self, last: str, stored: int, dead: Sequence[bytes]) -> None:
+        """Entries up to `last` are done: `stored` rows confirmed by the store, `dead` set aside.
+
+        Errors: LeaseLost. One script, so a dead letter that cannot be written blocks the rest.
+        """
+        milliseconds, _, sequence = last.partition("-")
+        keep_from = f"{milliseconds}-{int(sequence) + 1}"
+        keys = self._keys
+        done = await self._scripts["acknowledge"](
+            keys=[keys.epoch, keys.plan, keys.entries, keys.ledger, keys.dead],
+            args=[self._epoch, keep_from, stored, *dead],
+        )
+        if not int(done):
+            raise LeaseLost
+
+    async def prove_progress(self, now_ms: int) -> None:
+        """Record that this owner has just read the stream and reached the store; for `/readyz`."""
+        await self._redis.hset(
+            self._keys.progress, mapping={"owner": self._owner, "epoch": self._epoch, "at": now_ms}
+        )
+
+
+def _entries(rows: object) -> list[Entry]:
+    # redis-py types its answers as everything they could be; without decoding they are bytes.
+    pairs = cast("list[tuple[bytes, dict[bytes, bytes]]]", rows or [])
+    return [Entry(entry_id.decode(), fields.get(b"r", b"")) for entry_id, fields in pairs]
+
+
+class Lag(msgspec.Struct, frozen=True):
+    """How far one partition's drain is behind. `proved_ms_ago` is None when no drain ever wrote."""
+
+    partition: int
+    entries: int
+    oldest_ms: int
+    proved_ms_ago: int | None
+    ledger: dict[str, int]
+
+
+class Freshness:
+    """What the edges may know of the drain: read-only, over all partitions."""
+
+    def __init__(self, redis: Redis, queue: str, shards: int) -> None:
+        self._redis = redis
+        self._keys = [Keys(queue, partition) for partition in range(shards)]
+        self._script = redis.register_script(stream.FRESHNESS)
+
+    async def fresh_as_of(self) -> int:
+        """Unix ms up to which every event that reached the stream is stored.
+
+        Redis's clock, which also numbers the entries. Read it before the query runs.
+        """
+        return min([await self._fresh(keys) for keys in self._keys])
+
+    async def _fresh(self, keys: Keys) -> int:
+        now, oldest = await self._script(keys=[keys.entries])
+        # The same millisecond may still bring more, so it is not complete.
+        return (int(oldest) or int(now)) - 1
+
+    async def lag(self) -> list[Lag]:
+        """Backlog, age and last proof of each partition. Errors: redis.RedisError."""
+        return [await self._lag(partition, keys) for partition, keys in enumerate(self._keys)]
+
+    async def _lag(self, partition: int, keys: Keys) -> Lag:
+        now, oldest = map(int, await self._script(keys=[keys.entries]))
+        entries = int(await self._redis.xlen(keys.entries))
+        proved = await self._redis.hget(keys.progress, "at")
+        ledger = cast("dict[bytes, bytes]", await self._redis.hgetall(keys.ledger))
+        return Lag(
+            partition,
+            entries,
+            now - oldest if oldest else 0,
+            now - int(proved) if proved else None,
+            {fate.decode(): int(count) for fate, count in ledger.items()},
+        )
+
+    async def memory_share(self) -> float:
+        """Used part of `maxmemory`, 0.0 to 1.0; 0.0 where Redis has no limit or does not tell."""
+        try:
+            memory = await self._redis.info("memory")
+        except ResponseError:  # a managed Redis may refuse INFO
+            return 0.0
+        limit = int(memory.get("maxmemory", 0))
+        return int(memory["used_memory"]) / limit if limit else 0.0
