@@ -7,6 +7,7 @@ Also here: `Freshness`, the edges' read-only view of the same keys.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import cast
 
@@ -32,10 +33,12 @@ class Entry(msgspec.Struct, frozen=True):
 class Partition:
     """One partition, as its owner uses it. Methods raise redis.RedisError when Redis is away."""
 
-    def __init__(self, redis: Redis, keys: Keys, owner: str, redis_version: tuple[int, int]) -> None:
+    def __init__(self, redis: Redis, keys: Keys, slot: str, redis_version: tuple[int, int]) -> None:
         self._redis = redis
         self._keys = keys
-        self._owner = owner
+        self._slot = slot
+        self._incarnation = os.urandom(8).hex()
+        self._owner = f"{slot}/{self._incarnation}"
         self._epoch = 0
         self._scripts = {
             name: redis.register_script(stream.with_oom_allowed(script, redis_version))
@@ -57,7 +60,7 @@ class Partition:
         """Take the lease, or keep it. True when it is ours."""
         self._epoch = int(
             await self._scripts["acquire"](
-                keys=[self._keys.lease, self._keys.epoch], args=[self._owner, lease_ms]
+                keys=[self._keys.lease, self._keys.epoch], args=[self._slot, self._incarnation, lease_ms]
             )
         )
         return self._epoch > 0

@@ -102,13 +102,17 @@ redis.call('HINCRBY', KEYS[3], 'appended', ARGV[3])
 return 1
 """
 
-# -> epoch of the lease that `owner` now holds, 0 while another holds it.
-# The epoch rises with every change of hands, never on renewal, and fences the former owner's scripts.
+# -> epoch of the lease that this owner now holds, 0 while another holds it.
+# An owner is `slot/incarnation`: whoever restarts in a slot need not wait for its predecessor's lease to
+# end. The epoch rises with every change of hands, never on renewal; it alone fences the former owner.
 ACQUIRE = """
 local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-if owner then return tonumber(redis.call('GET', KEYS[2])) end
+if owner == ARGV[1] .. '/' .. ARGV[2] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  return tonumber(redis.call('GET', KEYS[2]))
+end
+if owner and string.match(owner, '^(.*)/') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1] .. '/' .. ARGV[2], 'PX', ARGV[3])
 return redis.call('INCR', KEYS[2])
 """
 

@@ -1,0 +1,142 @@
+"""Builds the ASGI app from Settings: what there is, who gets what, which route leads where. Nothing else.
+
+`create_app` is what servers are pointed at (`main` in deploy.toml); it imports no server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import structlog
+from redis.exceptions import RedisError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from app import redis_client
+from app.append import Appender
+from app.errors import ApiError, Kind
+from app.gate import Gate
+from app.http import error_response
+from app.manage import ManageHandlers
+from app.partition import Freshness
+from app.pressure import Pressure
+from app.probes import Probes
+from app.read import ReadHandlers
+from app.registry import Registry
+from app.settings import Settings
+from app.store import Store
+from app.stream import Keys
+from app.track import Track
+
+log = structlog.get_logger()
+
+
+class Draining:
+    """Set by whoever stops the process, before it stops: readiness must fall first."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+
+def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
+    """The whole edge as one ASGI app. Connects to nothing until its lifespan starts."""
+    draining = draining or Draining()
+    redis = redis_client.connect(settings)
+    producer = settings.producer
+    registry = Registry(redis, settings)
+    appenders = [
+        Appender(redis.connection_pool, Keys(producer.queue, partition), settings)
+        for partition in range(producer.shards)
+    ]
+    freshness = Freshness(redis, producer.queue, producer.shards)
+    pressure = Pressure(freshness, producer.max_backlog)
+    store = Store(
+        settings.clickhouse_url,
+        database=settings.store.database,
+        username=settings.store.username,
+        password=settings.secret("CLICKHOUSE_PASSWORD"),
+    )
+    track = Track(registry, appenders, pressure, settings)
+    manage = ManageHandlers(registry, settings)
+    read = ReadHandlers(registry, store, freshness, settings)
+    probes = Probes(freshness, lambda: draining.is_set, pressure)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await registry.start()
+        watcher = asyncio.create_task(pressure.watch())
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            await asyncio.gather(*(appender.close() for appender in appenders))
+            await registry.close()
+            await store.close()
+            with contextlib.suppress(RedisError, OSError):
+                await redis.aclose()
+
+    app = Starlette(
+        lifespan=lifespan,
+        routes=[
+            Route("/post", track, methods=["POST"]),
+            Route("/v1/query/json", read.query_json, methods=["POST"]),
+            Route("/v1/manage/project/create", manage.create_project, methods=["POST"]),
+            Route("/v1/manage/project/list", manage.list_projects, methods=["POST"]),
+            Route("/v1/manage/project/reset_master_key", manage.reset_master_key, methods=["POST"]),
+            Route("/v1/manage/project/delete", manage.delete_project, methods=["POST"]),
+            Route("/v1/manage/apikey/create", manage.create_key, methods=["POST"]),
+            Route("/v1/manage/apikey/list", manage.list_keys, methods=["POST"]),
+            Route("/v1/manage/apikey/delete", manage.delete_key, methods=["POST"]),
+            Route("/v1/manage/name/list", manage.list_names, methods=["POST"]),
+            Route("/v1/manage/name/delete", manage.delete_names, methods=["POST"]),
+            Route("/livez", probes.livez),
+            Route("/readyz", probes.readyz),
+            Route("/metrics", probes.metrics),
+            Route("/version", probes.version),
+            Route("/openapi.json", probes.openapi),
+            Route("/example_event_body.json", probes.example_event_body),
+            Route("/robots.txt", probes.robots),
+        ],
+        exception_handlers={
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            Exception: _bug,
+        },
+    )
+    app.router.redirect_slashes = False  # a redirect would turn a POST's body away
+    return Gate(app, settings)
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, ApiError):
+        raise error
+    return error_response(error, request.scope)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own 404 and 405, in our shape."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        methods = ", ".join(sorted({*allowed.split(", "), "OPTIONS"} - {""}))
+        answer = ApiError(
+            Kind.METHOD_NOT_ALLOWED, f"This path answers to {methods}.", headers=(("allow", methods),)
+        )
+    elif isinstance(error, HTTPException) and error.status_code == 404:
+        answer = ApiError(Kind.NOT_FOUND, "There is nothing at this path; see /openapi.json.")
+    else:
+        answer = ApiError(Kind.INVALID_BODY, "The request cannot be read.")
+    return error_response(answer, request.scope)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    """A bug of ours: the client learns that it is one, the log learns the rest."""
+    log.error("unhandled exception", path=request.url.path, error=type(error).__name__)
+    return error_response(
+        ApiError(Kind.INTERNAL, "This is a bug of the server, not of the request."), request.scope
+    )

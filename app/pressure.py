@@ -1,0 +1,60 @@
+"""Back-pressure: says when this edge must refuse events so that what is kept can still be drained.
+
+Two high-water marks, looked at once a second and never per request: the entries of a partition, and
+Redis's memory. Beyond 80 % of `maxmemory` the rest belongs to the drain, whose plan and acknowledgement
+need room; a full Redis that cannot be drained would stay full for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from redis.exceptions import RedisError
+
+from app.errors import ApiError, Kind
+from app.partition import Freshness
+
+WATCH_SECONDS = 1.0
+MAX_MEMORY_SHARE = 0.8
+RETRY_AFTER_SECONDS = 5
+
+log = structlog.get_logger()
+
+
+class Pressure:
+    """The current verdict. `reason` is empty while events are welcome."""
+
+    def __init__(self, freshness: Freshness, max_backlog: int) -> None:
+        self._freshness = freshness
+        self._max_backlog = max_backlog
+        self.reason = ""
+
+    def check(self) -> None:
+        """Errors: ApiError 503 while events must be refused; nothing was kept."""
+        if self.reason:
+            raise ApiError(
+                Kind.UNAVAILABLE,
+                f"{self.reason}; nothing was kept. Send the event again later.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+
+    async def watch(self) -> None:
+        """Look once a second, for ever. Redis being away is no pressure: the append itself will tell."""
+        while True:
+            try:
+                reason = await self._look()
+            except (RedisError, OSError, TimeoutError):
+                reason = self.reason
+            if reason != self.reason:
+                log.warning("events are refused" if reason else "events are accepted again", reason=reason)
+            self.reason = reason
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def _look(self) -> str:
+        share = await self._freshness.memory_share()
+        if share > MAX_MEMORY_SHARE:
+            return f"Redis uses {share:.0%} of its memory"
+        if max(lag.entries for lag in await self._freshness.lag()) >= self._max_backlog:
+            return "The stream has reached its high-water mark"
+        return ""

@@ -1,0 +1,56 @@
+"""How this project connects to Redis: bounded waits, and no retries behind our back.
+
+redis-py repeats a command by itself after a lost connection (ten times by default). For a command that
+is not idempotent that stores twice, so it is off; whoever needs a retry knows why and does it itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from app.settings import Settings
+
+CONNECT_SECONDS = 2.0
+ANSWER_SECONDS = 5.0
+RETRY_SECONDS = 0.1
+
+log = structlog.get_logger()
+
+
+def connect(settings: Settings, *, timeout_seconds: float = ANSWER_SECONDS) -> Redis:
+    """A client for `settings.redis_url`; answers are bytes. It connects at the first command.
+
+    `timeout_seconds` bounds one answer: more than the longest blocking read of the caller.
+    """
+    password = settings.secret("REDIS_PASSWORD")
+    options = {"password": password} if password else {}
+    return Redis.from_url(
+        settings.redis_url,
+        socket_connect_timeout=CONNECT_SECONDS,
+        socket_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+        **options,
+    )
+
+
+async def wait_for_version(redis: Redis, stop: asyncio.Event) -> tuple[int, int]:
+    """The server's version as (7, 0), waited for until Redis answers or `stop` is set."""
+    failures = 0
+    while not stop.is_set():
+        try:
+            info = await redis.info("server")
+            major, minor, *_ = str(info["redis_version"]).split(".")
+            return int(major), int(minor)
+        except (RedisError, OSError, TimeoutError) as error:
+            if failures % 50 == 0:
+                log.warning("waiting for redis", error=type(error).__name__)
+            failures += 1
+            await asyncio.sleep(RETRY_SECONDS)
+    return 0, 0

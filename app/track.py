@@ -1,0 +1,186 @@
+"""POST /post: body, key, validation, append, answer: a straight line. The hot path.
+
+A raw ASGI endpoint inside Starlette's router: Starlette's Request and Response would cost more than all
+that is done here. After a 200 the event is in Redis as durably as `durability` says; what happens to it
+then is `workers.drain`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from urllib.parse import parse_qs
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from app import event_problems, metrics
+from app.append import Appender
+from app.errors import ApiError, Kind, Problem, invalid_body
+from app.event import BrokenRule, Event, read_event
+from app.grant import Grant, KeyType
+from app.http import error_response, header, read_body, refuse_encoding, request_id, send_json
+from app.names import KnownNames
+from app.pressure import Pressure
+from app.registry import Registry
+from app.settings import Settings
+from app.stream import Record, choose_partition, encode_record
+
+MAX_CONTEXT_CHARACTERS = 2048  # of a User-Agent or Referer; longer ones are cut, they only enrich
+ROUTE = "/post"
+
+log = structlog.get_logger()
+
+
+class Track:
+    """The endpoint. One instance serves a process."""
+
+    def __init__(
+        self, registry: Registry, appenders: list[Appender], pressure: Pressure, settings: Settings
+    ) -> None:
+        self._registry = registry
+        self._pressure = pressure
+        self._appenders = appenders
+        self._max_event_bytes = settings.limits.max_event_bytes
+        self._keeps_address = bool(settings.vars.get("GEOIP_DB"))
+        self._trusted_proxies = [ipaddress.ip_network(network) for network in settings.server.trusted_proxies]
+        # Bound once: looking a label up costs more than counting.
+        self._accepted = metrics.REQUESTS.labels(ROUTE, "200")
+        self._seconds = metrics.REQUEST_SECONDS.labels(ROUTE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        try:
+            identity, recorded = await self._track(scope, receive)
+        except ApiError as error:
+            metrics.REQUESTS.labels(ROUTE, str(error.row.status)).inc()
+            metrics.EVENTS_REJECTED.labels(error.row.code).inc()
+            await error_response(error, scope)(scope, receive, send)
+            return
+        body = b'{"unique_req_id":"%s00000001","time_recorded":%d}' % (identity.encode(), recorded)
+        await send_json(
+            send,
+            200,
+            body,
+            [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                (b"cache-control", b"no-store"),
+            ],
+        )
+        self._accepted.inc()
+        metrics.EVENTS_ACCEPTED.inc()
+        self._seconds.observe(time.perf_counter() - began)
+
+    async def _track(self, scope: Scope, receive: Receive) -> tuple[str, int]:
+        """Everything between the request's head and its answer: request id and time recorded."""
+        secret = _write_key(scope)
+        grant = self._registry.cached(secret, KeyType.WRITE) if secret else None
+        if grant is None:
+            grant = await self._registry.authorise(secret, KeyType.WRITE)
+        self._pressure.check()
+        refuse_encoding(scope)
+        body = await read_body(scope, receive, self._max_event_bytes)
+        names = self._registry.names.known(grant.project_id)
+        if names is None:
+            names = await self._registry.names.load(grant.project_id)
+        event = _validate(body, names)
+        await self._admit(grant, event, names)
+        identity = request_id(scope)
+        recorded = time.time_ns() // 1_000_000
+        record = self._record(scope, grant, identity, recorded, body)
+        number = choose_partition(len(self._appenders), grant.project_id, event.event_id or "", identity)
+        await self._appenders[number].append(encode_record(record))
+        return identity, recorded
+
+    async def _admit(self, grant: Grant, event: Event, names: KnownNames) -> None:
+        """Count new names against the project's caps; only an event with a new one asks Redis."""
+        if event.event_name in names.event_names and names.field_paths.issuperset(event.field_paths):
+            self._registry.names.touch(grant.project_id, event.event_name, event.field_paths)
+            return
+        refused = await self._registry.names.admit(grant.project_id, (event.event_name,), event.field_paths)
+        problems = [
+            Problem(
+                "$.event_name",
+                f"{name} is new and the project already has its maximum of distinct event names; "
+                "delete unused ones with /v1/manage/name/delete",
+            )
+            for name in refused.event_names
+        ]
+        problems += [
+            Problem(
+                f"$.{path}",
+                "the field is new and the project already has its maximum of distinct fields; "
+                "delete unused ones with /v1/manage/name/delete",
+            )
+            for path in sorted(refused.field_paths)
+        ]
+        if problems:
+            raise invalid_body(problems)
+
+    def _record(self, scope: Scope, grant: Grant, identity: str, recorded: int, body: bytes) -> Record:
+        agent = header(scope, b"user-agent")
+        address = _client_address(scope, self._trusted_proxies) if self._keeps_address else ""
+        if grant.allow_client_context:
+            agent = header(scope, b"x-eventbunker-client-user-agent") or agent
+            forwarded = header(scope, b"x-eventbunker-client-ip")
+            if forwarded and self._keeps_address:
+                address = forwarded.decode("latin-1")[:64]
+        return Record(
+            bytes.fromhex(identity),
+            1,
+            recorded,
+            grant.project_id,
+            grant.customer_identifier or "",
+            address,
+            _text(agent),
+            _text(header(scope, b"referer")),
+            body,
+        )
+
+
+def _write_key(scope: Scope) -> str | None:
+    """The presented key: the header, else `?write_key=` for callers that cannot set headers."""
+    value = header(scope, b"x-eventbunker-write-key")
+    if value is not None:
+        return value.decode("latin-1")
+    query = scope["query_string"]
+    if b"write_key=" not in query:
+        return None
+    try:
+        return parse_qs(query.decode("latin-1"), max_num_fields=20).get("write_key", [None])[0]
+    except ValueError:
+        return None
+
+
+def _validate(body: bytes, names: KnownNames) -> Event:
+    try:
+        return read_event(body, names.field_paths)
+    except BrokenRule:
+        problems = event_problems.find(body)
+    if not problems:  # the two readers disagree, which is our bug; the event was not kept
+        log.error("a refused body has no problem that can be named", bytes=len(body))
+        raise ApiError(Kind.INTERNAL, "The event could not be checked. This is a bug; nothing was kept.")
+    raise invalid_body(problems)
+
+
+def _text(value: bytes | None) -> str:
+    return value.decode("utf-8", "replace")[:MAX_CONTEXT_CHARACTERS] if value else ""
+
+
+def _client_address(scope: Scope, trusted: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> str:
+    """The client's address: the right-most hop that is not a trusted proxy of ours.
+
+    Never the left-most of X-Forwarded-For, which the client itself may write.
+    """
+    peer = scope["client"][0] if scope.get("client") else ""
+    forwarded = header(scope, b"x-forwarded-for")
+    hops = [hop.strip() for hop in forwarded.decode("latin-1").split(",")] if forwarded else []
+    for hop in [peer, *reversed(hops)]:
+        try:
+            address = ipaddress.ip_address(hop)
+        except ValueError:
+            return ""
+        if not any(address in network for network in trusted):
+            return hop
+    return ""

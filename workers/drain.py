@@ -1,0 +1,258 @@
+"""The drain: stream -> store. Lease, recover the plan, read, plan, insert, acknowledge; then again.
+
+One owner for each partition. The order of the steps is the promise:
+
+    1. plan in Redis        a crash after this is settled by counting (workers.insert)
+    2. rows in the store    a crash after this is settled the same way: nothing is inserted twice
+    3. acknowledge          plan, entries, dead letters and ledger change in one script
+
+Started by `eventbunker drain`, or by the supervisor. A kill at any line is safe; SIGTERM finishes what
+the stream holds, for a bounded time, and gives the lease back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+import uuid
+
+import structlog
+import uvloop
+from redis.exceptions import RedisError
+
+from app import metrics, redis_client
+from app.logs import configure_logging
+from app.partition import LeaseLost, Partition
+from app.settings import Settings
+from app.store import Store, StoreError
+from app.stream import Keys
+from workers import plan as plans
+from workers.enrich import Geography
+from workers.insert import Inserter, MostlyDead
+from workers.plan import Item
+
+IDLE_WAIT_MS = 500  # one blocking read; also how often an idle drain proves that it works
+READ_ENTRIES = 8  # a bite: with groups of at most a megabyte, what is read beyond a full batch stays small
+DRAIN_ON_STOP_SECONDS = 8.0  # to empty the stream on SIGTERM; the rest waits in Redis
+HALT_SECONDS = 30.0  # after a mostly bad batch
+RECONNECT_SECONDS = 0.2
+
+log = structlog.get_logger()
+
+
+class PartitionDrain:
+    """Drains one partition for as long as this process owns it."""
+
+    def __init__(
+        self,
+        partition: Partition,
+        store: Store,
+        geography: Geography,
+        settings: Settings,
+        stop: asyncio.Event,
+    ) -> None:
+        self._partition = partition
+        self._store = store
+        self._geography = geography
+        self._consumer = settings.consumer
+        self._stop = stop
+        self._lease_ms = int(settings.consumer.lease_timeout * 1000)
+        self._next_insert = 0.0
+        self._next_proof = 0.0
+        self._inserter = Inserter(
+            store,
+            partition,
+            self._fence,
+            timeout_seconds=settings.store.insert_timeout,
+            max_retries=settings.consumer.max_retries,
+            retry_delay_seconds=settings.consumer.retry_delay,
+        )
+
+    async def run(self) -> None:
+        """Own the partition whenever that is possible, until asked to stop."""
+        while not self._stop.is_set():
+            try:
+                if await self._partition.acquire(self._lease_ms):
+                    log.info("partition taken", epoch=self._partition.epoch)
+                    await self._own()
+                else:
+                    await self._sleep(self._lease_ms / 3000)
+            except LeaseLost:
+                log.warning("partition lost to another drain")
+            except MostlyDead as error:
+                log.error(
+                    "batch mostly refused by the store; nothing is acknowledged", reason=str(error)[:500]
+                )
+                await self._sleep(HALT_SECONDS)
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("redis failed, trying again", error=type(error).__name__)
+                await self._sleep(RECONNECT_SECONDS)
+
+    async def _own(self) -> None:
+        renewer = asyncio.create_task(self._renew())
+        loop = asyncio.create_task(self._loop())
+        try:
+            # Whichever ends first ends the other: without the lease there is nothing to do.
+            done, _ = await asyncio.wait({renewer, loop}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (renewer, loop):
+                task.cancel()
+            await asyncio.gather(renewer, loop, return_exceptions=True)
+        await self._partition.release()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_ms / 3000)
+            await self._fence()
+
+    async def _fence(self) -> None:
+        await self._partition.renew(self._lease_ms)
+
+    async def _loop(self) -> None:
+        await self._recover()
+        stop_at: float | None = None
+        while True:
+            if self._stop.is_set():
+                stop_at = stop_at or time.monotonic() + DRAIN_ON_STOP_SECONDS
+                if time.monotonic() > stop_at:
+                    return
+            if await self._partition.wait(1 if stop_at else IDLE_WAIT_MS):
+                await self._pace()
+                await self._batch()
+            elif stop_at:
+                return
+            else:
+                await self._prove()
+
+    async def _recover(self) -> None:
+        """Settle the plan that a former owner, or a former life, left behind."""
+        payload = await self._partition.load_plan()
+        if payload is None:
+            return
+        plan = plans.decode(payload)
+        log.info("settling an unfinished plan", plan=plan.id, rows=sum(len(part.rows) for part in plan.parts))
+        entries = await self._partition.read_range(plan.first, plan.last)
+        items = [item for entry in entries for item in plans.read_items(entry, self._geography)]
+        await self._carry_out(plan, items, resumed=True)
+
+    async def _pace(self) -> None:
+        """At most about five inserts a second: small parts cost the engine more than their rows do."""
+        delay = self._next_insert - time.monotonic()
+        if delay > 0:
+            await asyncio.sleep(delay)
+
+    async def _batch(self) -> None:
+        """Read one batch, store it, acknowledge it."""
+        items, is_full = await self._read()
+        if not items:
+            return
+        began = time.monotonic()
+        plan = plans.make(uuid.uuid4().hex, items)
+        await self._partition.save_plan(plans.encode(plan))
+        await self._carry_out(plan, items, resumed=False)
+        # A full batch means a backlog: then the next one need not wait.
+        self._next_insert = 0.0 if is_full else began + self._consumer.max_batch_timeout
+
+    async def _read(self) -> tuple[list[Item], bool]:
+        """The items of the next batch, whole entries only, and whether it is full."""
+        items: list[Item] = []
+        size, after = 0, None
+        while True:
+            entries = await self._partition.read(after, READ_ENTRIES)
+            for entry in entries:
+                items += plans.read_items(entry, self._geography)
+                size += len(entry.payload)
+                after = entry.id
+                if len(items) >= self._consumer.max_batch_size or size >= self._consumer.max_batch_bytes:
+                    return items, True
+            if len(entries) < READ_ENTRIES:
+                return items, False
+
+    async def _carry_out(self, plan: plans.Plan, items: list[Item], *, resumed: bool) -> None:
+        await self._inserter.carry_out(plan, items, resumed=resumed)
+        await self._partition.acknowledge(plan.last, plan.stored, plans.dead_letters(plan, items))
+        metrics.ROWS_STORED.inc(plan.stored)
+        metrics.DEAD_LETTERS.inc(len(plan.dead))
+        oldest_ms = int(plan.first.partition("-")[0])
+        metrics.FRESHNESS_SECONDS.observe(max(0.0, time.time() - oldest_ms / 1000))
+        if time.monotonic() > self._next_proof:
+            await self._record_proof()
+
+    async def _prove(self) -> None:
+        """Idle: show that the store answers, so that readiness means more than a living process."""
+        if time.monotonic() < self._next_proof:
+            return
+        try:
+            await self._store.ask("SELECT 1", timeout_seconds=2)
+        except StoreError as error:
+            log.warning("the store does not answer", error=str(error)[:200])
+            self._next_proof = time.monotonic() + 1
+            return
+        await self._record_proof()
+
+    async def _record_proof(self) -> None:
+        self._next_proof = time.monotonic() + 1
+        await self._partition.prove_progress(time.time_ns() // 1_000_000)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, but wake up at once when asked to stop."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Drain every partition that can be had until `stop` is set."""
+    redis = redis_client.connect(settings, timeout_seconds=IDLE_WAIT_MS / 1000 + 5)
+    store = Store(
+        settings.clickhouse_url,
+        database=settings.store.database,
+        username=settings.store.username,
+        password=settings.secret("CLICKHOUSE_PASSWORD"),
+    )
+    geography = Geography(str(settings.vars.get("GEOIP_DB", "")))
+    # A supervisor restarts its drain in the same slot; anybody else gets a slot of its own.
+    slot = os.environ.get("DRAIN_SLOT") or f"{socket.gethostname()}-{uuid.uuid4().hex}"
+    try:
+        version = await redis_client.wait_for_version(redis, stop)
+        drains = [
+            PartitionDrain(
+                Partition(
+                    redis,
+                    Keys(settings.producer.queue, number, settings.consumer.dead_letter_queue),
+                    slot,
+                    version,
+                ),
+                store,
+                geography,
+                settings,
+                stop,
+            )
+            for number in range(settings.producer.shards)
+        ]
+        await asyncio.gather(*(drain.run() for drain in drains))
+    finally:
+        await store.close()
+        await redis.aclose()
+    log.info("drain stopped")
+
+
+def main(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT. Returns the exit code."""
+    configure_logging("drain")
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve(settings, stop)
+
+    uvloop.run(run())
+    return 0

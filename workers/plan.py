@@ -1,0 +1,123 @@
+"""The plan of a batch: what is inserted under which token, written to Redis before it is done. Pure.
+
+A plan names its entries by first and last id. Its items are the records of those entries, in order; rows
+are named by their position among the items, so that any drain that reads the same entries means the same.
+Who carries a plan out: `workers.insert`. Why it exists: design, "the life of an event", steps 8 to 10.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from app.partition import Entry
+from app.stream import Record, split_group
+from workers.enrich import Geography
+from workers.rows import to_row
+
+
+class Part(msgspec.Struct):
+    """Rows that go in with one insert. `attempt` changes the token when the same rows are sent anew."""
+
+    rows: list[int]
+    attempt: int = 0
+
+
+class Plan(msgspec.Struct):
+    """`parts` are not yet known to be stored; `stored` rows are; `dead` are (item, reason)."""
+
+    id: str
+    first: str
+    last: str
+    parts: list[Part]
+    stored: int = 0
+    dead: list[tuple[int, str]] = []
+
+
+class DeadLetter(msgspec.Struct):
+    """One event, or one unreadable entry, that was set aside, with everything needed to look at it."""
+
+    reason: str
+    at: int
+    entry: str
+    record: Record | None
+    payload: bytes = b""
+
+
+class Item(msgspec.Struct):
+    """One record of a batch, or one entry that holds none. `row` is None where no row can be made."""
+
+    entry: str
+    record: Record | None
+    row: bytes | None
+    reason: str = ""
+    payload: bytes = b""
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_PLAN_DECODER = msgspec.msgpack.Decoder(Plan)
+
+encode = _ENCODER.encode
+decode = _PLAN_DECODER.decode
+
+
+def read_items(entry: Entry, geography: Geography) -> list[Item]:
+    """The items of one entry: rows where they can be made, the reason where not."""
+    try:
+        records = split_group(entry.payload)
+    except msgspec.DecodeError as error:
+        return [Item(entry.id, None, None, f"unreadable entry: {error}", entry.payload)]
+    return [_item(entry.id, record, geography) for record in records]
+
+
+def _item(entry_id: str, record: Record, geography: Geography) -> Item:
+    try:
+        return Item(entry_id, record, to_row(record, geography))
+    except (msgspec.DecodeError, ValueError) as error:
+        return Item(entry_id, record, None, f"no row can be made: {error}")
+
+
+def make(plan_id: str, items: Sequence[Item]) -> Plan:
+    """The plan of a new batch: one part with every row, dead letters for what has none."""
+    rows = [position for position, item in enumerate(items) if item.row is not None]
+    dead = [(position, item.reason) for position, item in enumerate(items) if item.row is None]
+    return Plan(plan_id, items[0].entry, items[-1].entry, [Part(rows)] if rows else [], 0, dead)
+
+
+def token(part: Part, items: Sequence[Item]) -> str:
+    """The deduplication token of `part`: a digest of its ordered ids and the attempt.
+
+    Anything less would let the engine drop different rows silently under a reused token.
+    """
+    digest = hashlib.sha256(part.attempt.to_bytes(4, "big"))
+    for row in part.rows:
+        digest.update(identity(items[row]))
+    return digest.hexdigest()
+
+
+def identity(item: Item) -> bytes:
+    """The 16 bytes of an item's `unique_req_id`."""
+    return item.record.unique_req_id if item.record is not None else b""
+
+
+def block(part: Part, items: Sequence[Item]) -> bytes:
+    """The rows of `part` as one RowBinary block."""
+    return b"".join(items[row].row or b"" for row in part.rows)
+
+
+def halves(part: Part) -> list[Part]:
+    """`part` cut in two, under new tokens."""
+    middle = len(part.rows) // 2
+    return [Part(part.rows[:middle], part.attempt + 1), Part(part.rows[middle:], part.attempt + 1)]
+
+
+def dead_letters(plan: Plan, items: Sequence[Item]) -> list[bytes]:
+    """The payloads of the plan's dead letters."""
+    now = time.time_ns() // 1_000_000
+    return [
+        _ENCODER.encode(DeadLetter(reason, now, items[row].entry, items[row].record, items[row].payload))
+        for row, reason in plan.dead
+    ]
