@@ -101,7 +101,7 @@ def _parse(body: bytes) -> tuple[object, Problem | None]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+    raise ValueError(f"the value {name} is not a JSON number")
 
 
 def _integer(digits: str) -> int:
