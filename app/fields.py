@@ -1,0 +1,88 @@
+"""What a field name in a query stands for: a column of the events table, or a path into the custom fields.
+
+Pure. It knows names and kinds, no SQL: `app.sql` says how a field is read. The names of columns never
+reach into the custom fields, and the event contract keeps clients from using them there.
+Next reader: `app.query`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+from collections.abc import Iterable
+
+import msgspec
+
+from app.event import PREDEFINED_STRINGS, is_field_path
+
+MAX_ECHO_CHARACTERS = 100  # of the client's own text in an error message
+MAX_MATCHED_CHARACTERS = 64  # a longer name is no typing slip, and comparing it would cost
+
+
+class Kind(enum.Enum):
+    """What values a field can have, which decides what may be asked of it."""
+
+    TEXT = "text"
+    TIME = "time"
+    FLAG = "flag"
+    CUSTOM = "custom"  # any JSON value, a different type in every event
+
+
+class Field(msgspec.Struct, frozen=True):
+    """`name` is a column's name, or the path of a custom field: `name` or `parent.child`."""
+
+    name: str
+    kind: Kind
+
+
+_TEXTS = (
+    *("project_id", "unique_req_id", "event_name", "customer_identifier", "event_id", *PREDEFINED_STRINGS),
+    *("ip_country", "ip_region", "ip_city", "browser_name", "browser_version", "os_name", "os_version"),
+    *("device_type", "user_agent"),
+)
+COLUMNS: dict[str, Field] = {
+    **{name: Field(name, Kind.TEXT) for name in _TEXTS},
+    "event_time": Field("event_time", Kind.TIME),
+    "time_recorded": Field("time_recorded", Kind.TIME),
+    "is_bot": Field("is_bot", Kind.FLAG),
+}
+
+
+def resolve(name: str) -> Field:
+    """The field called `name`. Whether any event has it is the store's business.
+
+    Errors: ValueError with a sentence for the client.
+    """
+    column = COLUMNS.get(name)
+    if column is not None:
+        return column
+    if name == "timestamp":
+        raise ValueError('the timestamp of an event is queried as "event_time"')
+    parent = name.partition(".")[0]
+    if parent != name and (parent in COLUMNS or parent == "timestamp"):
+        raise ValueError(f'"{parent}" holds one value, so there is nothing below it')
+    if not is_field_path(name):
+        raise ValueError(
+            f'"{echo(name)}" is not a field name: letters, digits, _, $, - and spaces, '
+            "at most 128 characters, nested once as parent.child"
+        )
+    return Field(name, Kind.CUSTOM)
+
+
+def echo(text: str) -> str:
+    """`text`, cut to a length that fits an error message."""
+    return text if len(text) <= MAX_ECHO_CHARACTERS else text[:MAX_ECHO_CHARACTERS] + "…"
+
+
+def unknown(what: str, given: str, known: Iterable[str], later: Iterable[str] = ()) -> str:
+    """The message for a word outside a closed list, with the nearest one if it looks like a slip.
+
+    `later` are words of the language that this version does not answer.
+    """
+    choices = list(known)
+    if given in later:
+        return f'{what} "{given}" is not supported yet; supported are {", ".join(choices)}'
+    near = difflib.get_close_matches(given.lower()[:MAX_MATCHED_CHARACTERS], choices, 1)
+    if near:
+        return f'unknown {what} "{echo(given)}", did you mean "{near[0]}"?'
+    return f'unknown {what} "{echo(given)}"; supported are {", ".join(choices)}'

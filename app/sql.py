@@ -1,0 +1,170 @@
+"""Query -> one SELECT and its parameters. Pure; says what each operator and function means.
+
+Values are parameters (`{p0:String}`), never text. Field names pass through `app.sql_fields` alone. Every
+output column arrives as JSON text or NULL, so a type survives the trip; times arrive as Unix milliseconds.
+Next reader: `app.read`, which runs the statement.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from app.computations import Computation, Function
+from app.fields import COLUMNS, Field, Kind, resolve
+from app.query import TIME_OUTPUT, Bucket, Order, Query
+from app.sql_fields import (
+    column,
+    in_order,
+    is_null,
+    json_text,
+    key,
+    milliseconds,
+    other_number,
+    text_of_key,
+    whole_number,
+)
+from app.sql_filters import Parameter, Parameters, where
+
+RAW_COLUMNS = tuple(field for name, field in COLUMNS.items() if name != "project_id")
+
+_BUCKETS = {
+    Bucket.MINUTE: "toStartOfMinute",
+    Bucket.FIVE_MINUTES: "toStartOfFiveMinutes",
+    Bucket.HOUR: "toStartOfHour",
+    Bucket.DAY: "toStartOfDay",
+    Bucket.WEEK: "toMonday",
+    Bucket.MONTH: "toStartOfMonth",
+    Bucket.YEAR: "toStartOfYear",
+}
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One column of the answer. `is_time`: Unix milliseconds, shown in the query's zone if `zoned`."""
+
+    name: str
+    is_time: bool = False
+    zoned: bool = False
+
+
+class Statement(msgspec.Struct, frozen=True):
+    """`outputs` describe the columns; for raw events they are RAW_COLUMNS' and the body comes last."""
+
+    sql: str
+    parameters: dict[str, Parameter]
+    outputs: tuple[Output, ...]
+
+
+def to_statement(query: Query) -> Statement:
+    """The SELECT that answers `query`."""
+    parameters = Parameters()
+    return _raw(query, parameters) if query.is_raw else _grouped(query, parameters)
+
+
+def _raw(query: Query, parameters: Parameters) -> Statement:
+    outputs = tuple(Output(field.name, is_time=field.kind is Kind.TIME) for field in RAW_COLUMNS)
+    selected = [milliseconds(f) if f.kind is Kind.TIME else column(f) for f in RAW_COLUMNS]
+    order = [_raw_order(term) for term in query.order_by]
+    # The id ends every order, so that pages do not overlap.
+    order += ["event_time DESC", "time_recorded DESC", "unique_req_id DESC"]
+    select = ", ".join([*selected, "body"])
+    parts = ("SELECT", select, "FROM events WHERE", where(query, parameters), "ORDER BY", ", ".join(order))
+    return Statement(" ".join((*parts, _limit(query, parameters))), parameters.values, outputs)
+
+
+def _raw_order(order: Order) -> str:
+    field = resolve(order.output)
+    if field.kind is Kind.CUSTOM:
+        return in_order(json_text(field), descending=order.descending)
+    return f"{column(field)} {'DESC' if order.descending else 'ASC'} NULLS LAST"
+
+
+def _grouped(query: Query, parameters: Parameters) -> Statement:
+    """Groups are formed inside; their keys and results become JSON text outside, once for each group."""
+    inner: list[str] = []
+    outer: list[str] = []
+    outputs: list[Output] = []
+    if query.bucket is not None:
+        inner.append(_bucket(query.bucket, query.timezone, parameters))
+        outer.append("toString(k0)")
+        outputs.append(Output(TIME_OUTPUT, is_time=True, zoned=True))
+    for field in query.group_by:
+        outer.append(text_of_key(field, f"k{len(inner)}"))
+        inner.append(key(field))
+        outputs.append(Output(field.name))
+    keys = [f"k{index}" for index in range(len(inner))]
+    selected = [f"{expression} AS {alias}" for expression, alias in zip(inner, keys, strict=True)]
+    for index, computation in enumerate(query.computations):
+        aggregates, result = _computation(computation, f"a{index}_")
+        selected += aggregates
+        outer.append(result)
+        is_time = computation.field is not None and computation.field.kind is Kind.TIME
+        is_time = is_time and computation.function in (Function.MIN, Function.MAX)
+        outputs.append(Output(computation.output, is_time=is_time))
+    texts = [f"{expression} AS o{index}" for index, expression in enumerate(outer)]
+    names = [output.name for output in outputs]
+    order = [in_order(f"o{names.index(o.output)}", descending=o.descending) for o in query.order_by]
+    order += [in_order(f"o{index}", descending=False) for index in range(len(keys))]
+    groups = ["SELECT", ", ".join(selected), "FROM events WHERE", where(query, parameters)]
+    if keys:
+        groups += ["GROUP BY", ", ".join(keys)]
+    sql = " ".join(("SELECT", ", ".join(texts), "FROM (", *groups, ")"))
+    if order:
+        sql += " ORDER BY " + ", ".join(order)
+    return Statement(f"{sql} {_limit(query, parameters)}", parameters.values, tuple(outputs))
+
+
+def _bucket(bucket: Bucket, timezone: str, parameters: Parameters) -> str:
+    zone = parameters.add(timezone, "String")
+    start = f"{_BUCKETS[bucket]}(event_time, {zone})"
+    return f"toUnixTimestamp64Milli(toDateTime64({start}, 3, {zone}))"
+
+
+def _limit(query: Query, parameters: Parameters) -> str:
+    limit = parameters.add(query.limit, "UInt64")
+    return f"LIMIT {limit} OFFSET {parameters.add(query.offset, 'UInt64')}"
+
+
+def _computation(computation: Computation, alias: str) -> tuple[list[str], str]:
+    """The aggregates of one computation, named `alias` + letter, and the text of its result."""
+    field, function = computation.field, computation.function
+    if function is Function.COUNT:
+        counted = "count()" if field is None else f"countIf(NOT {is_null(field)})"
+        return [f"{counted} AS {alias}n"], f"toString({alias}n)"
+    if field is None:  # app.query lets only `count` through without a field
+        raise ValueError(f"{function.value} needs a field")
+    if function is Function.COUNT_DISTINCT:
+        return [f"uniqExact({key(field)}) AS {alias}n"], f"toString({alias}n)"
+    if field.kind is Kind.TIME:
+        name = column(field)
+        moment = f"if(count() = 0, NULL, toUnixTimestamp64Milli({function.value}({name})))"
+        return [f"{moment} AS {alias}n"], f"toString({alias}n)"
+    return _numeric(function, field, alias)
+
+
+def _numeric(function: Function, field: Field, alias: str) -> tuple[list[str], str]:
+    """Integers and other numbers are aggregated apart, so that integers stay exact at any size."""
+    whole, other = f"{alias}i", f"{alias}f"
+    if function in (Function.MIN, Function.MAX):
+        name = function.value
+        aggregates = [
+            f"{name}({whole_number(field)}) AS {whole}",
+            f"{name}({other_number(field)}) AS {other}",
+        ]
+        closer = "<=" if function is Function.MIN else ">"
+        result = (
+            f"multiIf(isNull({other}), toString({whole}), isNull({whole}), {_real(other)}, "
+            f"toFloat64({whole}) {closer} {other}, toString({whole}), {_real(other)})"
+        )
+        return aggregates, result
+    aggregates = [f"sum({whole_number(field)}) AS {whole}", f"sumKahan({other_number(field)}) AS {other}"]
+    total = f"(ifNull(toFloat64({whole}), 0) + ifNull({other}, 0))"
+    if function is Function.SUM:
+        return aggregates, f"if(isNull({other}), toString({whole}), {_real(total)})"
+    number = f"{alias}n"
+    aggregates.append(f"count({whole_number(field)}) + count({other_number(field)}) AS {number}")
+    return aggregates, f"if({number} = 0, NULL, {_real(f'({total} / {number})')})"
+
+
+def _real(expression: str) -> str:
+    """JSON text of a float; NULL beyond its range, which JSON cannot say."""
+    return f"if(isFinite({expression}), toJSONString({expression}), NULL)"

@@ -1,0 +1,124 @@
+"""Filters, time period and scope of a Query -> the WHERE of its SELECT. Pure.
+
+Every value is a parameter (`{p0:String}`); field names pass through `app.sql_fields`.
+Next reader: `app.sql`, which builds the rest of the statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from app.fields import Kind
+from app.filters import Filter, FilterValue, Op
+from app.query import Query
+from app.sql_fields import column, is_null, milliseconds, typed
+
+Parameter = FilterValue | Sequence[FilterValue]
+
+_COMPARISONS = {
+    Op.EQUALS: "=",
+    Op.NOT_EQUALS: "=",  # negated as a whole: a missing value is not equal to anything
+    Op.GREATER_THAN: ">",
+    Op.GREATER_THAN_OR_EQUALS: ">=",
+    Op.LESS_THAN: "<",
+    Op.LESS_THAN_OR_EQUALS: "<=",
+    Op.IN: "IN",
+}
+
+
+class Parameters:
+    """Names values as they are written into the statement."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Parameter] = {}
+
+    def add(self, value: Parameter, kind: str) -> str:
+        name = f"p{len(self.values)}"
+        self.values[name] = value
+        return f"{{{name}:{kind}}}"
+
+
+def where(query: Query, parameters: Parameters) -> str:
+    """The whole condition: the key's scope first, whatever the request says."""
+    conditions = [f"project_id = {parameters.add(query.project_id, 'String')}"]
+    if query.customer_identifier is not None:
+        conditions.append(f"customer_identifier = {parameters.add(query.customer_identifier, 'String')}")
+    start = parameters.add(query.period.start_ms, "Int64")
+    end = parameters.add(query.period.end_ms, "Int64")
+    conditions.append(f"event_time >= fromUnixTimestamp64Milli({start}, 'UTC')")
+    conditions.append(f"event_time < fromUnixTimestamp64Milli({end}, 'UTC')")
+    conditions += [_condition(item, parameters) for item in query.filters]
+    return " AND ".join(conditions)
+
+
+def _condition(item: Filter, parameters: Parameters) -> str:
+    """True where it holds; else false or NULL, which a WHERE takes alike. A negation is never NULL."""
+    if item.op is Op.IS_NULL:
+        return is_null(item.field)
+    if item.op is Op.IS_NOT_NULL:
+        return f"NOT {is_null(item.field)}"
+    operands = _custom_operands if item.field.kind is Kind.CUSTOM else _column_operands
+    sign = _COMPARISONS[item.op]
+    terms = [f"{stored} {sign} {value}" for stored, value in operands(item, parameters)]
+    if item.op is Op.NOT_EQUALS:
+        return f"NOT coalesce({', '.join(terms)}, 0)"
+    # Bare where it can be: the engine finds no index through a function call.
+    return terms[0] if len(terms) == 1 else f"coalesce({', '.join(terms)}, 0)"
+
+
+def _column_operands(item: Filter, parameters: Parameters) -> Iterator[tuple[str, str]]:
+    """Pairs to compare: what is stored, and the parameter."""
+    field = item.field
+    if field.kind is Kind.TEXT:
+        yield column(field), _bound(item, item.values, "String", parameters)
+    elif field.kind is Kind.FLAG:
+        yield column(field), _bound(item, item.values, "Bool", parameters)
+    elif item.op is Op.IN:
+        yield milliseconds(field), _bound(item, item.values, "Int64", parameters)
+    else:
+        moment = _bound(item, item.values, "Int64", parameters)
+        yield column(field), f"fromUnixTimestamp64Milli({moment}, 'UTC')"
+
+
+def _custom_operands(item: Filter, parameters: Parameters) -> Iterator[tuple[str, str]]:
+    """The same for a custom field: a pair for each stored type that a value could match.
+
+    Of one event at most one pair is not NULL. The engine compares integers with floats exactly.
+    """
+    field = item.field
+    texts = [value for value in item.values if isinstance(value, str)]
+    flags = [value for value in item.values if isinstance(value, bool)]
+    numbers = [v for v in item.values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if texts:
+        yield typed(field, "String"), _bound(item, texts, "String", parameters)
+    if flags:
+        yield typed(field, "Bool"), _bound(item, flags, "Bool", parameters)
+    if numbers and item.op is not Op.IN:
+        number = _bound(item, numbers, _kind(numbers[0]), parameters)
+        yield from ((typed(field, kind), number) for kind in ("Int64", "UInt64", "Float64"))
+        return
+    for kind, values in _by_stored_kind(numbers):
+        yield typed(field, kind), _bound(item, values, kind, parameters)
+
+
+def _bound(item: Filter, values: Sequence[FilterValue], kind: str, parameters: Parameters) -> str:
+    if item.op is Op.IN:
+        return parameters.add(values, f"Array({kind})")
+    return parameters.add(values[0], kind)
+
+
+def _kind(number: int | float) -> str:
+    if isinstance(number, float):
+        return "Float64"
+    return "Int64" if number < 2**63 else "UInt64"
+
+
+def _by_stored_kind(numbers: Sequence[int | float]) -> Iterator[tuple[str, list[int | float]]]:
+    """For each stored type of number, those of `numbers` that a value of that type can equal."""
+    whole = [int(number) for number in numbers if number == int(number)]
+    found: dict[str, list[int | float]] = {
+        "Int64": [number for number in whole if -(2**63) <= number < 2**63],
+        "UInt64": [number for number in whole if 2**63 <= number < 2**64],
+        "Float64": [float(number) for number in numbers if float(number) == number],
+    }
+    yield from ((kind, values) for kind, values in found.items() if values)
