@@ -42,6 +42,7 @@ class Kind(enum.Enum):
     INVALID_ACCOUNT = Row(400, "invalid_account_id", "Invalid account_id")
     INVALID_PROJECT = Row(400, "invalid_project_id", "Invalid project_id")
     TOO_MANY_PROJECTS = Row(400, "too_many_projects", "Maximum number of projects reached")
+    QUERY_TOO_EXPENSIVE = Row(400, "query_too_expensive", "Query too expensive")
     # 401: one pair for each kind of key
     INVALID_WRITE_KEY = Row(401, "invalid_write_key", "Invalid x-eventbunker-write-key")
     INVALID_QUERY_KEY = Row(401, "invalid_query_key", "Invalid x-eventbunker-query-key")

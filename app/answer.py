@@ -1,0 +1,90 @@
+"""Rows of the store -> the answer of a query, as JSON bytes. Pure.
+
+Cells arrive as JSON text (see `app.sql`), so they are copied into the answer unparsed and every number
+keeps all of its digits. A raw event is the client's own body, member by member as it came, with the
+envelope's values laid over it.
+Next reader: `app.read`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta, tzinfo
+
+import msgspec
+
+from app.query import Query
+from app.sql import Output, Statement
+from app.time_period import Period, read_zone
+from app.timestamp import format_timestamp
+
+Cell = msgspec.Raw | str | int | bool | None
+_BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENCODER = msgspec.json.Encoder()
+
+
+class ShownPeriod(msgspec.Struct, frozen=True):
+    """ISO 8601 in UTC; `end` is not included. Sent back as a `time_period` it means the same stretch."""
+
+    start: str
+    end: str
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """`fresh_as_of`: Unix milliseconds up to which every event that reached the stream is counted."""
+
+    data: list[dict[str, Cell]]
+    row_count: int
+    time_period: ShownPeriod
+    elapsed_ms: float
+    fresh_as_of: int
+
+
+def render(
+    query: Query, statement: Statement, rows: Sequence[Sequence[object]], *, elapsed_ms: float, fresh_as_of: int
+) -> bytes:
+    """The answer to `query`, whose `statement` returned `rows`."""
+    if query.is_raw:
+        data = [_event(statement.outputs, row) for row in rows]
+    else:
+        zone = read_zone(query.timezone)
+        data = [_group(statement.outputs, row, zone) for row in rows]
+    return _ENCODER.encode(
+        Answer(data, len(data), _shown(query.period), round(elapsed_ms, 3), fresh_as_of)
+    )
+
+
+def _shown(period: Period) -> ShownPeriod:
+    return ShownPeriod(format_timestamp(period.start_ms), format_timestamp(period.end_ms))
+
+
+def _group(outputs: Sequence[Output], row: Sequence[object], zone: tzinfo) -> dict[str, Cell]:
+    cells: dict[str, Cell] = {}
+    for output, text in zip(outputs, row, strict=True):
+        if not isinstance(text, str):
+            cells[output.name] = None
+        elif output.zoned:
+            cells[output.name] = _zoned(int(text), zone)
+        elif output.is_time:
+            cells[output.name] = format_timestamp(int(text))
+        else:
+            cells[output.name] = msgspec.Raw(text.encode())
+    return cells
+
+
+def _zoned(moment_ms: int, zone: tzinfo) -> str:
+    """ISO 8601 with the zone's own offset at that moment, `Z` for UTC."""
+    moment = datetime.fromtimestamp(moment_ms // 1000, zone) + timedelta(milliseconds=moment_ms % 1000)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _event(outputs: Sequence[Output], row: Sequence[object]) -> dict[str, Cell]:
+    *values, body = row
+    event: dict[str, Cell] = dict(_BODY.decode(str(body)))
+    for output, value in zip(outputs, values, strict=True):
+        # The answer to the post named `time_recorded` in Unix milliseconds: the same here.
+        if output.is_time and output.name != "time_recorded" and isinstance(value, int):
+            event[output.name] = format_timestamp(value)
+        elif value is None or isinstance(value, str | int):
+            event[output.name] = value
+    return event

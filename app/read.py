@@ -1,0 +1,138 @@
+"""POST /v1/query/json: a straight line from the key to the rows.
+
+Knows HTTP and the order of the steps; the language is `app.query`'s, its meaning `app.sql`'s, the shape
+of the answer `app.answer`'s. A query has limits of its own in the store and dies alone; how many run at
+once is bounded here, so that a page full of charts waits its turn instead of taking the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.answer import render
+from app.errors import ApiError, Kind
+from app.http import read_body
+from app.query import read_query
+from app.sql import Statement, to_statement
+from app.store import PASSING_CODES, Result, Store, StoreRefused, StoreUnavailable
+
+if TYPE_CHECKING:
+    from app.registry import Registry
+    from app.settings import Settings
+
+MAX_RESULT_BYTES = 64 * 1024 * 1024  # held in memory once here and once in the store
+MAX_THREADS = 4  # of one query in the store
+MAX_WAITING_PER_SLOT = 16
+# ClickHouse's codes for a query that exceeded a limit of its own, and what the client may do about it.
+# Source: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
+_OWN_LIMITS = {
+    158: "rows",
+    159: "time",
+    160: "time",
+    241: "memory",
+    307: "bytes read",
+    396: "size of the answer",
+}
+
+
+class Freshness(Protocol):
+    """Who knows how far the stream has been drained."""
+
+    async def fresh_as_of(self) -> int:
+        """Unix milliseconds up to which every event that reached the stream is in the store."""
+        ...
+
+
+class ReadHandlers:
+    """The query endpoints."""
+
+    def __init__(self, registry: Registry, store: Store, freshness: Freshness, settings: Settings) -> None:
+        self._registry = registry
+        self._store = store
+        self._freshness = freshness
+        self._limits = settings.limits
+        self._slots = asyncio.Semaphore(self._limits.max_concurrent_queries)
+        self._waiting = 0
+
+    async def query_json(self, request: Request) -> Response:
+        """Answer one query. Errors: ApiError."""
+        from app.grant import KeyType
+        started = time.monotonic()
+        secret = request.headers.get("x-eventbunker-query-key")
+        grant = await self._registry.authorise(secret, KeyType.QUERY)
+        body = await read_body(request.scope, request.receive, self._limits.max_request_bytes)
+        query = read_query(body, grant, time.time_ns() // 1_000_000)
+        statement = to_statement(query)
+        async with self._slot():
+            # Before the rows are read: an event stored meanwhile is more than was promised, never less.
+            fresh_as_of = await self._freshness.fresh_as_of()
+            result = await self._ask(statement)
+        elapsed_ms = (time.monotonic() - started) * 1000
+        # In a thread: thousands of rows would hold up every event that is being tracked.
+        content = await asyncio.to_thread(
+            render, query, statement, result.rows, elapsed_ms=elapsed_ms, fresh_as_of=fresh_as_of
+        )
+        return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of the places for running queries, waited for no longer than a query may take."""
+        busy = ApiError(Kind.UNAVAILABLE, "Too many queries are running; try again.", retry_after_seconds=1)
+        if self._waiting >= self._limits.max_concurrent_queries * MAX_WAITING_PER_SLOT:
+            raise busy
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._limits.query_timeout):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise busy from None
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    async def _ask(self, statement: Statement) -> Result:
+        settings = {
+            "readonly": 2,
+            "max_memory_usage": self._limits.query_max_memory_bytes,
+            "max_result_bytes": MAX_RESULT_BYTES,
+            "result_overflow_mode": "throw",
+            "timeout_overflow_mode": "throw",
+            "max_threads": MAX_THREADS,
+            "output_format_json_escape_forward_slashes": 0,
+            # Weeks, months and years that begin before 1970 would be clamped to it.
+            "enable_extended_results_for_datetime_functions": 1,
+        }
+        try:
+            return await self._store.ask(
+                statement.sql,
+                statement.parameters,
+                settings=settings,
+                timeout_seconds=self._limits.query_timeout,
+            )
+        except StoreUnavailable:
+            raise _unavailable() from None
+        except StoreRefused as error:
+            # "(total)": the store as a whole is short of memory, which is no fault of this query.
+            if error.code in _OWN_LIMITS and "(total)" not in error.message:
+                limit = _OWN_LIMITS[error.code]
+                raise ApiError(
+                    Kind.QUERY_TOO_EXPENSIVE,
+                    f"The query exceeded its limit of {limit}; narrow time_period or filters, or lower limit.",
+                ) from None
+            if error.code in PASSING_CODES:
+                raise _unavailable() from None
+            raise
+
+
+def _unavailable() -> ApiError:
+    return ApiError(Kind.UNAVAILABLE, "The event store does not answer; try again.", retry_after_seconds=1)
