@@ -1,0 +1,31 @@
+"""eventbunker: event tracking that a team hosts itself and can trust. This docstring is the tour.
+
+The promise: a 200 means the event is on disk; it is in query results once, about a second later, whatever
+crashed in between; and no event that was accepted disappears without a named outcome.
+
+Read an event's life from socket to table in this order:
+
+     1  app.gate        request id, CORS, a bound on requests in flight
+     2  app.main        which route leads where
+     3  app.track       POST /post: key, body, validation, append, answer: a straight line
+     4  app.registry    a presented key -> a Grant, from memory (app.accounts writes what it reads)
+     5  app.event       every rule of the event contract (app.event_problems names what is wrong)
+     6  app.stream      the record, the entry, the keys, the scripts
+     7  app.append      group commit: one append for all who wait; then the 200
+     8  workers.drain   the loop of the partition's one owner (app.partition is its end of the stream)
+     9  workers.plan    what is inserted under which token, written down before it is done
+    10  workers.enrich, workers.rows   record -> row
+    11  workers.insert  carries the plan out: exactly once, or a dead letter
+    12  app.store       the one ClickHouse client
+
+and a question's way back:
+
+    13  app.read        POST /v1/query/json
+    14  app.query       the query language, narrowed to the key's grant
+    15  app.sql         Query -> SQL and parameters
+
+Who may import whom (kept by tests/test_imports.py): `errors`, `grant`, `timestamp`, `event`, `query`,
+`settings`, `metrics` and `stream` are leaves, they import only leaves. Redis is imported by `append`,
+`partition`, `registry` and what belongs to it, and `redis_client`; httpx by `store` alone. Handlers
+(`track`, `read`, `manage`, `probes`) never import one another. `app` never imports `workers`.
+"""

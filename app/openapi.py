@@ -1,0 +1,235 @@
+"""The OpenAPI 3.1 description, served at `/openapi.json`. Pure; a test compares it with the routes.
+
+Bodies of answers are described where a client would generate code from them; every error has the one
+shape of `app.errors`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.metadata import version
+
+from app.errors import Kind
+from app.event_schema import EVENT_SCHEMA, Schema
+
+_TEXT: Schema = {"type": "string"}
+_INTEGER: Schema = {"type": "integer"}
+_ANY: Schema = {}
+
+
+def _object(required: str = "", **properties: Schema) -> Schema:
+    return {"type": "object", "required": required.split(), "properties": properties}
+
+
+_FIELD_NAME: Schema = {"type": "string", "description": "A field's name; nested ones as parent.child."}
+_PERIOD_WORDS = "minus_<N>_<minutes|hours|days|weeks|months|years>, today, yesterday, this_week or this_month"
+_PERIOD: Schema = {
+    "anyOf": [
+        {"type": "string", "description": _PERIOD_WORDS},
+        _object("start end", start=_TEXT, end=_TEXT),
+    ]
+}
+_QUERY: Schema = _object(
+    "time_period",
+    time_period=_PERIOD,
+    timezone={"type": "string", "default": "UTC", "description": "IANA name"},
+    group_by={"type": "array", "maxItems": 10, "items": _FIELD_NAME},
+    group_by_time={"enum": ["minute", "5_minutes", "hour", "day", "week", "month", "year"]},
+    computations={
+        "type": "array",
+        "maxItems": 20,
+        "items": {
+            "type": "object",
+            "required": ["function"],
+            "properties": {
+                "function": {"enum": ["count", "count_distinct", "sum", "avg", "min", "max"]},
+                "field_name": _FIELD_NAME,
+                "as": _TEXT,
+            },
+        },
+    },
+    filters={
+        "type": "array",
+        "items": _object(
+            "field_name op",
+            field_name=_FIELD_NAME,
+            op={
+                "enum": [
+                    *("equals", "not_equals", "greater_than", "greater_than_or_equals"),
+                    *("less_than", "less_than_or_equals", "in", "is_null", "is_not_null"),
+                ]
+            },
+            value=_ANY,
+        ),
+    },
+    order_by={
+        "type": "array",
+        "items": _object("field_name", field_name=_FIELD_NAME, direction={"enum": ["ASC", "DESC"]}),
+    },
+    limit={"type": "integer", "minimum": 1, "maximum": 10_000, "default": 1000},
+    offset={"type": "integer", "minimum": 0, "default": 0},
+)
+_ANSWER: Schema = _object(
+    "data row_count time_period elapsed_ms fresh_as_of",
+    data={"type": "array", "items": {"type": "object"}},
+    row_count=_INTEGER,
+    time_period=_object("start end", start=_TEXT, end=_TEXT),
+    elapsed_ms={"type": "number"},
+    fresh_as_of={
+        "type": "integer",
+        "description": "Unix ms up to which every event that arrived is included",
+    },
+)
+_TRACKED: Schema = _object(
+    "unique_req_id time_recorded",
+    unique_req_id={"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    time_recorded={"type": "integer", "description": "Unix milliseconds"},
+)
+_NAMES: Schema = {"type": "array", "items": _TEXT}
+_PROJECT_ID = {"project_id": _TEXT}
+_ACCOUNT_ID = {"account_id": _TEXT}
+_OPTIONAL_NAME = {
+    "name": {"type": "string", "maxLength": 100},
+    "description": {"type": "string", "maxLength": 1000},
+}
+
+# path: (summary, key scheme, request, answer)
+_POSTS: dict[str, tuple[str, str, Schema, Schema]] = {
+    "/post": ("Track one event", "write", EVENT_SCHEMA, _TRACKED),
+    "/v1/query/json": ("Ask a question of the events", "query", _QUERY, _ANSWER),
+    "/v1/manage/project/create": (
+        "Create a project",
+        "apikey",
+        _object("account_id name", **_ACCOUNT_ID, **_OPTIONAL_NAME),
+        _object("account_id project_id master_api_key status", **_ACCOUNT_ID, **_PROJECT_ID),
+    ),
+    "/v1/manage/project/list": (
+        "List the account's projects", "apikey", _object("account_id", **_ACCOUNT_ID), _object("projects"),
+    ),
+    "/v1/manage/project/reset_master_key": (
+        "Replace a project's master key",
+        "apikey",
+        _object("account_id project_id", **_ACCOUNT_ID, **_PROJECT_ID),
+        _object("master_api_key"),
+    ),
+    "/v1/manage/project/delete": (
+        "Delete a project",
+        "apikey",
+        _object("account_id project_id", **_ACCOUNT_ID, **_PROJECT_ID),
+        _object("status"),
+    ),
+    "/v1/manage/apikey/create": (
+        "Create a key",
+        "apikey",
+        _object(
+            "project_id key_type",
+            **_PROJECT_ID,
+            **_OPTIONAL_NAME,
+            key_type={"enum": ["WRITE", "QUERY", "DELETE"]},
+            key_filter_data=_object("customer_identifier", customer_identifier=_TEXT),
+            expires_at=_TEXT,
+            rate_limit={"type": "integer", "minimum": 1},
+            allow_client_context={"type": "boolean"},
+        ),
+        _object("project_id api_key_id api_key key_type status"),
+    ),
+    "/v1/manage/apikey/list": (
+        "List the project's keys",
+        "apikey",
+        _object("project_id", **_PROJECT_ID, limit=_INTEGER, cursor=_TEXT),
+        _object("api_keys"),
+    ),
+    "/v1/manage/apikey/delete": (
+        "Revoke a key, by its id or by itself",
+        "apikey",
+        _object("project_id", **_PROJECT_ID, api_key_id=_TEXT, api_key=_TEXT),
+        _object("status"),
+    ),
+    "/v1/manage/name/list": (
+        "List event names or field paths in use",
+        "apikey",
+        _object("project_id", **_PROJECT_ID, kind={"enum": ["event_name", "field_path"]}),
+        _object("names"),
+    ),
+    "/v1/manage/name/delete": (
+        "Free the places of names; stored events stay",
+        "apikey",
+        _object("project_id", **_PROJECT_ID, event_names=_NAMES, field_paths=_NAMES),
+        _object("status"),
+    ),
+}  # fmt: skip
+_GETS: dict[str, tuple[str, str]] = {
+    "/livez": ("Is the process alive?", "text/plain"),
+    "/readyz": (
+        "Would a new event be stored and soon be queryable? `?verbose` lists why not",
+        "application/json",
+    ),
+    "/metrics": ("Prometheus metrics", "text/plain"),
+    "/version": ("Name and version", "application/json"),
+    "/openapi.json": ("This description", "application/json"),
+    "/example_event_body.json": ("JSON Schema of an event", "application/json"),
+    "/robots.txt": ("Nothing for crawlers", "text/plain"),
+}
+_SCHEMES = {
+    "write": "x-eventbunker-write-key",
+    "query": "x-eventbunker-query-key",
+    "apikey": "x-eventbunker-apikey",
+}
+_ERROR: Schema = _object(
+    "error code detail errors request_id",
+    error={"enum": sorted({kind.value.error for kind in Kind})},
+    code={"enum": sorted({kind.value.code for kind in Kind})},
+    detail=_TEXT,
+    errors={"type": "array", "items": _object("path message", path=_TEXT, message=_TEXT)},
+    request_id=_TEXT,
+)
+
+
+@lru_cache(maxsize=1)
+def openapi() -> Schema:
+    """The whole description, as JSON."""
+    paths: Schema = {path: {"post": _post(*parts)} for path, parts in _POSTS.items()}
+    paths |= {path: {"get": _get(*parts)} for path, parts in _GETS.items()}
+    schemes = {name: {"type": "apiKey", "in": "header", "name": header} for name, header in _SCHEMES.items()}
+    schemes["write_in_url"] = {"type": "apiKey", "in": "query", "name": "write_key"}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "eventbunker",
+            "version": version("eventbunker"),
+            "license": {"name": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {"securitySchemes": schemes, "schemas": {"Error": _ERROR}},
+    }
+
+
+def _post(summary: str, scheme: str, request: Schema, answer: Schema) -> Schema:
+    security: list[Schema] = [{scheme: []}]
+    if scheme == "write":
+        security.append({"write_in_url": []})
+    return {
+        "summary": summary,
+        "security": security,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "responses": {"200": _content("application/json", answer), "default": _failure()},
+    }
+
+
+def _get(summary: str, media_type: str) -> Schema:
+    responses: Schema = {"200": _content(media_type, {}), "default": _failure()}
+    if summary.startswith("Would"):
+        responses["503"] = _content(media_type, {})
+    return {"summary": summary, "responses": responses}
+
+
+def _content(media_type: str, schema: Schema) -> Schema:
+    return {"description": "The answer", "content": {media_type: {"schema": schema}}}
+
+
+def _failure() -> Schema:
+    schema: Schema = {"$ref": "#/components/schemas/Error"}
+    return {
+        "description": "The one shape of every error",
+        "content": {"application/json": {"schema": schema}},
+    }

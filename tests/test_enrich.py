@@ -1,0 +1,113 @@
+"""Enrichment: what is derived from a request is a pure function of the record."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.stream import Record, join_group, split_group
+from workers.enrich import Geography, Place, read_campaign, read_client
+from workers.rows import COLUMNS, to_row
+
+CHROME = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
+IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.2 Mobile/15E148 Safari/604.1"
+IPAD = "Mozilla/5.0 (iPad; CPU OS 16_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/16.6 Mobile/15E148 Safari/604.1"
+PIXEL = "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Mobile Safari/537.36"
+GALAXY_TAB = "Mozilla/5.0 (Linux; Android 13; SM-X906C) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
+GOOGLEBOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
+
+
+@pytest.mark.parametrize(
+    ("agent", "browser", "system", "device", "is_bot"),
+    [
+        (CHROME, "Chrome", "Windows", "desktop", False),
+        (IPHONE, "Mobile Safari", "iOS", "mobile", False),
+        (IPAD, "Mobile Safari", "iOS", "tablet", False),
+        (PIXEL, "Chrome Mobile", "Android", "mobile", False),
+        (GALAXY_TAB, "Chrome", "Android", "tablet", False),
+        (GOOGLEBOT, "Googlebot", None, "bot", True),
+        ("curl/8.5.0", "curl", None, "other", False),
+    ],
+)
+def test_user_agents(agent: str, browser: str, system: str | None, device: str, is_bot: bool) -> None:
+    client = read_client(agent)
+    assert (client.browser_name, client.os_name, client.device_type, client.is_bot) == (
+        browser,
+        system,
+        device,
+        is_bot,
+    )
+
+
+def test_no_user_agent_tells_nothing() -> None:
+    client = read_client("")
+    assert (client.browser_name, client.device_type, client.is_bot) == (None, None, None)
+
+
+def test_campaign_comes_from_the_pages_query_string() -> None:
+    page = "https://shop.example/x?utm_source=news&utm_medium=e%20mail&utm_source=second&other=1#utm_term=no"
+    assert read_campaign(page) == {"utm_source": "news", "utm_medium": "e mail"}
+    assert read_campaign("https://[::1?utm_source=x") == {}
+    assert read_campaign(None) == {}
+
+
+@given(st.text(max_size=200))
+def test_no_text_breaks_the_derivations(text: str) -> None:
+    read_client(text)
+    read_campaign(f"https://x/?utm_source={text}&{text}")
+    assert Geography("").place(text) == Place()
+
+
+def record(body: bytes, **changes: object) -> Record:
+    values: dict[str, object] = {
+        "request_id": bytes(12), "index": 1, "time_recorded": 1_700_000_000_000, "project_id": "prj_1",
+        "customer_identifier": "", "client_ip": "", "user_agent": CHROME, "referer": "", "body": body,
+    }  # fmt: skip
+    return Record(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_the_same_record_always_gives_the_same_row() -> None:
+    one = record(b'{"event_name":"e","page_url":"https://a/?utm_term=x"}', referer="https://b/")
+    assert to_row(one, Geography("")) == to_row(one, Geography(""))
+
+
+def test_the_clients_bytes_end_the_row_untouched() -> None:
+    body = b'{ "event_name" : "e", "x": 1.50, "n": null, "u": "\\u00e9" }'
+    assert to_row(record(body), Geography("")).endswith(body)
+    assert COLUMNS[-1] == "body"
+
+
+def test_a_bound_customer_wins_over_the_bodys() -> None:
+    body = b'{"event_name":"e","customer_identifier":"mallory"}'
+    row = to_row(record(body, customer_identifier="alice"), Geography(""))
+    assert b"\x05alice" in row[: -len(body)]
+    assert b"mallory" not in row[: -len(body)]
+
+
+@pytest.mark.parametrize(
+    ("body", "referer", "page", "referrer"),
+    [
+        (b'{"event_name":"e"}', "https://page/", b"https://page/", None),
+        (b'{"event_name":"e","page_url":"https://own/"}', "https://page/", b"https://own/", b"https://page/"),
+        (
+            b'{"event_name":"e","page_url":"https://own/","referrer":""}',
+            "https://page/",
+            b"https://own/",
+            None,
+        ),
+        (b'{"event_name":"e"}', "", None, None),
+    ],
+)
+def test_page_and_referrer(body: bytes, referer: str, page: bytes | None, referrer: bytes | None) -> None:
+    row = to_row(record(body, referer=referer, user_agent=""), Geography(""))[: -len(body)]
+    for text in (b"https://page/", b"https://own/"):
+        assert (text in row) is (text in (page, referrer))
+
+
+@given(st.lists(st.tuples(st.binary(max_size=50), st.text(max_size=10)), max_size=20))
+def test_a_group_survives_the_stream(parts: list[tuple[bytes, str]]) -> None:
+    from app.stream import encode_record
+
+    records = [record(body, referer=text, index=number + 1) for number, (body, text) in enumerate(parts)]
+    assert split_group(join_group([encode_record(one) for one in records])) == records
