@@ -1,0 +1,117 @@
+"""The embedded store as tests use it: a real process on a free port, one for the whole session.
+
+`store_server` gives its address, token and process; `store_database` a database of the test's own.
+`start_store` is for the tests that stop, kill or crowd one of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.waiting import until
+
+START_SECONDS = 20.0
+STOP_SECONDS = 15.0
+ROOT = Path(__file__).parent.parent
+
+
+class StoreServer:
+    """A running store. `post` sends one statement with the right token."""
+
+    def __init__(self, path: Path, port: int, token: str, process: subprocess.Popen[bytes]) -> None:
+        self.path = path
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.token = token
+        self.process = process
+        self.pid = process.pid
+
+    def post(
+        self, sql: str | bytes, *, content: bytes | None = None, timeout: float = 30.0, **options: str | int
+    ) -> httpx.Response:
+        """Run `sql`; `content` is an INSERT's data; `options` are URL parameters."""
+        params: dict[str, str | int] = dict(options)
+        if content is not None:
+            params["query"] = sql if isinstance(sql, str) else sql.decode()
+        body = content if content is not None else sql
+        return httpx.post(
+            self.url, params=params, content=body, headers={"X-ClickHouse-Key": self.token}, timeout=timeout
+        )
+
+    def text(self, sql: str | bytes, **options: str | int) -> str:
+        """The answer's text without its last newline; fails the test on any error."""
+        response = self.post(sql, **options)  # type: ignore[arg-type]
+        assert response.status_code == 200, response.text
+        return response.text.removesuffix("\n")
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.terminate()
+        return self.process.wait(STOP_SECONDS)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait(STOP_SECONDS)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_store(path: Path, *arguments: str, token: str = "test-token") -> StoreServer:
+    """Start a store on `path` and wait until it answers. Its log is `<path>.log`."""
+    port = free_port()
+    command: Sequence[str] = (
+        *(sys.executable, "-m", "workers.embedded_store", "--port", str(port), "--path", str(path)),
+        *arguments,
+    )
+    with path.with_suffix(".log").open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "CLICKHOUSE_PASSWORD": token},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    server = StoreServer(path, port, token, process)
+
+    def ready() -> bool:
+        if process.poll() is not None:
+            raise AssertionError(path.with_suffix(".log").read_text())
+        try:
+            return httpx.get(f"{server.url}/ping", timeout=1.0).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    until(ready, START_SECONDS, "the store's /ping")
+    return server
+
+
+@pytest.fixture(scope="session")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    """One store for the whole session; its databases belong to the tests."""
+    server = start_store(tmp_path_factory.mktemp("store") / "data")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def store_database(store_server: StoreServer) -> Iterator[str]:
+    """The name of a new, empty database."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    store_server.text(f"CREATE DATABASE {name}")
+    yield name
+    store_server.text(f"DROP DATABASE {name}")

@@ -1,0 +1,305 @@
+"""chDB as a server's engine: opens one data directory, runs one statement in a fresh connection, ends it.
+
+Owns: loading the extension, the registry of running queries, inserts that tell the truth, errors with
+their code. Knows no HTTP. Every method blocks; the caller brings threads (the engine releases the GIL).
+
+Two things the engine does that shaped this file (chdb-core 26.9):
+* `send_insert` answers OK for an insert that failed after parsing: ended by KILL, by its time limit, or by
+  an exception in a materialized column. `INSERT … FROM INFILE` over an in-memory file reports all of them.
+* It numbers its queries itself. So `log_comment` carries the client's query id.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+import importlib.util
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol, cast
+
+import msgspec
+
+from workers import embedded_config
+from workers.embedded_config import Limits
+from workers.embedded_statement import Statement
+
+SETTLE_SECONDS = 5.0
+SETTLE_POLL_SECONDS = 0.005
+_CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
+_RTLD_DEEPBIND = 0x00008
+_SYNTAX_ERROR, _ACCESS_DENIED, _TOO_MANY, _SAME_ID, _CANCELLED, _STD = 62, 497, 202, 216, 394, 1001
+_ENCODINGS = frozenset({"gzip", "deflate", "br", "lz4", "zstd", "xz", "bz2"})
+
+
+class EngineError(Exception):
+    """The engine's exception. `code` as in ClickHouse's documentation; `message` is one line or more."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"Code: {code}. DB::Exception: {message}")
+        self.code = code
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One statement with all that goes with it. `data` is an INSERT's rows in `statement.format`."""
+
+    statement: Statement
+    query_id: str
+    settings: Mapping[str, str] = {}
+    parameters: Mapping[str, str] = {}
+    database: str = ""
+    default_format: str = "TabSeparated"
+    data: tuple[bytes, ...] = ()
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A complete result in `format`, and what it cost."""
+
+    body: bytes
+    format: str
+    rows_read: int
+    bytes_read: int
+    rows_written: int
+    elapsed_seconds: float
+
+
+class _Result(Protocol):
+    def bytes(self) -> bytes: ...
+    def rows_read(self) -> int: ...
+    def bytes_read(self) -> int: ...
+    def rows_written(self) -> int: ...
+    def elapsed(self) -> float: ...
+
+
+class _Connection(Protocol):
+    def query(self, sql: bytes | str, format: str, params: dict[str, str] = ...) -> _Result: ...
+    def classify_query(self, sql: bytes | str) -> Mapping[str, int]: ...
+    def close(self) -> None: ...
+
+
+class Engine:
+    """One open data directory. Only one per process, and one process per directory."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        """Open `path`, creating it. Errors: EngineError 76 when another process holds it; OSError."""
+        if not re.fullmatch(r"[^?&#%]+", str(path)):
+            raise EngineError(36, f"the path {str(path)!r} must not contain any of ? & # %")
+        path.mkdir(parents=True, exist_ok=True)
+        os.environ["TZ"] = "UTC"  # the engine takes its time zone from here, and only when it loads
+        self._chdb = _load()
+        self._path = str(path.resolve())
+        config = embedded_config.write(path / "config", path, limits)
+        # The first connection brings the settings of the whole engine and keeps it open.
+        self._root = self._connect(f"?config-file={config.resolve()}")
+        self._lock = threading.Lock()
+        self._running: dict[str, Job] = {}
+        self._ended: set[str] = set()
+
+    def close(self) -> None:
+        """Close the data directory. Nothing may run any more."""
+        self._root.close()
+
+    def ask(self, sql: str, **parameters: str) -> str:
+        """Run a small statement of our own; its result as TabSeparated text. Errors: EngineError."""
+        connection = self._connect()
+        try:
+            return _query(connection, sql.encode(), "TabSeparated", parameters).bytes().decode()
+        finally:
+            connection.close()
+
+    def admit(self, job: Job) -> None:
+        """Enter the job into the registry; `release` it. Errors: EngineError 216 when its id runs already."""
+        with self._lock:
+            if job.query_id in self._running:
+                raise EngineError(
+                    _SAME_ID,
+                    f"Query with id = {job.query_id} is already running."
+                    " (QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING)",
+                )
+            self._running[job.query_id] = job
+
+    def release(self, query_id: str) -> None:
+        """Take a job out of the registry, whatever became of it."""
+        with self._lock:
+            self._running.pop(query_id, None)
+            self._ended.discard(query_id)
+
+    def running(self, *, inserts: bool) -> list[str]:
+        """The ids of the admitted inserts, or of everything else."""
+        with self._lock:
+            return [key for key, job in self._running.items() if job.statement.inserts == inserts]
+
+    def end(self, query_id: str) -> None:
+        """End an admitted job. Repeat until it is gone: it may be between admission and the engine."""
+        with self._lock:
+            if query_id not in self._running:
+                return
+            self._ended.add(query_id)
+        self.ask("KILL QUERY WHERE Settings['log_comment'] = {id:String} ASYNC", id=query_id)
+
+    def run(self, job: Job) -> Answer:
+        """Run an admitted job to its end. Errors: EngineError, with the engine's own code."""
+        self._refuse(job)
+        if job.statement.inspects:
+            self._settle()
+        connection = self._connect()
+        try:
+            _prepare(connection, job)
+            if job.query_id in self._ended:
+                raise EngineError(_CANCELLED, "Query was cancelled. (QUERY_WAS_CANCELLED)")
+            if job.statement.data is not None:
+                return self._insert(connection, job)
+            name = job.statement.format or job.default_format
+            return _answer(_query(connection, job.statement.text, name, job.parameters), name)
+        finally:
+            connection.close()
+
+    def inflate(self, body: bytes, encoding: str, max_bytes: int) -> bytes:
+        """Undo a Content-Encoding with the engine's own decoders, within a query's memory limit.
+
+        Errors: EngineError 36 unknown encoding, 241 or 396 too large, the decoder's own code otherwise.
+        """
+        if encoding not in _ENCODINGS:
+            raise EngineError(36, f"Unknown Content-Encoding {encoding[:40]!r}. (BAD_ARGUMENTS)")
+        connection = self._connect()
+        try:
+            _query(connection, f"SET max_memory_usage = {4 * max_bytes}".encode(), "Null", {})
+            _query(connection, b"CREATE TEMPORARY TABLE body (b String) ENGINE = Memory", "Null", {})
+            with self._file((body,)) as name:
+                sql = f"INSERT INTO body FROM INFILE '{name}' COMPRESSION '{encoding}' FORMAT RawBLOB"
+                _query(connection, sql.encode(), "Null", {})
+            return _query(connection, b"SELECT b FROM body", "RawBLOB", {}).bytes()
+        finally:
+            connection.close()
+
+    def _refuse(self, job: Job) -> None:
+        statement = job.statement
+        if not statement.verb and not statement.text.strip(b"( \t\r\n"):
+            raise EngineError(_SYNTAX_ERROR, "Empty query. (SYNTAX_ERROR)")
+        if statement.names_file:
+            raise EngineError(_ACCESS_DENIED, "INFILE and OUTFILE are not served. (ACCESS_DENIED)")
+        if self._root.classify_query(statement.text)["statement_count"] > 1:
+            raise EngineError(_SYNTAX_ERROR, "Multi-statements are not allowed. (SYNTAX_ERROR)")
+
+    def _insert(self, connection: _Connection, job: Job) -> Answer:
+        name = job.statement.format or "Values"
+        if not name.isalnum():
+            raise EngineError(73, "Unknown format. (UNKNOWN_FORMAT)")
+        with self._file((job.statement.data or b"", *job.data)) as file:
+            sql = b"%s\nFROM INFILE '%s' COMPRESSION 'none' FORMAT %s" % (
+                job.statement.text.rstrip(),
+                file.encode(),
+                name.encode(),
+            )
+            return _answer(_query(connection, sql, "Null", job.parameters), job.default_format)
+
+    def _settle(self) -> None:
+        """Wait until each insert admitted so far has ended or is in system.processes.
+
+        Otherwise "is this insert still running?" could be answered no by one that is about to start.
+        """
+        deadline = time.monotonic() + SETTLE_SECONDS
+        waiting = set(self.running(inserts=True))
+        while waiting := waiting & set(self.running(inserts=True)):
+            waiting -= set(self.ask("SELECT Settings['log_comment'] FROM system.processes").splitlines())
+            if not waiting:
+                return
+            if time.monotonic() > deadline:
+                raise EngineError(_TOO_MANY, "Inserts wait to start. (TOO_MANY_SIMULTANEOUS_QUERIES)")
+            time.sleep(SETTLE_POLL_SECONDS)
+
+    @contextmanager
+    def _file(self, pieces: tuple[bytes, ...]) -> Iterator[str]:
+        """A file that holds `pieces`, by a name that lives as long as the context; in memory on Linux."""
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("insert", os.MFD_CLOEXEC)
+        else:
+            descriptor, name = tempfile.mkstemp(dir=self._path)
+            os.unlink(name)
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.writelines(pieces)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            yield f"/dev/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+
+    def _connect(self, arguments: str = "") -> _Connection:
+        try:
+            return cast(_Connection, self._chdb.connect(self._path + arguments))
+        except RuntimeError as error:
+            raise _engine_error(error) from None
+
+
+def _prepare(connection: _Connection, job: Job) -> None:
+    """Settings and database of this connection, which nobody else will use."""
+    if job.database:
+        _query(connection, b"USE `%s`" % _escape(job.database).replace(b"`", b"\\`"), "Null", {})
+    settings = {**job.settings, "log_comment": job.query_id}
+    if "readonly" in settings:  # last, because nothing can be set after it
+        settings["readonly"] = settings.pop("readonly")
+    for name in settings:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]{0,200}", name):
+            raise EngineError(115, f"Unknown setting {name[:100]!r}. (UNKNOWN_SETTING)")
+    pairs = [b"%s = '%s'" % (name.encode(), _escape(value)) for name, value in settings.items()]
+    _query(connection, b"SET " + b", ".join(pairs), "Null", {})
+
+
+def _query(connection: _Connection, sql: bytes, name: str, parameters: Mapping[str, str]) -> _Result:
+    try:
+        return connection.query(sql, name, params=dict(parameters))
+    except RuntimeError as error:
+        raise _engine_error(error) from None
+
+
+def _answer(result: _Result, name: str) -> Answer:
+    return Answer(
+        bytes(result.bytes()),
+        name,
+        result.rows_read(),
+        result.bytes_read(),
+        result.rows_written(),
+        result.elapsed(),
+    )
+
+
+def _escape(text: str) -> bytes:
+    return text.encode().replace(b"\\", b"\\\\").replace(b"'", b"\\'")
+
+
+def _engine_error(error: RuntimeError) -> EngineError:
+    text = str(error).strip()
+    match = _CODE.search(text)
+    if match is None:
+        return EngineError(_STD, f"{text or 'unknown error'} (STD_EXCEPTION)")
+    return EngineError(int(match[1]), text[match.end() :])
+
+
+def _load() -> ModuleType:
+    """The extension alone. `import chdb` would add numpy, pyarrow, an in-memory engine, 45 MB and 1.5 s.
+
+    Errors: EngineError when chdb-core is not installed.
+    """
+    package = importlib.util.find_spec("chdb")
+    if package is None or package.origin is None:
+        raise EngineError(_STD, "the embedded store needs chdb-core: pip install 'eventbunker[embedded]'")
+    library = Path(package.origin).with_name("_chdb.abi3.so")
+    if sys.platform == "linux":
+        # Its operators new and delete must come from its own allocator, whatever else is loaded.
+        ctypes.CDLL(str(library), mode=sys.getdlopenflags() | _RTLD_DEEPBIND)
+    loader = importlib.machinery.ExtensionFileLoader("_chdb", str(library))
+    spec = importlib.util.spec_from_file_location("_chdb", library, loader=loader)
+    if spec is None:
+        raise EngineError(_STD, f"cannot load {library.name}")
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    module.set_signal_handlers_enabled(0)  # SIGTERM and SIGINT are the server's
+    return module

@@ -1,0 +1,281 @@
+"""ClickHouse's HTTP interface, the part that its clients use, in front of the embedded engine.
+
+Owns: authentication, the URL's meaning, statuses and headers, lanes of bounded concurrency, and ending a
+query whose client went away. Knows no chDB: it hands `Job`s to `workers.embedded_engine`.
+Next: `workers.embedded_store`, the process around it.
+
+Source: https://clickhouse.com/docs/interfaces/http
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import re
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from app.errors import ApiError
+from app.http import read_body
+from workers.embedded_config import Limits
+from workers.embedded_engine import Answer, Engine, EngineError, Job
+from workers.embedded_statement import Statement, parse
+
+END_AGAIN_SECONDS = 0.2
+QUEUE_SECONDS = 10.0  # a query that could not start by then is told so
+_TOO_MANY = 202
+# Parameters of the protocol itself; every other one is a setting of the query.
+_OWN = frozenset(
+    {
+        *("query", "database", "user", "password", "default_format", "query_id", "quota_key", "role"),
+        *("session_id", "session_timeout", "session_check", "close_session", "stacktrace"),
+        *("compress", "decompress", "buffer_size", "wait_end_of_query", "client_protocol_version"),
+    }
+)
+_STATUSES = {
+    **dict.fromkeys((6, 8, 15, 25, 26, 27, 36, 38, 41, 44, 53, 55, 56, 62, 72, 117, 167, 168, 223), 400),
+    **dict.fromkeys((321, 376, 427, 441, 675, 676, 677), 400),
+    **dict.fromkeys((192, 193, 497, 512, 516), 403),
+    **dict.fromkeys((46, 47, 50, 60, 63, 73, 78, 81, 115, 277, 336, 511), 404),
+    194: 401,
+    159: 408,
+    381: 411,
+    229: 413,
+    48: 501,
+    **dict.fromkeys((76, 209, 439), 503),
+}
+_MEDIA_TYPES = (
+    (re.compile("JSON.*EachRow"), "application/x-ndjson; charset=UTF-8"),
+    (re.compile("JSON"), "application/json; charset=UTF-8"),
+    (re.compile("TabSeparated|TSV"), "text/tab-separated-values; charset=UTF-8"),
+    (re.compile("CSV"), "text/csv; charset=UTF-8"),
+    (re.compile("Pretty|Vertical|Values|LineAsString|Markdown|XML"), "text/plain; charset=UTF-8"),
+)
+
+
+class Lane:
+    """Threads for one kind of statement, with a bounded queue before them."""
+
+    def __init__(self, threads: int, waiting: int) -> None:
+        self._pool = ThreadPoolExecutor(threads)
+        self._bound = threads + waiting
+        self._count = 0
+
+    def start(self, engine: Engine, job: Job) -> asyncio.Future[Answer]:
+        """Queue the job. Errors: EngineError 202 when the queue is full, or too slow."""
+        if self._count >= self._bound:
+            raise _too_many()
+        accepted = time.monotonic()
+
+        def run() -> Answer:
+            if time.monotonic() - accepted > QUEUE_SECONDS:
+                raise _too_many()
+            return engine.run(job)
+
+        self._count += 1
+        future = asyncio.get_running_loop().run_in_executor(self._pool, run)
+        future.add_done_callback(self._done)
+        return future
+
+    def _done(self, _: object) -> None:
+        self._count -= 1
+
+
+class Interface:
+    """The handlers. One per process; `app` is what the server serves."""
+
+    def __init__(self, engine: Engine, limits: Limits, *, username: str, token: str) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._credentials = (username.encode(), token.encode())
+        self._queries = Lane(limits.queries, limits.waiting)
+        self._inserts = Lane(limits.inserts, limits.waiting)
+        self._inspections = Lane(2, limits.waiting)
+        self._buffered_bytes = 0
+        self._common = {
+            "X-ClickHouse-Server-Display-Name": engine.ask("SELECT displayName()").strip(),
+            "X-ClickHouse-Timezone": engine.ask("SELECT timezone()").strip(),
+            "Cache-Control": "no-store",
+        }
+        self.app = Starlette(
+            routes=[
+                Route("/", self._statement, methods=["GET", "POST"]),
+                Route("/ping", _ok, methods=["GET"]),
+                Route("/replicas_status", _ok, methods=["GET"]),
+            ]
+        )
+
+    async def _statement(self, request: Request) -> Response:
+        query_id = request.query_params.get("query_id") or str(uuid.uuid4())
+        headers = {**self._common, "X-ClickHouse-Query-Id": _header_value(query_id)}
+        try:
+            options = _options(request)
+            self._authenticate(request, options)
+            if request.method == "GET" and "query" not in options:
+                return PlainTextResponse("Ok.\n", headers=headers)
+            return await self._perform(request, options, query_id, headers)
+        except EngineError as error:
+            headers["X-ClickHouse-Exception-Code"] = str(error.code)
+            return PlainTextResponse(f"{error}\n", _STATUSES.get(error.code, 500), headers)
+        except ApiError as error:
+            return PlainTextResponse(f"{error.detail}\n", error.row.status, headers)
+
+    async def _perform(
+        self, request: Request, options: dict[str, str], query_id: str, headers: dict[str, str]
+    ) -> Response:
+        reserved = self._limits.max_body_bytes if request.method == "POST" else 0
+        length = request.headers.get("content-length", "")
+        reserved = min(reserved, int(length)) if length.isdigit() else reserved
+        # Bodies wait in memory: their sum is bounded as well as each.
+        if self._buffered_bytes + reserved > 2 * self._limits.max_body_bytes:
+            raise _too_many()
+        self._buffered_bytes += reserved
+        try:
+            body = await self._body(request)
+            job = _job(request, options, query_id, body)
+            answer = await self._run(request, job)
+        finally:
+            self._buffered_bytes -= reserved
+        headers["X-ClickHouse-Format"] = answer.format
+        headers["X-ClickHouse-Summary"] = _summary(answer)
+        return Response(answer.body, 200, headers, media_type=_media_type(answer.format))
+
+    async def _body(self, request: Request) -> bytes:
+        if request.method == "GET":
+            return b""
+        body = await read_body(request.scope, request.receive, self._limits.max_body_bytes)
+        encoding = request.headers.get("content-encoding", "").strip().lower()
+        if encoding in ("", "identity") or not body:
+            return body
+        inflate, limit = self._engine.inflate, self._limits.max_body_bytes
+        return await asyncio.to_thread(inflate, body, encoding, limit)
+
+    async def _run(self, request: Request, job: Job) -> Answer:
+        self._engine.admit(job)
+        try:
+            future = self._lane(job.statement).start(self._engine, job)
+            if not job.statement.reads:
+                return await asyncio.shield(future)  # what may write runs to its end, heard or not
+            gone = asyncio.ensure_future(_gone(request))
+            await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
+            gone.cancel()
+            while not future.done():
+                await asyncio.to_thread(self._engine.end, job.query_id)
+                await asyncio.wait((future,), timeout=END_AGAIN_SECONDS)
+            return future.result()
+        finally:
+            self._engine.release(job.query_id)
+
+    def _lane(self, statement: Statement) -> Lane:
+        if statement.inspects:
+            return self._inspections
+        return self._inserts if statement.inserts else self._queries
+
+    def _authenticate(self, request: Request, options: dict[str, str]) -> None:
+        name = request.headers.get("x-clickhouse-user", options.get("user", "default"))
+        key = request.headers.get("x-clickhouse-key", options.get("password", ""))
+        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "basic":
+            try:
+                name, _, key = base64.b64decode(credentials, validate=True).decode().partition(":")
+            except (binascii.Error, UnicodeDecodeError):
+                key = ""
+        given = (name.encode("utf-8", "replace"), key.encode("utf-8", "replace"))
+        # Both are compared whatever the first says, and in a time that does not depend on where they differ.
+        matches = [hmac.compare_digest(a, b) for a, b in zip(given, self._credentials, strict=True)]
+        if not all(matches):
+            raise EngineError(
+                516,
+                f"{name[:64]}: Authentication failed: password is incorrect, or there is no user with such"
+                " name. (AUTHENTICATION_FAILED)",
+            )
+
+
+def _options(request: Request) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(
+            request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict"
+        )
+    except (UnicodeDecodeError, ValueError):
+        raise EngineError(36, "The URL is not percent-encoded UTF-8. (BAD_ARGUMENTS)") from None
+    return dict(pairs)
+
+
+def _job(request: Request, options: dict[str, str], query_id: str, body: bytes) -> Job:
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise EngineError(48, "Multipart bodies are not served. (NOT_IMPLEMENTED)")
+    if options.get("decompress", "0") not in ("0", "false") or options.get("compress", "0") not in (
+        "0",
+        "false",
+    ):
+        raise EngineError(48, "Native compression is not served: leave it out. (NOT_IMPLEMENTED)")
+    query = options.get("query", "").encode()
+    statement = parse(query + b"\n" if query and body else query or body)
+    data: tuple[bytes, ...] = ()
+    if query and body:
+        if statement.data is not None:
+            data = (body,)
+        else:  # the statement goes on in the body
+            statement = parse(query + b"\n" + body)
+    settings = {k: v for k, v in options.items() if k not in _OWN and not k.startswith("param_")}
+    if request.method == "GET":
+        settings["readonly"] = "2"  # a link must not change anything; settings may still be given
+    return Job(
+        statement=statement,
+        query_id=query_id,
+        settings=settings,
+        parameters={k[6:]: v for k, v in options.items() if k.startswith("param_")},
+        database=options.get("database") or request.headers.get("x-clickhouse-database", ""),
+        default_format=options.get("default_format")
+        or request.headers.get("x-clickhouse-format", "TabSeparated"),
+        data=data,
+    )
+
+
+def _summary(answer: Answer) -> str:
+    values = {
+        "read_rows": answer.rows_read,
+        "read_bytes": answer.bytes_read,
+        "written_rows": answer.rows_written,
+        "written_bytes": 0,
+        "total_rows_to_read": 0,
+        "result_rows": 0,
+        "result_bytes": len(answer.body),
+        "elapsed_ns": int(answer.elapsed_seconds * 1e9),
+    }
+    return msgspec.json.encode({name: str(value) for name, value in values.items()}).decode()
+
+
+def _media_type(name: str) -> str:
+    for pattern, media_type in _MEDIA_TYPES:
+        if pattern.match(name):
+            return media_type
+    return "application/octet-stream"
+
+
+def _header_value(text: str) -> str:
+    return re.sub(r"[^\x21-\x7e]", "?", text)[:200]
+
+
+def _too_many() -> EngineError:
+    return EngineError(_TOO_MANY, "Too many simultaneous queries. (TOO_MANY_SIMULTANEOUS_QUERIES)")
+
+
+async def _ok(request: Request) -> Response:
+    return PlainTextResponse("Ok.\n")
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,122 @@
+"""What the embedded store must know of a statement before the engine sees it; pure.
+
+Owns: finding where an INSERT's data begins, which FORMAT was asked for, whether the statement only reads,
+and whether it names a file of this machine. Knows no HTTP and no engine. It is a tokenizer, not a parser:
+the engine still judges the syntax. Next: `workers.embedded_engine`, which runs the statement.
+
+Source: https://clickhouse.com/docs/interfaces/http and https://clickhouse.com/docs/sql-reference/syntax
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+_TOKEN = re.compile(
+    rb"""(?P<skip>\s+|--[^\n]*|\#[ !][^\n]*|/\*.*?\*/)
+    |(?P<quoted>'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`(?:[^`\\]|\\.|``)*`|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
+    |(?P<open>[(\[{])|(?P<close>[)\]}])
+    |(?P<word>[A-Za-z_][A-Za-z0-9_]*)
+    |(?P<other>.)""",
+    re.DOTALL | re.VERBOSE,
+)
+_AFTER_FORMAT = re.compile(rb"[ \t\f]*\r?\n?")  # what separates a FORMAT clause from the data, exactly once
+_READERS = frozenset({b"SELECT", b"WITH", b"SHOW", b"DESCRIBE", b"DESC", b"EXPLAIN", b"EXISTS", b"FROM"})
+_FILE_WORDS = frozenset({b"INFILE", b"OUTFILE"})
+_PROCESSES = re.compile(rb"\bsystem\W{0,3}processes\b", re.IGNORECASE)
+
+
+class Statement(msgspec.Struct, frozen=True):
+    """One statement. `text` is what the engine gets; for an INSERT with data it ends before FORMAT."""
+
+    text: bytes
+    verb: str  # the first word in upper case, "" when there is none
+    format: str | None  # the FORMAT clause's; for an INSERT with data the format of that data
+    data: bytes | None  # an INSERT's data that followed in the same text; None: takes no data
+    names_file: bool  # INTO OUTFILE or FROM INFILE: served by the engine's client part, past all grants
+    inspects: bool  # KILL, or asks for the running queries: must not wait behind them
+
+    @property
+    def reads(self) -> bool:
+        """True when it may be ended at any time without loss."""
+        return self.verb.encode() in _READERS
+
+    @property
+    def inserts(self) -> bool:
+        """True when rows may be added."""
+        return self.verb == "INSERT"
+
+
+class _Word(msgspec.Struct, frozen=True):
+    text: bytes  # upper case
+    start: int
+    end: int
+
+
+def parse(sql: bytes) -> Statement:
+    """Tokenize `sql`, as far as needed: never into an INSERT's data."""
+    seen: list[_Word] = []
+    for word in _words(sql):
+        seen.append(word)
+        if seen[0].text == b"INSERT" and len(seen) > 1:
+            ending = _insert_ending(sql, seen)
+            if ending is not None:
+                return ending
+    verb = seen[0].text if seen else b""
+    if b"INSERT" in {word.text for word in seen}:
+        verb = b"INSERT"  # WITH … INSERT
+    if verb == b"INSERT" and b"SELECT" not in {word.text for word in seen}:
+        # As the server does: an INSERT that names no format is fed with Values.
+        return _statement(sql.rstrip(b"; \t\r\n"), seen, verb, "Values", b"")
+    return _statement(sql, seen, verb, _explicit_format(sql, seen), None)
+
+
+def _insert_ending(sql: bytes, seen: list[_Word]) -> Statement | None:
+    """The statement, if the last word seen is the one after which an INSERT's data begins."""
+    last, before = seen[-1], seen[-2]
+    if any(word.text in (b"SELECT", b"WITH") for word in seen):
+        return None
+    if last.text == b"VALUES":
+        return _statement(sql[: last.start], seen, b"INSERT", "Values", sql[last.end :])
+    if before.text == b"FORMAT" and not sql[before.end : last.start].strip():
+        gap = _AFTER_FORMAT.match(sql, last.end)
+        name = sql[last.start : last.end].decode()
+        return _statement(sql[: before.start], seen, b"INSERT", name, sql[gap.end() if gap else last.end :])
+    return None
+
+
+def _statement(
+    text: bytes, seen: list[_Word], verb: bytes, format_name: str | None, data: bytes | None
+) -> Statement:
+    return Statement(
+        text=text,
+        verb=verb.decode(),
+        format=format_name,
+        data=data,
+        names_file=any(word.text in _FILE_WORDS for word in seen),
+        inspects=verb == b"KILL" or _PROCESSES.search(text) is not None,
+    )
+
+
+def _explicit_format(sql: bytes, seen: list[_Word]) -> str | None:
+    for keyword, name in zip(reversed(seen[:-1]), reversed(seen[1:]), strict=True):
+        if keyword.text == b"FORMAT" and not sql[keyword.end : name.start].strip():
+            rest = sql[name.end :].lstrip()
+            if not rest.rstrip(b"; \t\r\n") or rest[:8].upper() == b"SETTINGS":
+                return sql[name.start : name.end].decode()
+    return None
+
+
+def _words(sql: bytes) -> Iterator[_Word]:
+    """Bare words outside strings, comments and brackets."""
+    depth = 0
+    for match in _TOKEN.finditer(sql):
+        kind = match.lastgroup
+        if kind == "open":
+            depth += 1
+        elif kind == "close":
+            depth -= 1
+        elif kind == "word" and (depth <= 0 or match[0].upper() in _FILE_WORDS):
+            yield _Word(match[0].upper(), match.start(), match.end())

@@ -1,0 +1,140 @@
+"""The embedded store's process: opens the data directory, serves ClickHouse's HTTP interface on loopback.
+
+Owns: start, readiness (`/ping` answers once the engine is open), signals and the order of the stop. A
+`kill -9` at any line is safe; a graceful stop only saves the recovery. Next: `workers.embedded_http`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import structlog
+import uvloop
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from hypercorn.typing import ASGIFramework
+
+from workers.embedded_config import Limits
+from workers.embedded_engine import Engine, EngineError
+from workers.embedded_http import Interface
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+HOST = "127.0.0.1"  # never anything else: the token is the only guard
+MAX_URI_BYTES = 1024 * 1024
+STOP_SECONDS = 10.0
+END_QUERIES_SECONDS = 1.0  # of the stop: what still reads by then is ended
+PURGE_SECONDS = 60.0  # how often freed memory is given back to the system
+EXIT_USAGE, EXIT_UNAVAILABLE = 2, 75
+
+log = structlog.get_logger()
+
+
+def main(settings: Settings, *, port: int, path: Path) -> int:
+    """Serve `path` on 127.0.0.1:`port` until SIGTERM or SIGINT; returns the exit code.
+
+    The token comes from CLICKHOUSE_PASSWORD. 75: the directory or the port cannot be opened, most
+    often because another process has it. 2: no token.
+    """
+    limits = Limits(max_memory_bytes=settings.store.max_memory_bytes)
+    return run(limits, username=settings.store.username, port=port, path=path)
+
+
+def run(limits: Limits, *, username: str, port: int, path: Path) -> int:
+    """`main`, without a deploy.toml."""
+    token = os.environ.get("CLICKHOUSE_PASSWORD", "")
+    if not token:
+        log.error("store_not_started", reason="CLICKHOUSE_PASSWORD is not set; it is the store's token")
+        return EXIT_USAGE
+    try:
+        engine = Engine(path, limits)
+        listener = socket.create_server((HOST, port), backlog=256)
+    except (EngineError, OSError) as error:
+        log.error("store_not_started", path=str(path), port=port, reason=str(error))
+        return EXIT_UNAVAILABLE
+    interface = Interface(engine, limits, username=username, token=token)
+    with listener:
+        log.info("store_started", url=f"http://{HOST}:{listener.getsockname()[1]}", path=str(path))
+        uvloop.run(_serve(interface, engine, listener.fileno()))
+    if engine.running(inserts=True) or engine.running(inserts=False):
+        # Threads of the engine cannot be stopped from outside, and they would keep the process.
+        log.warning("store_stopped", reason="statements still ran")
+        _flush()
+        os._exit(0)
+    engine.close()
+    log.info("store_stopped")
+    return 0
+
+
+async def _serve(interface: Interface, engine: Engine, descriptor: int) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    chores = [asyncio.create_task(_purge(engine)), asyncio.create_task(_end_queries(engine, stop))]
+    config = Config()
+    config.bind = [f"fd://{descriptor}"]
+    config.h11_max_incomplete_size = MAX_URI_BYTES
+    config.graceful_timeout = STOP_SECONDS
+    config.keep_alive_timeout = 75.0
+    config.keep_alive_max_requests = sys.maxsize
+    config.include_server_header = False
+    config.errorlog = None
+    try:
+        await serve(cast(ASGIFramework, interface.app), config, shutdown_trigger=stop.wait)
+    finally:
+        for chore in chores:
+            chore.cancel()
+
+
+async def _end_queries(engine: Engine, stop: asyncio.Event) -> None:
+    """After the stop: let short queries finish, then end the rest. Inserts have the whole of the time."""
+    await stop.wait()
+    end = time.monotonic() + STOP_SECONDS
+    await asyncio.sleep(END_QUERIES_SECONDS)
+    while time.monotonic() < end:
+        for query_id in engine.running(inserts=False):
+            await asyncio.to_thread(engine.end, query_id)
+        await asyncio.sleep(END_QUERIES_SECONDS)
+
+
+async def _purge(engine: Engine) -> None:
+    while True:
+        await asyncio.sleep(PURGE_SECONDS)
+        with contextlib.suppress(EngineError):
+            await asyncio.to_thread(engine.ask, "SYSTEM JEMALLOC PURGE")
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m workers.embedded_store")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--path", type=Path, required=True)
+    parser.add_argument("--max-memory-bytes", type=int, default=Limits().max_memory_bytes)
+    parser.add_argument("--username", default="default")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    given = _arguments()
+    sys.exit(
+        run(
+            Limits(max_memory_bytes=given.max_memory_bytes),
+            username=given.username,
+            port=given.port,
+            path=given.path,
+        )
+    )
