@@ -1,0 +1,105 @@
+"""The shape that makes the code readable: who may import whom, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = {
+    f"{package}.{path.stem}": path for package in ("app", "workers") for path in (ROOT / package).glob("*.py")
+}
+MAX_LINES = 300
+LEAVES = {
+    *("app.errors", "app.grant", "app.timestamp", "app.event", "app.event_problems", "app.event_schema"),
+    *("app.stream", "app.settings", "app.metrics", "app.query", "app.sql"),
+}
+HANDLERS = {"app.track", "app.read", "app.manage", "app.probes"}
+SERVERS = {"hypercorn", "uvicorn", "granian"}
+
+
+def imports(module: str) -> set[str]:
+    """Every module that `module` names in an import, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours(module: str) -> set[str]:
+    return imports(module) & MODULES.keys()
+
+
+def users_of(package: str) -> set[str]:
+    return {
+        name for name in MODULES if any(i == package or i.startswith(f"{package}.") for i in imports(name))
+    }
+
+
+def closure(module: str) -> set[str]:
+    """Everything of ours that `module` imports, directly or not."""
+    seen: set[str] = set()
+    todo = [module]
+    while todo:
+        for name in ours(todo.pop()) - seen:
+            seen.add(name)
+            todo.append(name)
+    return seen
+
+
+def test_app_never_imports_workers() -> None:
+    assert {
+        name
+        for name in MODULES
+        if name.startswith("app.") and any(i.startswith("workers") for i in imports(name))
+    } == set()
+
+
+def test_handlers_never_import_one_another() -> None:
+    for handler in HANDLERS:
+        assert closure(handler) & HANDLERS == set(), handler
+
+
+@pytest.mark.parametrize("leaf", sorted(LEAVES))
+def test_leaves_know_no_redis_no_store_and_no_http(leaf: str) -> None:
+    reached = {leaf} | closure(leaf)
+    outside = {i.split(".")[0] for name in reached for i in imports(name)}
+    assert outside & {"redis", "httpx", "starlette", "chdb", *SERVERS} == set()
+
+
+def test_who_talks_to_what() -> None:
+    assert {name for name in users_of("httpx") if name.startswith("app.")} == {"app.store"}
+    assert {name for name in users_of("chdb")} <= {
+        name for name in MODULES if name.startswith("workers.embedded")
+    }
+    assert not {name for server in SERVERS for name in users_of(server) if name.startswith("app.")}
+
+
+@pytest.mark.parametrize("path", sorted(MODULES.values()), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_no_file_is_longer_than_a_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", sorted(MODULES.values()), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_module_says_what_it_is_for_and_asserts_nothing(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "a module begins by saying what it owns"
+    # Stripped by `python -O`, so it must carry no run-time condition.
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+
+
+def test_the_tour_names_every_file_an_event_passes_in_order() -> None:
+    tour = ast.get_docstring(ast.parse((ROOT / "app" / "__init__.py").read_text())) or ""
+    passed = [
+        *("app.gate", "app.main", "app.track", "app.registry", "app.event", "app.stream", "app.append"),
+        *("workers.drain", "workers.plan", "workers.enrich", "workers.rows", "workers.insert", "app.store"),
+    ]
+    places = [tour.index(name) for name in passed]
+    assert places == sorted(places)
+    assert set(passed) <= MODULES.keys()
