@@ -41,7 +41,12 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def render(
-    query: Query, statement: Statement, rows: Sequence[Sequence[object]], *, elapsed_ms: float, fresh_as_of: int
+    query: Query,
+    statement: Statement,
+    rows: Sequence[Sequence[object]],
+    *,
+    elapsed_ms: float,
+    fresh_as_of: int,
 ) -> bytes:
     """The answer to `query`, whose `statement` returned `rows`."""
     if query.is_raw:
@@ -49,9 +54,7 @@ def render(
     else:
         zone = read_zone(query.timezone)
         data = [_group(statement.outputs, row, zone) for row in rows]
-    return _ENCODER.encode(
-        Answer(data, len(data), _shown(query.period), round(elapsed_ms, 3), fresh_as_of)
-    )
+    return _ENCODER.encode(Answer(data, len(data), _shown(query.period), round(elapsed_ms, 3), fresh_as_of))
 
 
 def _shown(period: Period) -> ShownPeriod:

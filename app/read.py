@@ -13,11 +13,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.answer import render
 from app.errors import ApiError, Kind
+from app.grant import KeyType
 from app.http import read_body
 from app.query import read_query
 from app.sql import Statement, to_statement
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 MAX_RESULT_BYTES = 64 * 1024 * 1024  # held in memory once here and once in the store
 MAX_THREADS = 4  # of one query in the store
 MAX_WAITING_PER_SLOT = 16
+FRESHNESS_SECONDS = 1.0
 # ClickHouse's codes for a query that exceeded a limit of its own, and what the client may do about it.
 # Source: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
 _OWN_LIMITS = {
@@ -40,6 +43,7 @@ _OWN_LIMITS = {
     307: "bytes read",
     396: "size of the answer",
 }
+_log = structlog.get_logger(__name__)
 
 
 class Freshness(Protocol):
@@ -60,10 +64,10 @@ class ReadHandlers:
         self._limits = settings.limits
         self._slots = asyncio.Semaphore(self._limits.max_concurrent_queries)
         self._waiting = 0
+        self._proved_ms = 0
 
     async def query_json(self, request: Request) -> Response:
         """Answer one query. Errors: ApiError."""
-        from app.grant import KeyType
         started = time.monotonic()
         secret = request.headers.get("x-eventbunker-query-key")
         grant = await self._registry.authorise(secret, KeyType.QUERY)
@@ -72,7 +76,7 @@ class ReadHandlers:
         statement = to_statement(query)
         async with self._slot():
             # Before the rows are read: an event stored meanwhile is more than was promised, never less.
-            fresh_as_of = await self._freshness.fresh_as_of()
+            fresh_as_of = await self._fresh_as_of()
             result = await self._ask(statement)
         elapsed_ms = (time.monotonic() - started) * 1000
         # In a thread: thousands of rows would hold up every event that is being tracked.
@@ -80,6 +84,16 @@ class ReadHandlers:
             render, query, statement, result.rows, elapsed_ms=elapsed_ms, fresh_as_of=fresh_as_of
         )
         return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
+
+    async def _fresh_as_of(self) -> int:
+        """What the stream says, or said last: a moment once proved stays true, so stored events can be
+        queried while Redis is away. 0 where it never said anything."""
+        try:
+            async with asyncio.timeout(FRESHNESS_SECONDS):
+                self._proved_ms = max(self._proved_ms, await self._freshness.fresh_as_of())
+        except Exception:  # whatever the client library raises: the rows do not depend on it
+            _log.warning("freshness_unknown", exc_info=True)
+        return self._proved_ms
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -127,7 +141,7 @@ class ReadHandlers:
                 limit = _OWN_LIMITS[error.code]
                 raise ApiError(
                     Kind.QUERY_TOO_EXPENSIVE,
-                    f"The query exceeded its limit of {limit}; narrow time_period or filters, or lower limit.",
+                    f"The query exceeded its limit of {limit}; narrow time_period or filters.",
                 ) from None
             if error.code in PASSING_CODES:
                 raise _unavailable() from None

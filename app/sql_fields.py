@@ -13,6 +13,7 @@ from app.fields import Field, Kind
 
 # Columns that say "missing" by an empty string.
 _EMPTY_IS_NULL = frozenset(("customer_identifier", "event_id"))
+# No stored integer is larger, and up to here the engine converts a float to an integer exactly.
 _TWO_TO_64 = "18446744073709551616."
 
 

@@ -1,0 +1,177 @@
+"""What a query means, in plain Python: the second opinion that the SQL is held against.
+
+It works on the request as a client writes it and on events as Python values, and shares no code with
+`app.sql`. Slow and obvious on purpose.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+Json = Any
+Event = dict[str, Json]  # columns and custom fields together; event_time in Unix milliseconds
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def value_of(event: Event, name: str) -> Json:
+    """The field called `name`; objects have no value of their own."""
+    if name in event:
+        found = event[name]
+        return None if isinstance(found, dict) else found
+    parent, _, child = name.partition(".")
+    inside = event.get(parent)
+    return inside.get(child) if child and isinstance(inside, dict) else None
+
+
+def same(value: Json) -> Json:
+    """A hashable stand-in: equal exactly for values that the language calls equal."""
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return ("boolean", value)
+    if isinstance(value, int | float):
+        return ("number", value)  # Python compares integers with floats exactly, and hashes them alike
+    if isinstance(value, str):
+        return ("string", value)
+    return ("array", tuple(map(same, value)))
+
+
+def matches(event: Event, item: Json) -> bool:
+    value, op, wanted = value_of(event, item["field_name"]), item["op"], item.get("value")
+    if op == "is_null":
+        return value is None
+    if op == "is_not_null":
+        return value is not None
+    if op == "equals":
+        return bool(same(value) == same(wanted))
+    if op == "not_equals":
+        return bool(same(value) != same(wanted))
+    if op == "in":
+        return same(value) in [same(one) for one in wanted]
+    left, right = same(value), same(wanted)
+    if left is None or left[0] != right[0]:
+        return False
+    a, b = left[1], right[1]
+    if left[0] == "string":
+        a, b = a.encode(), b.encode()
+    compare: dict[str, Callable[[Any, Any], bool]] = {
+        "greater_than": lambda a, b: a > b,
+        "greater_than_or_equals": lambda a, b: a >= b,
+        "less_than": lambda a, b: a < b,
+        "less_than_or_equals": lambda a, b: a <= b,
+    }
+    return compare[op](a, b)
+
+
+def bucket_of(moment_ms: int, length: str, zone: str) -> int:
+    """Unix milliseconds of the start of the bucket."""
+    moment = (_EPOCH + timedelta(milliseconds=moment_ms)).astimezone(ZoneInfo(zone))
+    minutes = {"minute": 1, "5_minutes": 5, "hour": 60}.get(length)
+    if minutes is not None:
+        offset = int((moment.utcoffset() or timedelta()).total_seconds()) * 1000
+        size = minutes * 60_000
+        return (moment_ms + offset) // size * size - offset
+    day = moment.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    if length == "week":
+        day -= timedelta(days=day.weekday())
+    elif length == "month":
+        day = day.replace(day=1)
+    elif length == "year":
+        day = day.replace(month=1, day=1)
+    return int(day.timestamp()) * 1000
+
+
+def compute(function: str, name: str | None, events: Sequence[Event]) -> Json:
+    if name is None:
+        return len(events)
+    values = [value for value in (value_of(event, name) for event in events) if value is not None]
+    if function == "count":
+        return len(values)
+    if function == "count_distinct":
+        return len(set(map(same, values)))
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if not numbers:
+        return None
+    if function in ("min", "max"):
+        return min(numbers) if function == "min" else max(numbers)
+    try:
+        if all(isinstance(v, int) or (v.is_integer() and abs(v) < 2.0**64) for v in numbers):
+            total: int | float = sum(map(int, numbers))
+        else:
+            total = math.fsum(numbers)
+        return total if function == "sum" else total / len(numbers)
+    except OverflowError:
+        return None
+
+
+def evaluate(request: Json, events: Sequence[Event]) -> list[dict[str, Json]]:
+    """The answer's `data` for a request with groups or computations; buckets as Unix milliseconds."""
+    kept = [event for event in events if all(matches(event, item) for item in request.get("filters", []))]
+    length, zone = request.get("group_by_time"), request.get("timezone", "UTC")
+    names = request.get("group_by", [])
+    groups: dict[Json, list[Event]] = {}
+    if not names and length is None:
+        groups[()] = []
+    for event in kept:
+        keys = [bucket_of(event["event_time"], length, zone)] if length else []
+        key = tuple(same(value) for value in (*keys, *(value_of(event, name) for name in names)))
+        groups.setdefault(key, []).append(event)
+    columns = (["event_time"] if length else []) + names
+    rows = []
+    for key, members in groups.items():
+        row = {column: _plain(value) for column, value in zip(columns, key, strict=True)}
+        for item in request.get("computations", []):
+            name = item.get("field_name")
+            output = item["function"] if name is None else f"{item['function']}_{name}"
+            row[item.get("as", output)] = compute(item["function"], name, members)
+        rows.append(row)
+    order = [(term["field_name"], term.get("direction") == "DESC") for term in request.get("order_by", [])]
+    rows.sort(key=functools.cmp_to_key(_comparer(order + [(column, False) for column in columns])))
+    offset = request.get("offset", 0)
+    return rows[offset : offset + request.get("limit", 1000)]
+
+
+def _plain(key: Json) -> Json:
+    if key is None:
+        return None
+    kind, value = key
+    return [_plain(one) for one in value] if kind == "array" else value
+
+
+def _comparer(order: list[tuple[str, bool]]) -> Callable[[Json, Json], int]:
+    def compare(left: Json, right: Json) -> int:
+        for column, descending in order:
+            a, b = _rank(left[column]), _rank(right[column])
+            if a == b:
+                continue
+            if a[0] != b[0]:  # kinds keep their order whatever the direction; nulls are always last
+                return -1 if a[0] < b[0] else 1
+            return (-1 if a[1] < b[1] else 1) * (-1 if descending else 1)
+        return 0
+
+    return compare
+
+
+def _rank(value: Json) -> tuple[int, Json]:
+    if value is None:
+        return 3, 0
+    if isinstance(value, str):
+        return 1, value.encode()
+    if isinstance(value, bool | list):
+        return 2, _text(value).encode()
+    return 0, value
+
+
+def _text(value: Json) -> str:
+    if isinstance(value, list):
+        return "[" + ",".join(map(_text, value)) + "]"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return json.dumps(value, ensure_ascii=False)
