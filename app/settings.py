@@ -1,0 +1,216 @@
+"""deploy.toml + environment -> one frozen Settings, or every problem at once.
+
+The structs are the file's format, its defaults, and (through `json_schema`) what editors check. An unknown
+key is an error with a suggestion: a misspelt limit that silently does nothing is worse than a start that
+fails. Reading and merging is `app.deploy_file`'s, checks across keys are `app.settings_checks`'s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+MIB = 1024 * 1024
+
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Bytes: TypeAlias = Annotated[int, Meta(ge=1024)]
+Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=86_400)]
+Word: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+Date: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
+class Dev(Struct, frozen=True, forbid_unknown_fields=True):
+    """[dev]: what `make run-edge` uses. Top level only."""
+
+    ip: str = "127.0.0.1"
+    port: Port = 8787
+    persist_to: str = ".eventbunker/state"
+
+
+class Server(Struct, frozen=True, forbid_unknown_fields=True):
+    """[server]: handed to Hypercorn."""
+
+    host: str = "0.0.0.0"  # noqa: S104  (a production edge stands behind a load balancer)
+    port: Port = 8787
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    worker_class: Literal["uvloop", "asyncio"] = "uvloop"
+    backlog: Count = 2048
+    keep_alive_timeout: Seconds = 75.0
+    graceful_timeout: Seconds = 20.0
+    read_timeout: Seconds = 30.0
+    trusted_proxies: tuple[str, ...] = ()
+    certfile: str = ""
+    keyfile: str = ""
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """[limits]: every queue has a bound and every wait a deadline; these are their names."""
+
+    max_event_bytes: Annotated[int, Meta(ge=1024, le=MIB)] = 65_536
+    max_request_bytes: Bytes = MIB
+    max_concurrent_requests: Count = 2000
+    max_pending_bytes: Bytes = 64 * MIB
+    append_timeout: Seconds = 10.0
+    query_timeout: Seconds = 10.0
+    query_max_memory_bytes: Bytes = 1024 * MIB
+    max_concurrent_queries: Count = 8
+    grant_grace: Seconds = 60.0
+    max_event_names: Count = 2000
+    max_field_paths: Count = 5000
+
+
+class Cors(Struct, frozen=True, forbid_unknown_fields=True):
+    """[cors]: which pages' scripts may read our answers."""
+
+    allowed_origins: tuple[str, ...] = ("*",)
+    max_age: Annotated[int, Meta(ge=0, le=86_400)] = 86_400
+
+
+class Producer(Struct, frozen=True, forbid_unknown_fields=True):
+    """[[queues.producers]]: where edges append."""
+
+    binding: Word = "EVENTS"
+    queue: Word = "events"
+    url: str = ""
+    shards: Annotated[int, Meta(ge=1, le=256)] = 1
+    durability: Literal["always", "everysec", "memory"] = "always"
+    max_backlog: Count = 2_000_000
+
+
+class Consumer(Struct, frozen=True, forbid_unknown_fields=True):
+    """[[queues.consumers]]: how the drain empties the queue."""
+
+    queue: Word = "events"
+    max_batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 10_000
+    max_batch_bytes: Annotated[int, Meta(ge=65_536, le=16 * MIB)] = 8 * MIB
+    max_batch_timeout: Annotated[float, Meta(ge=0.01, le=60)] = 0.2
+    max_retries: Annotated[int, Meta(ge=0, le=100)] = 8
+    retry_delay: Annotated[float, Meta(ge=0.01, le=60)] = 0.5
+    dead_letter_queue: Word = "events-dead"
+    lease_timeout: Annotated[float, Meta(ge=1, le=600)] = 5.0
+
+
+class Warehouse(Struct, frozen=True, forbid_unknown_fields=True):
+    """[[stores]]: where events end."""
+
+    binding: Word = "WAREHOUSE"
+    engine: Literal["embedded", "clickhouse"] = "embedded"
+    url: str = ""
+    database: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")] = "eventbunker"
+    username: str = "default"
+    path: str = ""
+    max_memory_bytes: Annotated[int, Meta(ge=256 * MIB)] = 1024 * MIB
+    insert_timeout: Seconds = 30.0
+
+
+class Queues(Struct, frozen=True, forbid_unknown_fields=True):
+    """[queues]"""
+
+    producers: Annotated[tuple[Producer, ...], Meta(min_length=1, max_length=1)] = (Producer(),)
+    consumers: Annotated[tuple[Consumer, ...], Meta(min_length=1, max_length=1)] = (Consumer(),)
+
+
+class Secrets(Struct, frozen=True, forbid_unknown_fields=True):
+    """[secrets]: names only; values come from the environment."""
+
+    required: tuple[Annotated[str, Meta(pattern=r"^[A-Z][A-Z0-9_]*$")], ...] = ()
+
+
+Var: TypeAlias = str | int | float | bool
+
+
+class Environment(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an `[env.NAME]` may hold, and the top level too."""
+
+    name: Word = "eventbunker"
+    main: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = "app.main:create_app"
+    compatibility_date: Date = "2026-11-23"
+    server: Server = Server()
+    limits: Limits = Limits()
+    cors: Cors = Cors()
+    queues: Queues = Queues()
+    stores: Annotated[tuple[Warehouse, ...], Meta(min_length=1, max_length=1)] = (Warehouse(),)
+    vars: dict[str, Var] = field(default_factory=dict)
+    secrets: Secrets = Secrets()
+
+
+class DeployFile(Environment, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    dev: Dev = Dev()
+    env: dict[Word, Environment] = field(default_factory=dict)
+
+
+class SettingsProblem(Struct, frozen=True):
+    """One thing that is wrong; `path` such as `env.production.server.workers`."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class SettingsError(Exception):
+    """Everything that is wrong with the configuration."""
+
+    def __init__(self, problems: tuple[SettingsProblem, ...]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+class Settings(Struct, frozen=True):
+    """What every process is told. Nothing in it is optional and nothing changes while it runs."""
+
+    name: str
+    main: str
+    compatibility_date: str
+    environment: str
+    dev: Dev
+    server: Server
+    limits: Limits
+    cors: Cors
+    producer: Producer
+    consumer: Consumer
+    store: Warehouse
+    vars: dict[str, Var]
+    redis_url: str
+    clickhouse_url: str
+    secrets: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+    def secret(self, name: str) -> str:
+        """The value of a secret, "" where it is not set."""
+        return self.secrets.get(name, "")
+
+    def __repr__(self) -> str:
+        # A traceback or a debug line must never show what `secrets` holds.
+        return (
+            f"Settings(name={self.name!r}, environment={self.environment!r}, secrets={sorted(self.secrets)})"
+        )
+
+
+def load(
+    path: Path = Path("deploy.toml"),
+    *,
+    environment: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Read `path`, choose the environment (argument, else DEPLOY_ENV, else the top level), check it all.
+
+    Errors: SettingsError with every problem found.
+    """
+    from app import deploy_file  # noqa: PLC0415  (it builds on the structs above)
+
+    return deploy_file.load(path, environment=environment, environ=environ)
+
+
+def json_schema() -> dict[str, object]:
+    """The JSON Schema of deploy.toml, for editors."""
+    return msgspec.json.schema(DeployFile)
