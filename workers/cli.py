@@ -1,0 +1,133 @@
+"""The command line: `eventbunker COMMAND`. Each command reads the settings and calls one function.
+
+It lives here because some commands start workers, and `app` never imports `workers`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from app.settings import Settings, SettingsError, json_schema, load
+
+
+class _Context:
+    """The file and environment that the user chose; read when a command needs them."""
+
+    def __init__(self, config: Path, environment: str | None) -> None:
+        self.config = config
+        self.environment = environment
+
+    def settings(self) -> Settings:
+        try:
+            settings = load(self.config, environment=self.environment)
+        except SettingsError as error:
+            lines = "\n".join(f"  {problem}" for problem in error.problems)
+            click.echo(f"{self.config} has {len(error.problems)} problem(s):\n{lines}", err=True)
+            sys.exit(1)
+        for warning in settings.warnings:
+            click.echo(f"warning: {warning}", err=True)
+        return settings
+
+
+_pass = click.make_pass_decorator(_Context)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "-c", "--config", default="deploy.toml", envvar="DEPLOY_CONFIG", type=click.Path(path_type=Path)
+)
+@click.option("-e", "--env", "environment", envvar="DEPLOY_ENV", help='An [env.NAME]; "" is the top level.')
+@click.version_option(package_name="eventbunker")
+@click.pass_context
+def main(context: click.Context, config: Path, environment: str | None) -> None:
+    """Event tracking that a team hosts itself and can trust."""
+    context.obj = _Context(config, environment)
+
+
+@main.command()
+@_pass
+def check(context: _Context) -> None:
+    """Validate deploy.toml and the secrets, and exit."""
+    settings = context.settings()
+    redis = "embedded" if not settings.redis_url else "from REDIS_URL or queues.producers[0].url"
+    store = "embedded" if not settings.clickhouse_url else "from CLICKHOUSE_URL or stores[0].url"
+    click.echo(f"{context.config} is valid: {settings.name}, redis {redis}, store {store}")
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of deploy.toml, for editors."""
+    click.echo(json.dumps(json_schema(), indent=2, sort_keys=True))
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="Default: dev.port of deploy.toml.")
+@click.option("--state", type=click.Path(path_type=Path), help="Default: dev.persist_to of deploy.toml.")
+@click.option("--with-parent", is_flag=True, help="Stop when the process that started this one dies.")
+@_pass
+def dev(context: _Context, port: int | None, state: Path | None, with_parent: bool) -> None:
+    """Run everything here: Redis, store, drain and edge."""
+    from workers.supervisor import run_dev  # noqa: PLC0415
+
+    sys.exit(
+        run_dev(context.settings(), config=context.config, port=port, state=state, with_parent=with_parent)
+    )
+
+
+@main.command()
+@click.option("--with-parent", is_flag=True, help="Stop when the process that started this one dies.")
+@_pass
+def edge(context: _Context, with_parent: bool) -> None:
+    """Run the HTTP edge of a production set-up."""
+    from workers.supervisor import run_edge  # noqa: PLC0415
+
+    sys.exit(run_edge(context.settings(), config=context.config, with_parent=with_parent))
+
+
+@main.command()
+@_pass
+def drain(context: _Context) -> None:
+    """Run the drain: stream to store."""
+    from workers.drain import main as run  # noqa: PLC0415
+
+    sys.exit(run(context.settings()))
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), required=True)
+@click.option("--path", type=click.Path(path_type=Path), required=True)
+@_pass
+def store(context: _Context, port: int, path: Path) -> None:
+    """Run the embedded store. The token comes from CLICKHOUSE_PASSWORD."""
+    from workers.embedded_store import main as run  # noqa: PLC0415
+
+    sys.exit(run(context.settings(), port=port, path=path))
+
+
+@main.command()
+@_pass
+def migrate(context: _Context) -> None:
+    """Bring the tables of the store up to date."""
+    from workers.migrate import main as run  # noqa: PLC0415
+
+    sys.exit(run(context.settings()))
+
+
+@main.group()
+def account() -> None:
+    """Accounts are made here; there is no public sign-up."""
+
+
+@account.command("create")
+@click.option("--name", default="", help="For your own lists.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_pass
+def account_create(context: _Context, name: str, as_json: bool) -> None:
+    """Create an account and print its master key, once."""
+    from workers.account import create  # noqa: PLC0415
+
+    sys.exit(create(context.settings(), name=name, as_json=as_json))
