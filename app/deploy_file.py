@@ -6,15 +6,15 @@ data does not (`queues`, `stores`, `vars`, `secrets`): so staging cannot write i
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from app.settings import DeployFile, Settings, SettingsError, SettingsProblem
+from app.errors import Problem
+from app.settings import DeployFile, Settings, SettingsError
+from app.walk import find_problems
 
 NOT_INHERITED = ("queues", "stores", "vars", "secrets")
 TOP_LEVEL_ONLY = ("dev", "env")
@@ -26,12 +26,12 @@ def load(path: Path, *, environment: str | None, environ: Mapping[str, str]) -> 
     from app import settings_checks  # noqa: PLC0415
 
     raw = read(path)
-    problems = walk(raw, DeployFile, "")
+    problems = [_at_top(problem) for problem in find_problems(raw, DeployFile, "")]
     chosen = environment if environment is not None else environ.get("DEPLOY_ENV", "")
     defined = raw.get("env", {})
     if chosen and (not isinstance(defined, dict) or chosen not in defined):
         names = ", ".join(sorted(defined)) if isinstance(defined, dict) and defined else "none"
-        problems.append(SettingsProblem("env", f"there is no environment {chosen!r}; defined: {names}"))
+        problems.append(Problem("env", f"there is no environment {chosen!r}; defined: {names}"))
     if problems:
         raise SettingsError(tuple(problems))
     merged, warnings = merge(raw, chosen)
@@ -72,7 +72,7 @@ def read(path: Path) -> dict[str, object]:
         message = f"cannot be read: {error}"
     except tomllib.TOMLDecodeError as error:
         message = f"is not valid TOML: {error}"
-    raise SettingsError((SettingsProblem(str(path), message),))
+    raise SettingsError((Problem(str(path), message),))
 
 
 def merge(raw: Mapping[str, object], environment: str) -> tuple[dict[str, object], tuple[str, ...]]:
@@ -93,63 +93,12 @@ def merge(raw: Mapping[str, object], environment: str) -> tuple[dict[str, object
     return {**inherited, **own, "name": name}, warnings
 
 
-def walk(value: object, kind: object, path: str) -> list[SettingsProblem]:
-    """Every problem of `value` against the type `kind`, depth first, each with its path."""
-    bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
-        return _walk_struct(value, bare, path)
-    arguments = get_args(bare)
-    if get_origin(bare) is tuple and isinstance(value, list):
-        items = [walk(item, arguments[0], f"{path}[{index}]") for index, item in enumerate(value)]
-        return [problem for found in items for problem in found] or _leaf(value, kind, path)
-    if get_origin(bare) is dict and isinstance(value, dict):
-        entries = [
-            _leaf(key, arguments[0], f"{path}.{key}") or walk(item, arguments[1], f"{path}.{key}")
-            for key, item in value.items()
-        ]
-        return [problem for found in entries for problem in found]
-    return _leaf(value, kind, path)
-
-
-def _walk_struct(value: object, kind: type[msgspec.Struct], path: str) -> list[SettingsProblem]:
-    if not isinstance(value, dict):
-        return [SettingsProblem(path, f"expected a table, got {_a(value)}")]
-    known = get_type_hints(kind, include_extras=True)
-    problems: list[SettingsProblem] = []
-    for key, item in value.items():
-        here = f"{path}.{key}" if path else key
-        if key in known:
-            problems += walk(item, known[key], here)
-        else:
-            problems.append(SettingsProblem(here, _unknown(key, list(known))))
-    return problems
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    if key in TOP_LEVEL_ONLY:
-        return "belongs to the top level only"
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"unknown key; did you mean `{near[0]}`?" if near else f"unknown key; known: {', '.join(known)}"
-
-
-def _leaf(value: object, kind: object, path: str) -> list[SettingsProblem]:
-    try:
-        msgspec.convert(value, kind, strict=True)
-    except msgspec.ValidationError as error:
-        message = str(error).split(" - at ")[0].replace("`", "")
-        return [SettingsProblem(path, message[:1].lower() + message[1:])]
-    return []
-
-
-def _a(value: object) -> str:
-    kind = type(value).__name__
-    return {
-        "str": "a string",
-        "int": "a number",
-        "float": "a number",
-        "bool": "a boolean",
-        "list": "an array",
-    }.get(kind, kind)
+def _at_top(problem: Problem) -> Problem:
+    """A clearer word for what exists, but not inside an environment."""
+    parts = problem.path.split(".")
+    if parts[0] == "env" and len(parts) == 3 and parts[2] in TOP_LEVEL_ONLY:
+        return Problem(problem.path, "belongs to the top level only")
+    return problem
 
 
 def _prefix(environment: str) -> str:

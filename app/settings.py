@@ -15,6 +15,8 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct, field
 
+from app.errors import Problem
+
 MIB = 1024 * 1024
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -147,21 +149,11 @@ class DeployFile(Environment, frozen=True, forbid_unknown_fields=True):
     env: dict[Word, Environment] = field(default_factory=dict)
 
 
-class SettingsProblem(Struct, frozen=True):
-    """One thing that is wrong; `path` such as `env.production.server.workers`."""
-
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.message}" if self.path else self.message
-
-
 class SettingsError(Exception):
     """Everything that is wrong with the configuration."""
 
-    def __init__(self, problems: tuple[SettingsProblem, ...]) -> None:
-        super().__init__("\n".join(map(str, problems)))
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(f"{problem.path}: {problem.message}" for problem in problems))
         self.problems = problems
 
 

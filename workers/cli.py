@@ -25,7 +25,7 @@ class _Context:
         try:
             settings = load(self.config, environment=self.environment)
         except SettingsError as error:
-            lines = "\n".join(f"  {problem}" for problem in error.problems)
+            lines = "\n".join(f"  {problem.path}: {problem.message}" for problem in error.problems)
             click.echo(f"{self.config} has {len(error.problems)} problem(s):\n{lines}", err=True)
             sys.exit(1)
         for warning in settings.warnings:
@@ -71,7 +71,7 @@ def schema() -> None:
 @_pass
 def dev(context: _Context, port: int | None, state: Path | None, with_parent: bool) -> None:
     """Run everything here: Redis, store, drain and edge."""
-    from workers.supervisor import run_dev  # noqa: PLC0415
+    from workers.dev import run_dev  # noqa: PLC0415
 
     sys.exit(
         run_dev(context.settings(), config=context.config, port=port, state=state, with_parent=with_parent)
@@ -83,7 +83,7 @@ def dev(context: _Context, port: int | None, state: Path | None, with_parent: bo
 @_pass
 def edge(context: _Context, with_parent: bool) -> None:
     """Run the HTTP edge of a production set-up."""
-    from workers.supervisor import run_edge  # noqa: PLC0415
+    from workers.edges import run_edge  # noqa: PLC0415
 
     sys.exit(run_edge(context.settings(), config=context.config, with_parent=with_parent))
 

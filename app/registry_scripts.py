@@ -1,0 +1,181 @@
+"""The registry's keys in Redis and the scripts that change them. No I/O.
+
+    eb:registry:account:<id>           hash: name, digest, created_at
+    eb:registry:account:<id>:projects  set of project ids that are not deleted
+    eb:registry:project:<id>           hash: account_id, name, description, status, created_at, digest
+    eb:registry:project:<id>:keys      sorted set of api key ids by time of creation
+    eb:registry:project:<id>:event_name, …:field_path   hash: name -> last use, Unix seconds
+    eb:registry:key:<id>               hash: what a list shows of a key, and its digest
+    eb:registry:grant:<digest>         JSON of the Grant; deleting it revokes
+    eb:registry:used                   hash: api key id -> last use, Unix ms
+    eb:registry:changes                stream; every process follows it to forget what it cached
+    eb:registry:deleted                set of project ids whose events wait for erasure
+
+Each script changes all that belongs together in one step, and appends to the changes in the same step: a
+change that cached grants never hear of would leave a revoked key alive. (A Redis Cluster would want one
+hash slot for `eb:registry`; the registry is small and may live in a Redis of its own.)
+"""
+
+from __future__ import annotations
+
+PREFIX = "eb:registry:"
+CHANGES = f"{PREFIX}changes"
+DELETED = f"{PREFIX}deleted"
+USED = f"{PREFIX}used"
+CHANGES_KEPT = 100_000  # a process that is further behind forgets everything instead
+
+
+def account(account_id: str) -> str:
+    return f"{PREFIX}account:{account_id}"
+
+
+def projects(account_id: str) -> str:
+    return f"{PREFIX}account:{account_id}:projects"
+
+
+def project(project_id: str) -> str:
+    return f"{PREFIX}project:{project_id}"
+
+
+def keys(project_id: str) -> str:
+    return f"{PREFIX}project:{project_id}:keys"
+
+
+def names(project_id: str, kind: str) -> str:
+    """`kind` is event_name or field_path."""
+    return f"{PREFIX}project:{project_id}:{kind}"
+
+
+def key(api_key_id: str) -> str:
+    return f"{PREFIX}key:{api_key_id}"
+
+
+def grant(digest: str) -> str:
+    return f"{PREFIX}grant:{digest}"
+
+
+_TELL = f"redis.call('XADD', '{CHANGES}', 'MAXLEN', '~', '{CHANGES_KEPT}', '*', 'what', WHAT, 'id', ID)"
+
+
+def _tell(what: str, identity: str) -> str:
+    return _TELL.replace("WHAT", what).replace("ID", identity)
+
+
+# KEYS: account. ARGV: digest, grant, name, created_at
+CREATE_ACCOUNT = f"""
+redis.call('HSET', KEYS[1], 'digest', ARGV[1], 'name', ARGV[3], 'created_at', ARGV[4])
+redis.call('SET', '{PREFIX}grant:' .. ARGV[1], ARGV[2])
+return 1
+"""
+
+# KEYS: account's projects, project. ARGV: project id, limit, digest, grant, then pairs of the project's hash
+CREATE_PROJECT = f"""
+if redis.call('SCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('SADD', KEYS[1], ARGV[1])
+redis.call('HSET', KEYS[2], 'digest', ARGV[3], 'status', 'ACTIVE', unpack(ARGV, 5))
+redis.call('SET', '{PREFIX}grant:' .. ARGV[3], ARGV[4])
+return 1
+"""
+
+# KEYS: project. ARGV: digest, grant
+RESET_MASTER_KEY = f"""
+if redis.call('HGET', KEYS[1], 'status') ~= 'ACTIVE' then return 0 end
+local old = redis.call('HGET', KEYS[1], 'digest')
+redis.call('DEL', '{PREFIX}grant:' .. old)
+redis.call('HSET', KEYS[1], 'digest', ARGV[1])
+redis.call('SET', '{PREFIX}grant:' .. ARGV[1], ARGV[2])
+{_tell("'grant'", "old")}
+return 1
+"""
+
+# KEYS: account's projects, project, project's keys. ARGV: project id
+DELETE_PROJECT = f"""
+if redis.call('HGET', KEYS[2], 'status') ~= 'ACTIVE' then return 0 end
+redis.call('HSET', KEYS[2], 'status', 'DELETED')
+redis.call('SREM', KEYS[1], ARGV[1])
+redis.call('DEL', '{PREFIX}grant:' .. redis.call('HGET', KEYS[2], 'digest'))
+for _, id in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+  redis.call('DEL', '{PREFIX}grant:' .. redis.call('HGET', '{PREFIX}key:' .. id, 'digest'))
+  redis.call('DEL', '{PREFIX}key:' .. id)
+  redis.call('HDEL', '{USED}', id)
+end
+redis.call('DEL', KEYS[3], KEYS[2] .. ':event_name', KEYS[2] .. ':field_path')
+redis.call('SADD', '{DELETED}', ARGV[1])
+{_tell("'project'", "ARGV[1]")}
+return 1
+"""
+
+# KEYS: project, project's keys, key. ARGV: api key id, created_at, digest, grant, then pairs of the key's hash
+CREATE_KEY = f"""
+if redis.call('HGET', KEYS[1], 'status') ~= 'ACTIVE' then return 0 end
+redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+redis.call('HSET', KEYS[3], 'digest', ARGV[3], unpack(ARGV, 5))
+redis.call('SET', '{PREFIX}grant:' .. ARGV[3], ARGV[4])
+{_tell("'grant'", "ARGV[3]")}
+return 1
+"""
+
+# KEYS: project's keys, key. ARGV: api key id
+DELETE_KEY = f"""
+if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
+local digest = redis.call('HGET', KEYS[2], 'digest')
+redis.call('DEL', KEYS[2], '{PREFIX}grant:' .. digest)
+redis.call('HDEL', '{USED}', ARGV[1])
+{_tell("'grant'", "digest")}
+return 1
+"""
+
+# All or nothing, so that an event refused for one name does not use up places with its others.
+# KEYS: project, event names, field paths. ARGV: now, cap, cap, number of event names, event names, field paths
+# -> positions (from 1) in the list of names that found no place; {-1} where the project is gone
+ADMIT_NAMES = """
+if redis.call('HGET', KEYS[1], 'status') ~= 'ACTIVE' then return {-1} end
+local new, refused = {{}, {}}, {}
+local places = {tonumber(ARGV[2]) - redis.call('HLEN', KEYS[2]), tonumber(ARGV[3]) - redis.call('HLEN', KEYS[3])}
+for i = 5, #ARGV do
+  local kind = 2
+  if i - 4 <= tonumber(ARGV[4]) then kind = 1 end
+  if redis.call('HEXISTS', KEYS[kind + 1], ARGV[i]) == 0 then
+    if places[kind] > 0 then
+      places[kind] = places[kind] - 1
+      table.insert(new[kind], ARGV[i])
+    else
+      table.insert(refused, i - 4)
+    end
+  end
+end
+if #refused > 0 then return refused end
+for kind = 1, 2 do
+  for _, name in ipairs(new[kind]) do redis.call('HSET', KEYS[kind + 1], name, ARGV[1]) end
+end
+return refused
+"""
+
+# KEYS: event names, field paths. ARGV: project id, number of event names, event names, field paths -> freed
+DELETE_NAMES = f"""
+local freed = 0
+for i = 3, #ARGV do
+  local kind = 2
+  if i - 2 <= tonumber(ARGV[2]) then kind = 1 end
+  freed = freed + redis.call('HDEL', KEYS[kind], ARGV[i])
+end
+{_tell("'names'", "ARGV[1]")}
+return freed
+"""
+
+# Only names that still have a place: a use that was noted before a deletion must not bring the name back.
+# KEYS: names. ARGV: pairs of name, last use
+TOUCH_NAMES = """
+for i = 1, #ARGV, 2 do
+  if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 1 then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+end
+return 1
+"""
+
+# KEYS: used. ARGV: pairs of api key id, last use
+TOUCH_KEYS = f"""
+for i = 1, #ARGV, 2 do
+  if redis.call('EXISTS', '{PREFIX}key:' .. ARGV[i]) == 1 then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+end
+return 1
+"""
