@@ -9,7 +9,7 @@ Next reader: `app.read`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, tzinfo
 
 import msgspec
 
@@ -77,7 +77,8 @@ def _group(outputs: Sequence[Output], row: Sequence[object], zone: tzinfo) -> di
 
 def _zoned(moment_ms: int, zone: tzinfo) -> str:
     """ISO 8601 with the zone's own offset at that moment, `Z` for UTC."""
-    moment = datetime.fromtimestamp(moment_ms // 1000, zone) + timedelta(milliseconds=moment_ms % 1000)
+    # Not by adding a timedelta: that forgets which of an hour that comes twice it is.
+    moment = datetime.fromtimestamp(moment_ms // 1000, zone).replace(microsecond=moment_ms % 1000 * 1000)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

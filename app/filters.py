@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from typing import TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -20,7 +21,10 @@ from app.timestamp import parse_timestamp
 MAX_FILTERS = 100
 MAX_VALUES = 1000  # of one `in`
 MAX_TEXT_BYTES = 8192  # no stored string is longer
-MAX_ALL_TEXT_BYTES = 131_072  # values travel to the store in an address, which has its own limit
+# Values travel to the store in the address of a request, of which the client library sends no more than
+# 65,536 characters; the rest is for settings.
+MAX_WIRE_BYTES = 57_344
+_QUOTE_BYTES = 9  # two quotes and a comma, percent-encoded
 
 Word = TypeVar("Word")
 FilterValue = str | int | float | bool
@@ -45,6 +49,7 @@ _WITHOUT_VALUE = frozenset((Op.IS_NULL, Op.IS_NOT_NULL))
 _OPS = {op.value: op for op in Op}
 _LATER_OPS = ("not_in", "contains", "not_contains", "starts_with", "ends_with", "matches")
 _MEMBERS = ("field_name", "op", "value")
+_ESCAPED = {ord(character): "\\" * 4 for character in "\\'\t\n\r\b\f\0"}
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -68,10 +73,11 @@ def read_filters(value: object, problems: list[Problem]) -> tuple[Filter, ...]:
         return ()
     found = [_filter(item, f"$.filters[{index}]", problems) for index, item in enumerate(value)]
     filters = tuple(item for item in found if item is not None)
-    size = sum(len(text.encode()) for item in filters for text in item.values if isinstance(text, str))
-    if size > MAX_ALL_TEXT_BYTES:
+    if sum(_wire_bytes(one) for item in filters for one in item.values) > MAX_WIRE_BYTES:
         problems.append(
-            Problem("$.filters", f"all values together may have at most {MAX_ALL_TEXT_BYTES} bytes")
+            Problem(
+                "$.filters", f"all values together may have at most {MAX_WIRE_BYTES} bytes, percent-encoded"
+            )
         )
     return filters
 
@@ -93,6 +99,13 @@ def _filter(item: object, path: str, problems: list[Problem]) -> Filter | None:
         return None
     values = _values(item, field, op, f"{path}.value", problems)
     return Filter(field, op, values) if len(problems) == before else None
+
+
+def _wire_bytes(value: FilterValue) -> int:
+    """An upper bound of what `value` takes in an address."""
+    if isinstance(value, str):
+        return len(quote(value.translate(_ESCAPED), safe="")) + _QUOTE_BYTES
+    return 2 * (len(str(value)) + _QUOTE_BYTES)  # as an integer and as a float
 
 
 def read_field(name: object, path: str, problems: list[Problem]) -> Field | None:

@@ -121,4 +121,6 @@ def _by_stored_kind(numbers: Sequence[int | float]) -> Iterator[tuple[str, list[
         "UInt64": [number for number in whole if 2**63 <= number < 2**64],
         "Float64": [float(number) for number in numbers if float(number) == number],
     }
+    if 0 in found["Float64"]:  # the engine's IN compares bits, and zero has two of them
+        found["Float64"] += [0.0, -0.0]
     yield from ((kind, values) for kind, values in found.items() if values)

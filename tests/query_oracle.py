@@ -20,6 +20,17 @@ Event = dict[str, Json]  # columns and custom fields together; event_time in Uni
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class Rough(float):
+    """A result that depends on the order of additions: right within the rounding of what was added."""
+
+    magnitude: float
+
+    def __new__(cls, value: float, magnitude: float) -> Rough:
+        rough = super().__new__(cls, value)
+        rough.magnitude = magnitude
+        return rough
+
+
 def value_of(event: Event, name: str) -> Json:
     """The field called `name`; objects have no value of their own."""
     if name in event:
@@ -101,12 +112,13 @@ def compute(function: str, name: str | None, events: Sequence[Event]) -> Json:
         return None
     if function in ("min", "max"):
         return min(numbers) if function == "min" else max(numbers)
+    if function == "sum" and all(
+        isinstance(v, int) or (v.is_integer() and abs(v) < 2.0**64) for v in numbers
+    ):
+        return sum(map(int, numbers))
     try:
-        if all(isinstance(v, int) or (v.is_integer() and abs(v) < 2.0**64) for v in numbers):
-            total: int | float = sum(map(int, numbers))
-        else:
-            total = math.fsum(numbers)
-        return total if function == "sum" else total / len(numbers)
+        total = math.fsum(numbers)
+        return Rough(total if function == "sum" else total / len(numbers), math.fsum(map(abs, numbers)))
     except OverflowError:
         return None
 

@@ -1,0 +1,229 @@
+"""The query language before any SQL: what is refused and in which words, and what a period means."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import ApiError, Kind
+from app.query import Query, read_query
+from app.time_period import Period
+from app.timestamp import format_timestamp
+
+NOW = "2021-06-30T14:48:20.123Z"  # a Wednesday
+
+
+class Scope:
+    project_id = "p"
+    customer_identifier = None
+
+
+def ms(text: str) -> int:
+    moment = datetime.fromisoformat(text)
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def read(request: Any, now: str = NOW) -> Query:
+    body = request if isinstance(request, bytes) else json.dumps(request).encode()
+    return read_query(body, Scope(), ms(now))  # type: ignore[arg-type]
+
+
+def problems(request: Any) -> dict[str, str]:
+    """Path -> message of everything that is wrong."""
+    with pytest.raises(ApiError) as caught:
+        read(request)
+    assert caught.value.kind is Kind.INVALID_BODY
+    return {problem.path: problem.message for problem in caught.value.problems}
+
+
+def with_period(**members: Any) -> dict[str, Any]:
+    return {"time_period": "today", **members}
+
+
+def test_the_originals_example_is_understood() -> None:
+    query = read(
+        b"""{"time_period": "minus_5_minutes", "group_by": ["example_string_field"],
+        "computations": [{"field_name": "example_number_field", "function": "sum"}],
+        "filters": [{"field_name": "event_name", "op": "equals", "value": "my_first_event_name"}],
+        "order_by": [{"field_name": "example_string_field", "direction": "ASC"}]}"""
+    )
+    assert query.project_id == "p"
+    assert query.computations[0].output == "sum_example_number_field"
+    assert query.period == Period(ms("2021-06-30T14:43:20.123Z"), ms(NOW) + 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "zone", "start", "end"),
+    [
+        ("minus_1_hours", "UTC", "2021-06-30T13:48:20.123Z", "2021-06-30T14:48:20.124Z"),
+        ("minus_2_days", "UTC", "2021-06-28T14:48:20.123Z", "2021-06-30T14:48:20.124Z"),
+        ("minus_1_weeks", "UTC", "2021-06-23T14:48:20.123Z", "2021-06-30T14:48:20.124Z"),
+        ("minus_4_months", "UTC", "2021-02-28T14:48:20.123Z", "2021-06-30T14:48:20.124Z"),
+        ("minus_1_years", "UTC", "2020-06-30T14:48:20.123Z", "2021-06-30T14:48:20.124Z"),
+        ("minus_51_years", "UTC", "1970-06-30T14:48:20.123Z", "2021-06-30T14:48:20.124Z"),
+        # The same time of day in Berlin, in winter: an hour later in UTC.
+        ("minus_6_months", "Europe/Berlin", "2020-12-30T15:48:20.123Z", "2021-06-30T14:48:20.124Z"),
+        ("today", "UTC", "2021-06-30T00:00:00.000Z", "2021-07-01T00:00:00.000Z"),
+        ("today", "Asia/Tokyo", "2021-06-29T15:00:00.000Z", "2021-06-30T15:00:00.000Z"),
+        ("yesterday", "UTC", "2021-06-29T00:00:00.000Z", "2021-06-30T00:00:00.000Z"),
+        ("this_week", "UTC", "2021-06-28T00:00:00.000Z", "2021-07-05T00:00:00.000Z"),
+        ("this_month", "UTC", "2021-06-01T00:00:00.000Z", "2021-07-01T00:00:00.000Z"),
+        ("this_month", "America/New_York", "2021-06-01T04:00:00.000Z", "2021-07-01T04:00:00.000Z"),
+    ],
+)
+def test_a_period_in_words(words: str, zone: str, start: str, end: str) -> None:
+    period = read({"time_period": words, "timezone": zone}).period
+    assert (format_timestamp(period.start_ms), format_timestamp(period.end_ms)) == (start, end)
+
+
+def test_a_day_that_loses_an_hour_is_23_hours_long() -> None:
+    now = "2024-03-31T18:00:00Z"
+    period = read({"time_period": "today", "timezone": "Europe/Berlin"}, now).period
+    assert period == Period(ms("2024-03-30T23:00:00Z"), ms("2024-03-31T22:00:00Z"))
+    yesterday = read({"time_period": "yesterday", "timezone": "Europe/Berlin"}, "2024-04-01T10:00:00Z")
+    assert yesterday.period == period
+
+
+def test_a_period_between_two_timestamps() -> None:
+    period = read({"time_period": {"start": "2021-01-01", "end": "2021-01-02T00:00+01:00"}}).period
+    assert period == Period(ms("2021-01-01"), ms("2021-01-01T23:00:00Z"))
+
+
+@pytest.mark.parametrize(
+    ("period", "path", "words"),
+    [
+        (None, "$.time_period", "expected words such as"),
+        (5, "$.time_period", "expected words such as"),
+        ("minus_0_days", "$.time_period", "at least 1"),
+        ("minus_52_years", "$.time_period", "before the year 1970"),
+        ("minus_999999999999_years", "$.time_period", "before the year 1970"),
+        ("minus_999999999999_minutes", "$.time_period", "before the year 1970"),
+        ("minus_5_minute", "$.time_period", 'unknown unit of time "minute", did you mean "minutes"?'),
+        ("tody", "$.time_period", 'unknown time period "tody", did you mean "today"?'),
+        ({"start": "2021-01-01"}, "$.time_period.end", "required"),
+        ({"start": "x", "end": "2021-01-01"}, "$.time_period.start", "ISO 8601"),
+        ({"start": "2021-01-01", "end": "2021-01-01"}, "$.time_period", "start must be before end"),
+        ({"start": "2021-01-01", "end": "2021-01-02", "stop": 1}, "$.time_period.stop", "unknown member"),
+    ],
+)
+def test_a_period_that_makes_no_sense(period: Any, path: str, words: str) -> None:
+    assert words in problems({"time_period": period})[path]
+
+
+def test_all_problems_are_named_at_once_each_with_its_path() -> None:
+    found = problems(
+        {
+            "timezone": "Europe/Berln",
+            "groupby": [],
+            "group_by": ["a.b.c", "event_time", "x", "x"],
+            "group_by_time": "hours",
+            "computations": [
+                {"function": "averge", "field_name": "x"},
+                {"function": "median", "field_name": "x"},
+                {"function": "sum"},
+                {"function": "sum", "field_name": "event_name"},
+            ],
+            "filters": [
+                {"field_name": "x", "op": "equal", "value": 1},
+                {"field_name": "x", "op": "contains", "value": "a"},
+                {"field_name": "x", "op": "equals", "value": None},
+                {"or": []},
+            ],
+            "order_by": [{"field_name": "sum_y", "direction": "UP"}],
+            "limit": 10_001,
+        }
+    )
+    assert found["$.timezone"] == 'unknown time zone "Europe/Berln", did you mean "Europe/Berlin"?'
+    assert found["$.time_period"].startswith("expected words")
+    assert found["$.groupby"] == 'unknown member "groupby", did you mean "group_by"?'
+    assert "not a field name" in found["$.group_by[0]"]
+    assert "use group_by_time" in found["$.group_by[1]"]
+    assert "twice" in found["$.group_by[3]"]
+    assert found["$.group_by_time"] == 'unknown length "hours", did you mean "hour"?'
+    assert found["$.computations[0].function"] == 'unknown function "averge", did you mean "avg"?'
+    assert found["$.computations[1].function"].startswith('function "median" is not supported yet; supported')
+    assert found["$.computations[2].field_name"].startswith("required")
+    assert "sees numbers only" in found["$.computations[3].field_name"]
+    assert found["$.filters[0].op"] == 'unknown op "equal", did you mean "equals"?'
+    assert 'op "contains" is not supported yet' in found["$.filters[1].op"]
+    assert "is_null" in found["$.filters[2].value"]
+    assert "not supported yet" in found["$.filters[3].or"]
+    assert "ASC, DESC" in found["$.order_by[0].direction"]
+    assert "from 1 to 10000" in found["$.limit"]
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ({"field_name": "event_name", "op": "equals", "value": 1}, "compared with strings"),
+        ({"field_name": "is_bot", "op": "equals", "value": "true"}, "true or false"),
+        ({"field_name": "is_bot", "op": "less_than", "value": True}, "no order"),
+        ({"field_name": "x", "op": "less_than", "value": True}, "no order"),
+        ({"field_name": "x", "op": "equals", "value": [1]}, "arrays and objects"),
+        ({"field_name": "x", "op": "equals", "value": 2**64}, "64 bits"),
+        ({"field_name": "x", "op": "equals", "value": "é" * 4097}, "8192 bytes"),
+        ({"field_name": "event_time", "op": "less_than", "value": 5}, "timestamps"),
+        ({"field_name": "event_time", "op": "less_than", "value": "soon"}, "ISO 8601"),
+        ({"field_name": "x", "op": "equals"}, "required"),
+        ({"field_name": "x", "op": "is_null", "value": 1}, "takes no value"),
+        ({"field_name": "x", "op": "in", "value": []}, "1 to 1000"),
+        ({"field_name": "x", "op": "in", "value": list(range(1001))}, "1 to 1000"),
+    ],
+)
+def test_a_value_that_could_never_match_is_refused(item: dict[str, Any], words: str) -> None:
+    assert words in problems(with_period(filters=[item]))["$.filters[0].value"]
+
+
+@pytest.mark.parametrize(
+    "name", ["timestamp", "event_name.x", "a`b", "a.b.c", "", "a.", "é", "x" * 129, "a'b"]
+)
+def test_a_name_that_no_field_can_have_is_refused(name: str) -> None:
+    assert "$.group_by[0]" in problems(with_period(group_by=[name]))
+
+
+def test_two_columns_cannot_share_a_name() -> None:
+    twice = [{"function": "count"}, {"function": "count"}]
+    assert 'called "count"' in problems(with_period(computations=twice))["$.computations"]
+    bucket = {"group_by_time": "day", "computations": [{"function": "count", "as": "event_time"}]}
+    assert 'called "event_time"' in problems(with_period(**bucket))["$.computations"]
+    assert read(with_period(computations=[{"function": "count"}, {"function": "count", "as": "n"}]))
+
+
+def test_order_by_names_an_output_column() -> None:
+    grouped = {"group_by": ["x"], "computations": [{"function": "count", "as": "n"}]}
+    assert read(with_period(**grouped, order_by=[{"field_name": "n", "direction": "DESC"}]))
+    wrong = with_period(**grouped, order_by=[{"field_name": "y"}])
+    assert problems(wrong)["$.order_by[0].field_name"] == 'unknown output column "y"; supported are x, n'
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b"[" * 100_000, b'{"a": 1e999}']
+)
+def test_what_is_not_an_object_is_a_400(body: bytes) -> None:
+    assert "$" in problems(body)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+_members = (
+    *("time_period", "timezone", "group_by", "group_by_time", "computations"),
+    *("filters", "order_by", "limit", "offset"),
+)
+
+
+@given(request=st.dictionaries(st.sampled_from(_members), _json))
+def test_any_json_is_read_or_refused_never_an_error_of_ours(request: dict[str, Any]) -> None:
+    refusal: ApiError | None = None
+    try:
+        read({"time_period": "today", **request})
+    except ApiError as error:
+        refusal = error
+    assert refusal is None or (refusal.row.status == 400 and refusal.problems)
