@@ -1,0 +1,105 @@
+"""One edge process: the ASGI app of `main` in deploy.toml under Hypercorn, on a socket it inherits.
+
+The supervisor listens, the edges accept: while one is restarted, connections wait in the socket's queue
+instead of being refused. Knows the server, not the routes. Next: `app.main`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import logging
+import signal
+import ssl
+from typing import Any, cast
+
+import structlog
+import uvloop
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from hypercorn.typing import ASGIFramework
+
+from app.logs import configure_logging
+from app.main import Draining
+from app.settings import Settings
+
+REQUESTS_PER_CONNECTION = 10_000  # then it is closed, and a load balancer can spread anew
+
+log = structlog.get_logger()
+
+
+class EdgeError(Exception):
+    """The edge cannot be built from its settings; the message names the setting."""
+
+
+def load_app(settings: Settings, draining: Draining) -> ASGIFramework:
+    """The app that `main = "module:name"` names: an ASGI app, or a factory that takes the settings.
+
+    Errors: EdgeError.
+    """
+    module, _, name = settings.main.partition(":")
+    try:
+        target = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise EdgeError(f'main = "{settings.main}" cannot be imported: {error}') from error
+    parameters = inspect.signature(target).parameters
+    if {"scope", "receive", "send"} <= set(parameters):
+        return cast(ASGIFramework, target)
+    given = {"draining": draining} if "draining" in parameters else {}
+    return cast(ASGIFramework, target(settings, **given))
+
+
+def server_config(settings: Settings, descriptor: int) -> Config:
+    """Hypercorn's configuration for one process on an open listening socket."""
+    server = settings.server
+    config = Config()
+    config.bind = [f"fd://{descriptor}"]
+    config.backlog = server.backlog
+    config.keep_alive_timeout = server.keep_alive_timeout
+    config.keep_alive_max_requests = REQUESTS_PER_CONNECTION
+    config.graceful_timeout = server.graceful_timeout
+    # Hypercorn counts an idle connection as a slow read: a shorter value would cut kept connections off
+    # under the load balancer's hands. A slow body has the app's own deadline.
+    config.read_timeout = cast(int, max(server.read_timeout, server.keep_alive_timeout))
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")  # a logger of its own would write past ours
+    config.certfile = server.certfile or None
+    config.keyfile = server.keyfile or None
+    return config
+
+
+def main(settings: Settings, *, descriptor: int) -> int:
+    """Serve until SIGTERM or SIGINT, then finish what is in flight. Returns the exit code."""
+    configure_logging("edge")
+    draining = Draining()
+    try:
+        app = load_app(settings, draining)
+    except EdgeError as error:
+        log.error("edge not started", reason=str(error))
+        return 2
+    factory = uvloop.new_event_loop if settings.server.worker_class == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(_serve(app, server_config(settings, descriptor), draining))
+    return 0
+
+
+async def _serve(app: ASGIFramework, config: Config, draining: Draining) -> None:
+    stop = asyncio.Event()
+
+    def ask_to_stop() -> None:
+        draining.is_set = True  # readiness falls while the connections are still served
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_ignore_handshakes)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask_to_stop)
+    await serve(app, config, shutdown_trigger=stop.wait)
+
+
+def _ignore_handshakes(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Anybody can fail a TLS handshake; that is no error of ours."""
+    if not isinstance(context.get("exception"), ssl.SSLError):
+        loop.default_exception_handler(context)

@@ -1,0 +1,132 @@
+"""`eventbunker edge`: the production edge, one process for each of `server.workers`, under the supervisor.
+
+Redis and the store run elsewhere, and so may the drains. Also holds what `workers.dev` shares: the
+listening socket and the edge's role. Next: `workers.edge`, which runs in each of these processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from app.logs import configure_logging
+from app.settings import Settings
+from workers.child import Role, die_with_parent
+from workers.probe import http_ok
+from workers.supervisor import StartFailed, Supervisor
+
+EDGE_STAGE = 4
+STOP_MARGIN_SECONDS = 5.0  # for the lifespan's end, after the requests in flight
+
+log = structlog.get_logger()
+
+
+class ListenError(Exception):
+    """The address cannot be listened on; the message says what to change."""
+
+
+def listen(host: str, port: int, backlog: int, *, how: str) -> socket.socket:
+    """An open listening socket; port 0 takes any free one. `how`: what sets the port, for the message.
+
+    Errors: ListenError.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=backlog)
+    except OSError as error:
+        raise ListenError(
+            f"cannot listen on {host}:{port} ({error.strerror}): "
+            f"choose another port with {how}, or stop what uses this one"
+        ) from error
+
+
+def url_of(listener: socket.socket, *, tls: bool) -> str:
+    """The url under which this machine reaches the edge."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def process(role: str, *arguments: str) -> tuple[str, ...]:
+    """The argv of one of our own roles. -P: a directory named `app` where we are started is not ours."""
+    return (sys.executable, "-P", "-m", "workers.process", role, *arguments)
+
+
+def child_environment(settings: Settings, *, config: Path, metrics: Path) -> dict[str, str]:
+    """What every child is told beside what the supervisor itself was told."""
+    return {
+        "DEPLOY_CONFIG": str(config.absolute()),
+        "DEPLOY_ENV": settings.environment,
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+    }
+
+
+def edge_roles(
+    settings: Settings, listener: socket.socket, environment: Mapping[str, str], *inherited: int
+) -> list[Role]:
+    """One role for each edge process; `inherited` descriptors are passed on beside the socket's."""
+    host, port = listener.getsockname()[:2]
+    tls = bool(settings.server.certfile)
+    metrics = Path(environment["PROMETHEUS_MULTIPROC_DIR"])
+
+    async def ready() -> bool:
+        return await http_ok({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, "/livez", tls=tls)  # noqa: S104
+
+    role = Role(
+        name="edge",
+        argv=process("edge", str(listener.fileno())),
+        environment=environment,
+        ready=ready,
+        stop_seconds=settings.server.graceful_timeout + STOP_MARGIN_SECONDS,
+        pass_fds=(listener.fileno(), *inherited),
+        on_exit=lambda pid: forget_gauges(metrics, pid),
+    )
+    return [role] * settings.server.workers
+
+
+def forget_gauges(metrics: Path, pid: int) -> None:
+    """Drop what a dead process said of its present; its counters stay counted."""
+    for path in metrics.glob(f"gauge_live*_{pid}.db"):
+        path.unlink(missing_ok=True)
+
+
+def run_edge(settings: Settings, *, config: Path, with_parent: bool = False) -> int:
+    """Serve `server.host`:`server.port` until SIGTERM or SIGINT. Returns the exit code."""
+    configure_logging("supervisor")
+    if with_parent:
+        die_with_parent(signal.SIGTERM)
+    for name, value in (("REDIS_URL", settings.redis_url), ("CLICKHOUSE_URL", settings.clickhouse_url)):
+        if not value:
+            log.error(
+                f"{name} is not set: `eventbunker edge` starts no Redis and no store; `eventbunker dev` does"
+            )
+            return 2
+    try:
+        return asyncio.run(_run(settings, config))
+    except (ListenError, StartFailed) as error:
+        log.error(str(error))
+        return 1
+
+
+async def _run(settings: Settings, config: Path) -> int:
+    server = settings.server
+    with (
+        tempfile.TemporaryDirectory(prefix="eventbunker-metrics-") as metrics,
+        listen(server.host, server.port, server.backlog, how="[server] port in deploy.toml") as listener,
+    ):
+        environment = child_environment(settings, config=config, metrics=Path(metrics))
+        async with Supervisor() as supervisor:
+            supervisor.before_stop(listener.close)
+            edges = supervisor.launch(EDGE_STAGE, *edge_roles(settings, listener, environment))
+            await supervisor.wait_ready(*edges)
+            if not supervisor.stop_requested.is_set():
+                log.info("serving", url=url_of(listener, tls=bool(server.certfile)), processes=server.workers)
+            await supervisor.stop_requested.wait()
+    return 0
