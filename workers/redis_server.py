@@ -146,15 +146,14 @@ def _fetch(unpacked: Path) -> None:
 
 
 def main() -> int:
-    """Make sure that there is a server; say which. Returns the exit code."""
+    """Make sure that there is a server; quiet when there is. Returns the exit code."""
     if os.environ.get("REDIS_URL"):
         return 0
     try:
-        binary = install()
+        install()
     except RedisMissing as error:
         print(f"eventbunker: {error}", file=sys.stderr)
         return 1
-    print(f"Redis {'.'.join(map(str, binary.version))}: {binary.path}", file=sys.stderr)
     return 0
 
 

@@ -58,8 +58,8 @@ class Supervisor:
             began = time.monotonic()
             await asyncio.gather(*(child.stop() for child in stage))
             if self.stop_requested.is_set():
-                names = ", ".join(dict.fromkeys(child.role.name for child in stage))
-                log.info("stopped", role=names, seconds=round(time.monotonic() - began, 2))
+                names = dict.fromkeys(child.role.name for child in stage)
+                log.info("stopped", role=", ".join(names), seconds=round(time.monotonic() - began, 2))
 
     def before_stop(self, call: Callable[[], None]) -> None:
         """Call this before the first child is stopped."""
