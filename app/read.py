@@ -20,7 +20,7 @@ from starlette.responses import Response
 from app.answer import render
 from app.errors import ApiError, Kind
 from app.grant import KeyType
-from app.http import read_body
+from app.http import read_json_body
 from app.query import read_query
 from app.sql import Statement, to_statement
 from app.store import PASSING_CODES, Result, Store, StoreRefused, StoreUnavailable
@@ -71,7 +71,7 @@ class ReadHandlers:
         started = time.monotonic()
         secret = request.headers.get("x-eventbunker-query-key")
         grant = await self._registry.authorise(secret, KeyType.QUERY)
-        body = await read_body(request.scope, request.receive, self._limits.max_request_bytes)
+        body = await read_json_body(request, self._limits.max_request_bytes)
         query = read_query(body, grant, time.time_ns() // 1_000_000)
         statement = to_statement(query)
         async with self._slot():
@@ -115,7 +115,7 @@ class ReadHandlers:
             self._slots.release()
 
     async def _ask(self, statement: Statement) -> Result:
-        settings = {
+        settings: dict[str, str | int | float] = {
             "readonly": 2,
             "max_memory_usage": self._limits.query_max_memory_bytes,
             "max_result_bytes": MAX_RESULT_BYTES,

@@ -32,7 +32,7 @@ SETTINGS = {
 def _serve(pipe: Connection, path: str) -> None:
     from chdb.session import Session
 
-    session = Session(path)
+    session: Any = Session(path)  # type: ignore[no-untyped-call]
     while True:
         try:
             sql, parameters = pipe.recv()

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ApiError, Kind
+from app.grant import Grant, KeyType
 from app.query import Query, read_query
 from app.time_period import Period
 from app.timestamp import format_timestamp
@@ -18,9 +19,7 @@ from app.timestamp import format_timestamp
 NOW = "2021-06-30T14:48:20.123Z"  # a Wednesday
 
 
-class Scope:
-    project_id = "p"
-    customer_identifier = None
+GRANT = Grant(KeyType.QUERY, "k", "a", "p")
 
 
 def ms(text: str) -> int:
@@ -30,7 +29,7 @@ def ms(text: str) -> int:
 
 def read(request: Any, now: str = NOW) -> Query:
     body = request if isinstance(request, bytes) else json.dumps(request).encode()
-    return read_query(body, Scope(), ms(now))  # type: ignore[arg-type]
+    return read_query(body, GRANT, ms(now))
 
 
 def problems(request: Any) -> dict[str, str]:
