@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import uuid
@@ -21,7 +22,14 @@ from tests.waiting import until
 
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
+REQUEST_SECONDS = 30.0
+DURABLE = "fsync_after_insert = 1, fsync_part_directory = 1, non_replicated_deduplication_window = 1000"
 ROOT = Path(__file__).parent.parent
+
+
+def row(number: int, content: bytes) -> bytes:
+    """A row of (UInt64, String) in RowBinary; at most 127 bytes of content."""
+    return struct.pack("<QB", number, len(content)) + content
 
 
 class StoreServer:
@@ -35,21 +43,18 @@ class StoreServer:
         self.process = process
         self.pid = process.pid
 
-    def post(
-        self, sql: str | bytes, *, content: bytes | None = None, timeout: float = 30.0, **options: str | int
-    ) -> httpx.Response:
-        """Run `sql`; `content` is an INSERT's data; `options` are URL parameters."""
-        params: dict[str, str | int] = dict(options)
-        if content is not None:
-            params["query"] = sql if isinstance(sql, str) else sql.decode()
-        body = content if content is not None else sql
-        return httpx.post(
-            self.url, params=params, content=body, headers={"X-ClickHouse-Key": self.token}, timeout=timeout
-        )
+    def post(self, sql: str | bytes, **options: str | int) -> httpx.Response:
+        """Run `sql`; `options` are URL parameters."""
+        headers = {"X-ClickHouse-Key": self.token}
+        return httpx.post(self.url, params=options, content=sql, headers=headers, timeout=REQUEST_SECONDS)
+
+    def insert(self, sql: str, content: bytes, **options: str | int) -> httpx.Response:
+        """Run the INSERT `sql` with `content` as its data; `options` are URL parameters."""
+        return self.post(content, query=sql, **options)
 
     def text(self, sql: str | bytes, **options: str | int) -> str:
         """The answer's text without its last newline; fails the test on any error."""
-        response = self.post(sql, **options)  # type: ignore[arg-type]
+        response = self.post(sql, **options)
         assert response.status_code == 200, response.text
         return response.text.removesuffix("\n")
 
@@ -115,3 +120,12 @@ def store_database(store_server: StoreServer) -> Iterator[str]:
     store_server.text(f"CREATE DATABASE {name}")
     yield name
     store_server.text(f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+def store_table(store_server: StoreServer, store_database: str) -> str:
+    """A table of (a UInt64, b String) that fsyncs and keeps deduplication tokens."""
+    name = f"{store_database}.t"
+    columns = "(a UInt64, b String) ENGINE = MergeTree ORDER BY a"
+    store_server.text(f"CREATE TABLE {name} {columns} SETTINGS {DURABLE}")
+    return name

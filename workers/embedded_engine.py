@@ -11,41 +11,27 @@ Two things the engine does that shaped this file (chdb-core 26.9):
 
 from __future__ import annotations
 
-import ctypes
-import importlib.machinery
-import importlib.util
 import os
 import re
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Protocol, cast
 
 import msgspec
 
 from workers import embedded_config
 from workers.embedded_config import Limits
+from workers.embedded_library import Connection, EngineError, Result, load
 from workers.embedded_statement import Statement
 
 SETTLE_SECONDS = 5.0
 SETTLE_POLL_SECONDS = 0.005
 _CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
-_RTLD_DEEPBIND = 0x00008
 _SYNTAX_ERROR, _ACCESS_DENIED, _TOO_MANY, _SAME_ID, _CANCELLED, _STD = 62, 497, 202, 216, 394, 1001
 _ENCODINGS = frozenset({"gzip", "deflate", "br", "lz4", "zstd", "xz", "bz2"})
-
-
-class EngineError(Exception):
-    """The engine's exception. `code` as in ClickHouse's documentation; `message` is one line or more."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(f"Code: {code}. DB::Exception: {message}")
-        self.code = code
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -71,20 +57,6 @@ class Answer(msgspec.Struct, frozen=True):
     elapsed_seconds: float
 
 
-class _Result(Protocol):
-    def bytes(self) -> bytes: ...
-    def rows_read(self) -> int: ...
-    def bytes_read(self) -> int: ...
-    def rows_written(self) -> int: ...
-    def elapsed(self) -> float: ...
-
-
-class _Connection(Protocol):
-    def query(self, sql: bytes | str, format: str, params: dict[str, str] = ...) -> _Result: ...
-    def classify_query(self, sql: bytes | str) -> Mapping[str, int]: ...
-    def close(self) -> None: ...
-
-
 class Engine:
     """One open data directory. Only one per process, and one process per directory."""
 
@@ -94,7 +66,7 @@ class Engine:
             raise EngineError(36, f"the path {str(path)!r} must not contain any of ? & # %")
         path.mkdir(parents=True, exist_ok=True)
         os.environ["TZ"] = "UTC"  # the engine takes its time zone from here, and only when it loads
-        self._chdb = _load()
+        self._chdb = load()
         self._path = str(path.resolve())
         config = embedded_config.write(path / "config", path, limits)
         # The first connection brings the settings of the whole engine and keeps it open.
@@ -165,7 +137,7 @@ class Engine:
     def inflate(self, body: bytes, encoding: str, max_bytes: int) -> bytes:
         """Undo a Content-Encoding with the engine's own decoders, within a query's memory limit.
 
-        Errors: EngineError 36 unknown encoding, 241 or 396 too large, the decoder's own code otherwise.
+        Errors: EngineError 36 unknown encoding; 229, 241 or 396 too large; the decoder's own code otherwise.
         """
         if encoding not in _ENCODINGS:
             raise EngineError(36, f"Unknown Content-Encoding {encoding[:40]!r}. (BAD_ARGUMENTS)")
@@ -176,29 +148,29 @@ class Engine:
             with self._file((body,)) as name:
                 sql = f"INSERT INTO body FROM INFILE '{name}' COMPRESSION '{encoding}' FORMAT RawBLOB"
                 _query(connection, sql.encode(), "Null", {})
-            return _query(connection, b"SELECT b FROM body", "RawBLOB", {}).bytes()
+            inflated = _query(connection, b"SELECT b FROM body", "RawBLOB", {}).bytes()
         finally:
             connection.close()
+        if len(inflated) > max_bytes:
+            raise EngineError(229, f"The body inflates to more than {max_bytes} bytes. (QUERY_IS_TOO_LARGE)")
+        return inflated
 
     def _refuse(self, job: Job) -> None:
         statement = job.statement
         if not statement.verb and not statement.text.strip(b"( \t\r\n"):
             raise EngineError(_SYNTAX_ERROR, "Empty query. (SYNTAX_ERROR)")
         if statement.names_file:
-            raise EngineError(_ACCESS_DENIED, "INFILE and OUTFILE are not served. (ACCESS_DENIED)")
+            raise EngineError(_ACCESS_DENIED, "INFILE, OUTFILE and file() are not served. (ACCESS_DENIED)")
         if self._root.classify_query(statement.text)["statement_count"] > 1:
             raise EngineError(_SYNTAX_ERROR, "Multi-statements are not allowed. (SYNTAX_ERROR)")
 
-    def _insert(self, connection: _Connection, job: Job) -> Answer:
+    def _insert(self, connection: Connection, job: Job) -> Answer:
         name = job.statement.format or "Values"
         if not name.isalnum():
             raise EngineError(73, "Unknown format. (UNKNOWN_FORMAT)")
         with self._file((job.statement.data or b"", *job.data)) as file:
-            sql = b"%s\nFROM INFILE '%s' COMPRESSION 'none' FORMAT %s" % (
-                job.statement.text.rstrip(),
-                file.encode(),
-                name.encode(),
-            )
+            source = f"\nFROM INFILE '{file}' COMPRESSION 'none' ".encode()
+            sql = job.statement.text + source + job.statement.settings + f"\nFORMAT {name}".encode()
             return _answer(_query(connection, sql, "Null", job.parameters), job.default_format)
 
     def _settle(self) -> None:
@@ -232,14 +204,14 @@ class Engine:
         finally:
             os.close(descriptor)
 
-    def _connect(self, arguments: str = "") -> _Connection:
+    def _connect(self, arguments: str = "") -> Connection:
         try:
-            return cast(_Connection, self._chdb.connect(self._path + arguments))
+            return self._chdb.connect(self._path + arguments)
         except RuntimeError as error:
             raise _engine_error(error) from None
 
 
-def _prepare(connection: _Connection, job: Job) -> None:
+def _prepare(connection: Connection, job: Job) -> None:
     """Settings and database of this connection, which nobody else will use."""
     if job.database:
         _query(connection, b"USE `%s`" % _escape(job.database).replace(b"`", b"\\`"), "Null", {})
@@ -253,14 +225,14 @@ def _prepare(connection: _Connection, job: Job) -> None:
     _query(connection, b"SET " + b", ".join(pairs), "Null", {})
 
 
-def _query(connection: _Connection, sql: bytes, name: str, parameters: Mapping[str, str]) -> _Result:
+def _query(connection: Connection, sql: bytes, name: str, parameters: Mapping[str, str]) -> Result:
     try:
         return connection.query(sql, name, params=dict(parameters))
     except RuntimeError as error:
         raise _engine_error(error) from None
 
 
-def _answer(result: _Result, name: str) -> Answer:
+def _answer(result: Result, name: str) -> Answer:
     return Answer(
         bytes(result.bytes()),
         name,
@@ -281,25 +253,3 @@ def _engine_error(error: RuntimeError) -> EngineError:
     if match is None:
         return EngineError(_STD, f"{text or 'unknown error'} (STD_EXCEPTION)")
     return EngineError(int(match[1]), text[match.end() :])
-
-
-def _load() -> ModuleType:
-    """The extension alone. `import chdb` would add numpy, pyarrow, an in-memory engine, 45 MB and 1.5 s.
-
-    Errors: EngineError when chdb-core is not installed.
-    """
-    package = importlib.util.find_spec("chdb")
-    if package is None or package.origin is None:
-        raise EngineError(_STD, "the embedded store needs chdb-core: pip install 'eventbunker[embedded]'")
-    library = Path(package.origin).with_name("_chdb.abi3.so")
-    if sys.platform == "linux":
-        # Its operators new and delete must come from its own allocator, whatever else is loaded.
-        ctypes.CDLL(str(library), mode=sys.getdlopenflags() | _RTLD_DEEPBIND)
-    loader = importlib.machinery.ExtensionFileLoader("_chdb", str(library))
-    spec = importlib.util.spec_from_file_location("_chdb", library, loader=loader)
-    if spec is None:
-        raise EngineError(_STD, f"cannot load {library.name}")
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    module.set_signal_handlers_enabled(0)  # SIGTERM and SIGINT are the server's
-    return module

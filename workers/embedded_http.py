@@ -28,7 +28,8 @@ from starlette.routing import Route
 from app.errors import ApiError
 from app.http import read_body
 from workers.embedded_config import Limits
-from workers.embedded_engine import Answer, Engine, EngineError, Job
+from workers.embedded_engine import Answer, Engine, Job
+from workers.embedded_library import EngineError
 from workers.embedded_statement import Statement, parse
 
 END_AGAIN_SECONDS = 0.2

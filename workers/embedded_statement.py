@@ -25,17 +25,24 @@ _TOKEN = re.compile(
 _AFTER_FORMAT = re.compile(rb"[ \t\f]*\r?\n?")  # what separates a FORMAT clause from the data, exactly once
 _READERS = frozenset({b"SELECT", b"WITH", b"SHOW", b"DESCRIBE", b"DESC", b"EXPLAIN", b"EXISTS", b"FROM"})
 _FILE_WORDS = frozenset({b"INFILE", b"OUTFILE"})
+# The scalar function file() asks for no grant. It may be called, applied, or handed to arrayMap; escapes in
+# a quoted name could spell it too, and nothing of ours needs them.
+_FILE_FUNCTION = re.compile(
+    rb"""["`]?\bfile["`]?\s*\(|\(\s*["`]?file["`]?\s*,|\bapply\s*\(?\s*["`]?file\b|["`][^"`]*\\[^"`'\\]""",
+    re.IGNORECASE,
+)
 _PROCESSES = re.compile(rb"\bsystem\W{0,3}processes\b", re.IGNORECASE)
 
 
 class Statement(msgspec.Struct, frozen=True):
-    """One statement. `text` is what the engine gets; for an INSERT with data it ends before FORMAT."""
+    """One statement. For an INSERT with data, `text` ends before SETTINGS or FORMAT."""
 
     text: bytes
+    settings: bytes  # an INSERT's SETTINGS clause: the engine wants it after the data's source
     verb: str  # the first word in upper case, "" when there is none
     format: str | None  # the FORMAT clause's; for an INSERT with data the format of that data
     data: bytes | None  # an INSERT's data that followed in the same text; None: takes no data
-    names_file: bool  # INTO OUTFILE or FROM INFILE: served by the engine's client part, past all grants
+    names_file: bool  # INTO OUTFILE, FROM INFILE, file(): what the engine serves past all grants
     inspects: bool  # KILL, or asks for the running queries: must not wait behind them
 
     @property
@@ -90,12 +97,17 @@ def _insert_ending(sql: bytes, seen: list[_Word]) -> Statement | None:
 def _statement(
     text: bytes, seen: list[_Word], verb: bytes, format_name: str | None, data: bytes | None
 ) -> Statement:
+    settings = next((word.start for word in seen if word.text == b"SETTINGS"), len(text))
+    if data is None or settings > len(text):
+        settings = len(text)
     return Statement(
-        text=text,
+        text=text[:settings],
+        settings=text[settings:],
         verb=verb.decode(),
         format=format_name,
         data=data,
-        names_file=any(word.text in _FILE_WORDS for word in seen),
+        names_file=any(word.text in _FILE_WORDS for word in seen)
+        or _FILE_FUNCTION.search(_without_strings(text)) is not None,
         inspects=verb == b"KILL" or _PROCESSES.search(text) is not None,
     )
 
@@ -103,10 +115,19 @@ def _statement(
 def _explicit_format(sql: bytes, seen: list[_Word]) -> str | None:
     for keyword, name in zip(reversed(seen[:-1]), reversed(seen[1:]), strict=True):
         if keyword.text == b"FORMAT" and not sql[keyword.end : name.start].strip():
-            rest = sql[name.end :].lstrip()
-            if not rest.rstrip(b"; \t\r\n") or rest[:8].upper() == b"SETTINGS":
+            rest = _without_strings(sql[name.end :]).strip(b"; \t\r\n")
+            if not rest or rest[:8].upper() == b"SETTINGS":
                 return sql[name.start : name.end].decode()
     return None
+
+
+def _without_strings(sql: bytes) -> bytes:
+    """`sql` with its string literals and comments blanked; quoted names stay."""
+
+    def blank(match: re.Match[bytes]) -> bytes:
+        return b" " if match.lastgroup == "skip" or match[0][:1] in (b"'", b"$") else match[0]
+
+    return _TOKEN.sub(blank, sql)
 
 
 def _words(sql: bytes) -> Iterator[_Word]:

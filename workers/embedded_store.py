@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import structlog
 import uvloop
 from hypercorn.asyncio import serve
@@ -24,8 +25,9 @@ from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
 from workers.embedded_config import Limits
-from workers.embedded_engine import Engine, EngineError
+from workers.embedded_engine import Engine
 from workers.embedded_http import Interface
+from workers.embedded_library import EngineError
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -34,7 +36,7 @@ HOST = "127.0.0.1"  # never anything else: the token is the only guard
 MAX_URI_BYTES = 1024 * 1024
 STOP_SECONDS = 10.0
 END_QUERIES_SECONDS = 1.0  # of the stop: what still reads by then is ended
-PURGE_SECONDS = 60.0  # how often freed memory is given back to the system
+PURGE_SECONDS = 30.0  # how often freed memory is given back to the system
 EXIT_USAGE, EXIT_UNAVAILABLE = 2, 75
 
 log = structlog.get_logger()
@@ -63,9 +65,8 @@ def run(limits: Limits, *, username: str, port: int, path: Path) -> int:
         log.error("store_not_started", path=str(path), port=port, reason=str(error))
         return EXIT_UNAVAILABLE
     interface = Interface(engine, limits, username=username, token=token)
-    with listener:
-        log.info("store_started", url=f"http://{HOST}:{listener.getsockname()[1]}", path=str(path))
-        uvloop.run(_serve(interface, engine, listener.fileno()))
+    log.info("store_started", url=f"http://{HOST}:{listener.getsockname()[1]}", path=str(path))
+    uvloop.run(_serve(interface, engine, listener.detach()))
     if engine.running(inserts=True) or engine.running(inserts=False):
         # Threads of the engine cannot be stopped from outside, and they would keep the process.
         log.warning("store_stopped", reason="statements still ran")
@@ -123,7 +124,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m workers.embedded_store")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--path", type=Path, required=True)
-    parser.add_argument("--max-memory-bytes", type=int, default=Limits().max_memory_bytes)
+    parser.add_argument("--limits", default="{}", help="JSON of workers.embedded_config.Limits")
     parser.add_argument("--username", default="default")
     return parser.parse_args()
 
@@ -132,7 +133,7 @@ if __name__ == "__main__":
     given = _arguments()
     sys.exit(
         run(
-            Limits(max_memory_bytes=given.max_memory_bytes),
+            msgspec.json.decode(given.limits, type=Limits),
             username=given.username,
             port=given.port,
             path=given.path,
