@@ -140,7 +140,7 @@ class Appender:
     async def _connect(self) -> AbstractConnection:
         """The partition's own connection, with the script loaded. A pool would add work to every append."""
         if self._connection is None:
-            connection = self._pool.make_connection()
+            connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 await connection.connect()
                 await connection.send_command("SCRIPT", "LOAD", APPEND)

@@ -7,6 +7,7 @@ is not idempotent that stores twice, so it is off; whoever needs a retry knows w
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -28,16 +29,20 @@ def connect(settings: Settings, *, timeout_seconds: float = ANSWER_SECONDS) -> R
 
     `timeout_seconds` bounds one answer: more than the longest blocking read of the caller.
     """
-    password = settings.secret("REDIS_PASSWORD")
-    options = {"password": password} if password else {}
     return Redis.from_url(
         settings.redis_url,
         socket_connect_timeout=CONNECT_SECONDS,
         socket_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
-        **options,
+        **_password(settings),
     )
+
+
+def _password(settings: Settings) -> Any:
+    """Only where one is set: an explicit None would override what the URL holds."""
+    password = settings.secret("REDIS_PASSWORD")
+    return {"password": password} if password else {}
 
 
 async def wait_for_version(redis: Redis, stop: asyncio.Event) -> tuple[int, int]:

@@ -105,7 +105,7 @@ redis.call('SADD', '{DELETED}', ARGV[1])
 return 1
 """
 
-# KEYS: project, project's keys, key. ARGV: api key id, created_at, digest, grant, then pairs of the key's hash
+# KEYS: project, project's keys, key. ARGV: api key id, created_at, digest, grant, then pairs of its hash
 CREATE_KEY = f"""
 if redis.call('HGET', KEYS[1], 'status') ~= 'ACTIVE' then return 0 end
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
@@ -126,12 +126,13 @@ return 1
 """
 
 # All or nothing, so that an event refused for one name does not use up places with its others.
-# KEYS: project, event names, field paths. ARGV: now, cap, cap, number of event names, event names, field paths
+# KEYS: project, event names, field paths. ARGV: now, cap, cap, number of event names, names, paths
 # -> positions (from 1) in the list of names that found no place; {-1} where the project is gone
 ADMIT_NAMES = """
 if redis.call('HGET', KEYS[1], 'status') ~= 'ACTIVE' then return {-1} end
 local new, refused = {{}, {}}, {}
-local places = {tonumber(ARGV[2]) - redis.call('HLEN', KEYS[2]), tonumber(ARGV[3]) - redis.call('HLEN', KEYS[3])}
+local places = {}
+for kind = 1, 2 do places[kind] = tonumber(ARGV[kind + 1]) - redis.call('HLEN', KEYS[kind + 1]) end
 for i = 5, #ARGV do
   local kind = 2
   if i - 4 <= tonumber(ARGV[4]) then kind = 1 end
@@ -175,7 +176,9 @@ return 1
 # KEYS: used. ARGV: pairs of api key id, last use
 TOUCH_KEYS = f"""
 for i = 1, #ARGV, 2 do
-  if redis.call('EXISTS', '{PREFIX}key:' .. ARGV[i]) == 1 then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+  if redis.call('EXISTS', '{PREFIX}key:' .. ARGV[i]) == 1 then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+  end
 end
 return 1
 """

@@ -148,9 +148,10 @@ def _write_key(scope: Scope) -> str | None:
     if b"write_key=" not in query:
         return None
     try:
-        return parse_qs(query.decode("latin-1"), max_num_fields=20).get("write_key", [None])[0]
+        values = parse_qs(query.decode("latin-1"), max_num_fields=20).get("write_key", [])
     except ValueError:
         return None
+    return values[0] if values else None
 
 
 def _validate(body: bytes, names: KnownNames) -> Event:

@@ -7,7 +7,8 @@ deploy.toml or a request want all of it, with a suggestion for the misspelt.
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -27,8 +28,9 @@ def find_problems(value: object, kind: object, path: str) -> list[Problem]:
     """Every problem of `value` (plain dicts, lists and scalars) against the type `kind`, depth first."""
     bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     arguments = get_args(bare)
-    structs = [option for option in (bare, *arguments) if _is_struct(option)]
-    if structs and not (value is None and type(None) in arguments) and get_origin(bare) is not tuple:
+    options = arguments if get_origin(bare) in (Union, UnionType) else (bare,)
+    structs = [option for option in options if _is_struct(option)]
+    if structs and not (value is None and type(None) in options):
         return _in_struct(value, structs[0], path)
     if get_origin(bare) is tuple and isinstance(value, list):
         items = [find_problems(item, arguments[0], f"{path}[{index}]") for index, item in enumerate(value)]

@@ -20,7 +20,7 @@ import structlog
 
 from app import metrics
 from app.partition import Partition
-from app.store import Store, StoreError, StoreRefused, StoreUnavailable
+from app.store import Store, StoreError, StoreRefused, StoreUnavailable, Value
 from workers import plan as plans
 from workers.plan import Item, Part, Plan
 from workers.rows import INSERT, INSERT_SETTINGS
@@ -195,7 +195,11 @@ class Inserter:
         ids = [plans.identity(items[row]).hex() for row in part.rows]
         present: set[str] = set()
         for start in range(0, len(ids), IDS_A_QUESTION):
-            question = {"from": min(times), "to": max(times), "ids": ids[start : start + IDS_A_QUESTION]}
+            question: dict[str, Value] = {
+                "from": min(times),
+                "to": max(times),
+                "ids": ids[start : start + IDS_A_QUESTION],
+            }
             result = await self._store.ask(sql, question, timeout_seconds=self._timeout_seconds)
             present.update(str(row[0]) for row in result.rows)
         return present

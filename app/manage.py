@@ -1,0 +1,210 @@
+"""The management API (api.md section 4): handlers over `app.accounts` and `app.names`.
+
+Each is the same straight line: master key, body, the id in the body against the key's own, one call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+from redis.exceptions import RedisError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.errors import ApiError, Kind, Problem, invalid_body
+from app.grant import Grant, KeyType
+from app.http import json_response, read_json_body
+from app.names import KINDS
+from app.registry import Registry
+from app.settings import Settings
+from app.timestamp import parse_timestamp
+from app.walk import find_problems
+
+Name = Annotated[str, Meta(min_length=1, max_length=100)]
+Description = Annotated[str, Meta(max_length=1000)]
+NameList = Annotated[tuple[Annotated[str, Meta(max_length=300)], ...], Meta(max_length=10_000)]
+T = TypeVar("T")
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class AccountRequest(msgspec.Struct, frozen=True):
+    account_id: str
+
+
+class CreateProject(AccountRequest, frozen=True):
+    name: Name
+    description: Description = ""
+
+
+class ProjectOfAccount(AccountRequest, frozen=True):
+    project_id: str
+
+
+class ProjectRequest(msgspec.Struct, frozen=True):
+    project_id: str
+
+
+class BoundTo(msgspec.Struct, frozen=True):
+    customer_identifier: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class CreateKey(ProjectRequest, frozen=True):
+    key_type: Literal["WRITE", "QUERY", "DELETE"]
+    name: Annotated[str, Meta(max_length=100)] = ""
+    description: Description = ""
+    key_filter_data: BoundTo | None = None
+    expires_at: str | None = None
+    rate_limit: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    allow_client_context: bool = False
+
+
+class ListKeys(ProjectRequest, frozen=True):
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    cursor: Annotated[str, Meta(pattern=r"^\d{1,9}$")] = "0"
+
+
+class DeleteKey(ProjectRequest, frozen=True):
+    api_key_id: str = ""
+    api_key: str = ""
+
+
+class ListNames(ProjectRequest, frozen=True):
+    kind: Literal["event_name", "field_path"] = "event_name"
+
+
+class DeleteNames(ProjectRequest, frozen=True):
+    event_names: NameList = ()
+    field_paths: NameList = ()
+
+
+class ManageHandlers:
+    """One method for each call. Errors: ApiError."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self._registry = registry
+        self._accounts = registry.accounts
+        self._max_bytes = settings.limits.max_request_bytes
+
+    async def create_project(self, request: Request) -> Response:
+        asked, _ = await self._of_account(request, CreateProject)
+        made = self._accounts.create_project(asked.account_id, asked.name, asked.description)
+        return json_response(await _answered(made))
+
+    async def list_projects(self, request: Request) -> Response:
+        asked, _ = await self._of_account(request, AccountRequest)
+        return json_response({"projects": await _answered(self._accounts.list_projects(asked.account_id))})
+
+    async def reset_master_key(self, request: Request) -> Response:
+        asked, _ = await self._of_account(request, ProjectOfAccount)
+        secret = await _answered(self._accounts.reset_master_key(asked.account_id, asked.project_id))
+        return json_response({"project_id": asked.project_id, "master_api_key": secret, "status": "ACTIVE"})
+
+    async def delete_project(self, request: Request) -> Response:
+        asked, _ = await self._of_account(request, ProjectOfAccount)
+        await _answered(self._accounts.delete_project(asked.account_id, asked.project_id))
+        return json_response({"project_id": asked.project_id, "status": "DELETED"})
+
+    async def create_key(self, request: Request) -> Response:
+        asked, grant = await self._of_project(request, CreateKey)
+        bound = asked.key_filter_data
+        made = self._accounts.create_key(
+            grant.account_id,
+            asked.project_id,
+            KeyType[asked.key_type],
+            name=asked.name,
+            description=asked.description,
+            customer_identifier=None if bound is None else bound.customer_identifier,
+            expires_at_ms=_expiry(asked.expires_at),
+            rate_limit=asked.rate_limit,
+            allow_client_context=asked.allow_client_context,
+        )
+        return json_response(await _answered(made))
+
+    async def list_keys(self, request: Request) -> Response:
+        asked, _ = await self._of_project(request, ListKeys)
+        offset = int(asked.cursor)
+        keys = await _answered(self._accounts.list_keys(asked.project_id, offset, asked.limit + 1))
+        more = len(keys) > asked.limit
+        cursor = str(offset + asked.limit) if more else None
+        return json_response({"api_keys": keys[: asked.limit], "cursor": cursor})
+
+    async def delete_key(self, request: Request) -> Response:
+        asked, _ = await self._of_project(request, DeleteKey)
+        if bool(asked.api_key_id) == bool(asked.api_key):
+            raise invalid_body([Problem("$", "name the key by either api_key_id or api_key")])
+        revoked = self._accounts.delete_key(
+            asked.project_id, api_key_id=asked.api_key_id, api_key=asked.api_key
+        )
+        return json_response(
+            {"project_id": asked.project_id, "api_key_id": await _answered(revoked), "status": "DELETED"}
+        )
+
+    async def list_names(self, request: Request) -> Response:
+        asked, _ = await self._of_project(request, ListNames)
+        found = await _answered(self._registry.names.list(asked.project_id, asked.kind))
+        names = [{"name": name, "last_used_at": used * 1000} for name, used in found.items()]
+        return json_response({"project_id": asked.project_id, "kind": asked.kind, "names": names})
+
+    async def delete_names(self, request: Request) -> Response:
+        asked, _ = await self._of_project(request, DeleteNames)
+        if not asked.event_names and not asked.field_paths:
+            raise invalid_body([Problem("$", f"list what to free in {KINDS[0]}s or {KINDS[1]}s")])
+        freed = self._registry.names.delete(asked.project_id, asked.event_names, asked.field_paths)
+        return json_response(
+            {"project_id": asked.project_id, "freed": await _answered(freed), "status": "DELETED"}
+        )
+
+    async def _of_account(self, request: Request, kind: type[R]) -> tuple[R, Grant]:
+        """The request of an account master key, which must name its own account."""
+        grant, asked = await self._read(request, kind, KeyType.ACCOUNT)
+        if getattr(asked, "account_id", "") != grant.account_id:
+            raise ApiError(Kind.INVALID_ACCOUNT, "The key belongs to another account_id.")
+        return asked, grant
+
+    async def _of_project(self, request: Request, kind: type[R]) -> tuple[R, Grant]:
+        """The request of a project master key, which must name its own project."""
+        grant, asked = await self._read(request, kind, KeyType.PROJECT)
+        if getattr(asked, "project_id", "") != grant.project_id:
+            raise ApiError(Kind.INVALID_PROJECT, "The key belongs to another project_id.")
+        return asked, grant
+
+    async def _read(self, request: Request, kind: type[R], key_type: KeyType) -> tuple[Grant, R]:
+        """The key first, then the body: every problem of it at once."""
+        grant = await self._registry.authorise(request.headers.get("x-eventbunker-apikey"), key_type)
+        body = await read_json_body(request, self._max_bytes)
+        try:
+            decoded = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise invalid_body([Problem("$", f"malformed JSON: {str(error)[:200]}")]) from None
+        problems = find_problems(decoded, kind, "$")
+        if problems:
+            raise invalid_body(problems)
+        return grant, msgspec.convert(decoded, kind, strict=True)
+
+
+def _expiry(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        moment = parse_timestamp(text)
+    except ValueError as error:
+        raise invalid_body([Problem("$.expires_at", str(error))]) from None
+    if moment <= time.time_ns() // 1_000_000:
+        raise invalid_body([Problem("$.expires_at", "is in the past; a key that never worked helps nobody")])
+    return moment
+
+
+async def _answered(call: Awaitable[T]) -> T:
+    """The result of a registry call, or 503 when Redis does not answer."""
+    try:
+        return await call
+    except (RedisError, OSError, TimeoutError):
+        raise ApiError(
+            Kind.UNAVAILABLE,
+            "The registry does not answer, so the change may or may not be made; list, then try again.",
+            retry_after_seconds=2,
+        ) from None

@@ -1,0 +1,39 @@
+"""`eventbunker account create`: the operator makes accounts; there is no public sign-up."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+import msgspec
+from redis.exceptions import RedisError
+
+from app import redis_client
+from app.accounts import Accounts, CreatedAccount
+from app.settings import Settings
+
+
+def create(settings: Settings, *, name: str, as_json: bool) -> int:
+    """Create an account and print its master key, once. Returns the exit code."""
+    if not settings.redis_url:
+        click.echo("no Redis: set REDIS_URL, or queues.producers[0].url in deploy.toml", err=True)
+        return 1
+    try:
+        made = asyncio.run(_create(settings, name))
+    except (RedisError, OSError, TimeoutError) as error:
+        click.echo(f"Redis does not answer ({type(error).__name__}); check REDIS_URL", err=True)
+        return 1
+    if as_json:
+        click.echo(msgspec.json.encode(made).decode())
+    else:
+        click.echo(f"account_id         {made.account_id}\naccount_master_key {made.account_master_key}")
+        click.echo("The key is shown this once; only its digest is kept.")
+    return 0
+
+
+async def _create(settings: Settings, name: str) -> CreatedAccount:
+    redis = redis_client.connect(settings)
+    try:
+        return await Accounts(redis).create_account(name)
+    finally:
+        await redis.aclose()
