@@ -167,7 +167,6 @@ class Accounts:
 
     async def create_key(
         self,
-        account_id: str,
         project_id: str,
         key_type: KeyType,
         *,
@@ -179,6 +178,8 @@ class Accounts:
         allow_client_context: bool = False,
     ) -> CreatedKey:
         """A new key of an active project. Errors: ApiError 400."""
+        owner = cast("bytes | None", await self._redis.hget(scripts.project(project_id), "account_id"))
+        account_id = owner.decode() if owner else ""
         api_key_id, secret, now = _identity("key"), new_secret(key_type), _now_ms()
         grant = Grant(
             key_type,

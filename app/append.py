@@ -142,7 +142,7 @@ class Appender:
         if self._connection is None:
             connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_command("SCRIPT", "LOAD", APPEND)
                 self._sha = await connection.read_response()
             except BaseException:

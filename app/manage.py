@@ -90,29 +90,28 @@ class ManageHandlers:
         self._max_bytes = settings.limits.max_request_bytes
 
     async def create_project(self, request: Request) -> Response:
-        asked, _ = await self._of_account(request, CreateProject)
+        asked = await self._of_account(request, CreateProject)
         made = self._accounts.create_project(asked.account_id, asked.name, asked.description)
         return json_response(await _answered(made))
 
     async def list_projects(self, request: Request) -> Response:
-        asked, _ = await self._of_account(request, AccountRequest)
+        asked = await self._of_account(request, AccountRequest)
         return json_response({"projects": await _answered(self._accounts.list_projects(asked.account_id))})
 
     async def reset_master_key(self, request: Request) -> Response:
-        asked, _ = await self._of_account(request, ProjectOfAccount)
+        asked = await self._of_account(request, ProjectOfAccount)
         secret = await _answered(self._accounts.reset_master_key(asked.account_id, asked.project_id))
         return json_response({"project_id": asked.project_id, "master_api_key": secret, "status": "ACTIVE"})
 
     async def delete_project(self, request: Request) -> Response:
-        asked, _ = await self._of_account(request, ProjectOfAccount)
+        asked = await self._of_account(request, ProjectOfAccount)
         await _answered(self._accounts.delete_project(asked.account_id, asked.project_id))
         return json_response({"project_id": asked.project_id, "status": "DELETED"})
 
     async def create_key(self, request: Request) -> Response:
-        asked, grant = await self._of_project(request, CreateKey)
+        asked = await self._of_project(request, CreateKey)
         bound = asked.key_filter_data
         made = self._accounts.create_key(
-            grant.account_id,
             asked.project_id,
             KeyType[asked.key_type],
             name=asked.name,
@@ -125,7 +124,7 @@ class ManageHandlers:
         return json_response(await _answered(made))
 
     async def list_keys(self, request: Request) -> Response:
-        asked, _ = await self._of_project(request, ListKeys)
+        asked = await self._of_project(request, ListKeys)
         offset = int(asked.cursor)
         keys = await _answered(self._accounts.list_keys(asked.project_id, offset, asked.limit + 1))
         more = len(keys) > asked.limit
@@ -133,7 +132,7 @@ class ManageHandlers:
         return json_response({"api_keys": keys[: asked.limit], "cursor": cursor})
 
     async def delete_key(self, request: Request) -> Response:
-        asked, _ = await self._of_project(request, DeleteKey)
+        asked = await self._of_project(request, DeleteKey)
         if bool(asked.api_key_id) == bool(asked.api_key):
             raise invalid_body([Problem("$", "name the key by either api_key_id or api_key")])
         revoked = self._accounts.delete_key(
@@ -144,13 +143,13 @@ class ManageHandlers:
         )
 
     async def list_names(self, request: Request) -> Response:
-        asked, _ = await self._of_project(request, ListNames)
+        asked = await self._of_project(request, ListNames)
         found = await _answered(self._registry.names.list(asked.project_id, asked.kind))
         names = [{"name": name, "last_used_at": used * 1000} for name, used in found.items()]
         return json_response({"project_id": asked.project_id, "kind": asked.kind, "names": names})
 
     async def delete_names(self, request: Request) -> Response:
-        asked, _ = await self._of_project(request, DeleteNames)
+        asked = await self._of_project(request, DeleteNames)
         if not asked.event_names and not asked.field_paths:
             raise invalid_body([Problem("$", f"list what to free in {KINDS[0]}s or {KINDS[1]}s")])
         freed = self._registry.names.delete(asked.project_id, asked.event_names, asked.field_paths)
@@ -158,19 +157,19 @@ class ManageHandlers:
             {"project_id": asked.project_id, "freed": await _answered(freed), "status": "DELETED"}
         )
 
-    async def _of_account(self, request: Request, kind: type[R]) -> tuple[R, Grant]:
+    async def _of_account(self, request: Request, kind: type[R]) -> R:
         """The request of an account master key, which must name its own account."""
         grant, asked = await self._read(request, kind, KeyType.ACCOUNT)
         if getattr(asked, "account_id", "") != grant.account_id:
             raise ApiError(Kind.INVALID_ACCOUNT, "The key belongs to another account_id.")
-        return asked, grant
+        return asked
 
-    async def _of_project(self, request: Request, kind: type[R]) -> tuple[R, Grant]:
+    async def _of_project(self, request: Request, kind: type[R]) -> R:
         """The request of a project master key, which must name its own project."""
         grant, asked = await self._read(request, kind, KeyType.PROJECT)
         if getattr(asked, "project_id", "") != grant.project_id:
             raise ApiError(Kind.INVALID_PROJECT, "The key belongs to another project_id.")
-        return asked, grant
+        return asked
 
     async def _read(self, request: Request, kind: type[R], key_type: KeyType) -> tuple[Grant, R]:
         """The key first, then the body: every problem of it at once."""
