@@ -191,3 +191,10 @@ def test_no_value_and_no_unchecked_name_is_ever_part_of_the_statement(text: str,
     statement = to_statement(read_query(json.dumps(request).encode(), scope(marked), 0))
     assert "\u00a7" not in statement.sql
     assert marked in statement.parameters.values()
+
+
+def test_in_takes_strings_with_any_character(engine: Engine) -> None:
+    for text in ('q"\\', "line\nbreak\t", "\u0001", "a/b", "it's"):
+        asked = {"field_name": "x", "op": "in", "value": [text, "nobody sent this"]}
+        found = ask(engine, {"group_by": ["x"], "filters": [asked]})
+        assert found == ([{"x": text}] if any(event.get("x") == text for event in EVENTS) else [])
