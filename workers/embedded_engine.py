@@ -161,7 +161,7 @@ class Engine:
             raise EngineError(_SYNTAX_ERROR, "Empty query. (SYNTAX_ERROR)")
         if statement.names_file:
             raise EngineError(_ACCESS_DENIED, "INFILE, OUTFILE and file() are not served. (ACCESS_DENIED)")
-        if self._root.classify_query(statement.text)["statement_count"] > 1:
+        if statement.several:
             raise EngineError(_SYNTAX_ERROR, "Multi-statements are not allowed. (SYNTAX_ERROR)")
 
     def _insert(self, connection: Connection, job: Job) -> Answer:

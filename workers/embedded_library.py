@@ -9,7 +9,6 @@ import ctypes
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -39,7 +38,6 @@ class Connection(Protocol):
     """A session of its own. Every method raises RuntimeError with the engine's message."""
 
     def query(self, sql: bytes | str, format: str, params: dict[str, str] = ...) -> Result: ...
-    def classify_query(self, sql: bytes | str) -> Mapping[str, int]: ...
     def close(self) -> None: ...
 
 

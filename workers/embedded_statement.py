@@ -43,6 +43,7 @@ class Statement(msgspec.Struct, frozen=True):
     format: str | None  # the FORMAT clause's; for an INSERT with data the format of that data
     data: bytes | None  # an INSERT's data that followed in the same text; None: takes no data
     names_file: bool  # INTO OUTFILE, FROM INFILE, file(): what the engine serves past all grants
+    several: bool  # more than one statement
     inspects: bool  # KILL, or asks for the running queries: must not wait behind them
 
     @property
@@ -107,7 +108,8 @@ def _statement(
         format=format_name,
         data=data,
         names_file=any(word.text in _FILE_WORDS for word in seen)
-        or _FILE_FUNCTION.search(_without_strings(text)) is not None,
+        or _FILE_FUNCTION.search(_blanked(text)) is not None,
+        several=b";" in _blanked(text, names=True).rstrip(b"; \t\r\n"),
         inspects=verb == b"KILL" or _PROCESSES.search(text) is not None,
     )
 
@@ -115,17 +117,19 @@ def _statement(
 def _explicit_format(sql: bytes, seen: list[_Word]) -> str | None:
     for keyword, name in zip(reversed(seen[:-1]), reversed(seen[1:]), strict=True):
         if keyword.text == b"FORMAT" and not sql[keyword.end : name.start].strip():
-            rest = _without_strings(sql[name.end :]).strip(b"; \t\r\n")
+            rest = _blanked(sql[name.end :]).strip(b"; \t\r\n")
             if not rest or rest[:8].upper() == b"SETTINGS":
                 return sql[name.start : name.end].decode()
     return None
 
 
-def _without_strings(sql: bytes) -> bytes:
-    """`sql` with its string literals and comments blanked; quoted names stay."""
+def _blanked(sql: bytes, *, names: bool = False) -> bytes:
+    """`sql` with a space for each string literal and comment, and with `names` for each quoted name."""
+    quotes = (b"'", b"$", b'"', b"`") if names else (b"'", b"$")
 
     def blank(match: re.Match[bytes]) -> bytes:
-        return b" " if match.lastgroup == "skip" or match[0][:1] in (b"'", b"$") else match[0]
+        hidden = match.lastgroup == "skip" or (match.lastgroup == "quoted" and match[0][:1] in quotes)
+        return b" " if hidden else match[0]
 
     return _TOKEN.sub(blank, sql)
 
