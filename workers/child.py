@@ -67,7 +67,7 @@ class Child:
 
     def __init__(self, role: Role, *, once: bool = False) -> None:
         self.role = role
-        self._once = once
+        self.once = once
         self.deaths = 0  # unexpected ones
         self.last_exit = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -150,7 +150,7 @@ class Child:
             began = time.monotonic()
             await self._exited.wait()
             self._bury()
-            if self._stopping.is_set() or self._once:
+            if self._stopping.is_set() or self.once:
                 return
             if time.monotonic() - began >= HEALTHY_SECONDS:
                 delay = FIRST_DELAY_SECONDS

@@ -57,7 +57,7 @@ class Supervisor:
         for _, stage in sorted(self._stages.items(), reverse=True):
             began = time.monotonic()
             await asyncio.gather(*(child.stop() for child in stage))
-            if self.stop_requested.is_set():
+            if self.stop_requested.is_set() and not all(child.once for child in stage):
                 names = dict.fromkeys(child.role.name for child in stage)
                 log.info("stopped", role=", ".join(names), seconds=round(time.monotonic() - began, 2))
 

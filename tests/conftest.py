@@ -1,0 +1,18 @@
+"""Fixtures that every test may ask for; each lives in the module that says what it is."""
+
+from __future__ import annotations
+
+from tests.client import client
+from tests.redis_fixture import redis_server, redis_url
+from tests.service import service, start_service
+from tests.store_fixture import store_database, store_server, store_table
+
+__all__ = [
+    "redis_server",
+    "redis_url",
+    "service",
+    "start_service",
+    "store_database",
+    "store_server",
+    "store_table",
+]
