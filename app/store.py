@@ -174,7 +174,7 @@ class Store:
 
 
 def encode_parameter(value: Value) -> str:
-    """The text of a `param_…` argument: ClickHouse's escaped (TSV) form, arrays in literal form."""
+    """The text of a `param_…` argument: ClickHouse's escaped (TSV) form, arrays as literals."""
     if value is None:
         return "\\N"
     if isinstance(value, bool):
@@ -183,8 +183,8 @@ def encode_parameter(value: Value) -> str:
         return repr(value)
     if isinstance(value, str):
         return _escape(value)
-    # An array is a literal inside the escaped text, so its strings are quoted first, then all is escaped.
-    return _escape("[" + ",".join(map(_literal, value)) + "]")
+    # The engine reads an array as a literal, which is not escaped once more.
+    return "[" + ",".join(map(_literal, value)) + "]"
 
 
 def _literal(value: Scalar) -> str:

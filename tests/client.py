@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import pytest
 
+from tests.service import Service
 from tests.waiting import until
 
 FRESH_SECONDS = 10.0  # how long a test waits for an event; far beyond what is promised, so never flaky
@@ -16,9 +19,9 @@ FRESH_SECONDS = 10.0  # how long a test waits for an event; far beyond what is p
 class Client:
     """One project of one service. `keys` has the members of dev.json."""
 
-    def __init__(self, keys: dict[str, str]) -> None:
+    def __init__(self, keys: dict[str, str], http: httpx.Client | None = None) -> None:
         self.keys = keys
-        self.http = httpx.Client(base_url=keys["url"], timeout=30, trust_env=False)
+        self.http = http or httpx.Client(base_url=keys["url"], timeout=30, trust_env=False)
 
     def post(self, body: bytes | dict[str, object], **headers: str) -> httpx.Response:
         """POST /post with the project's write key; `headers` may replace it (underscores for hyphens)."""
@@ -87,7 +90,7 @@ class Client:
             name=unique("p"),
         ).json()
         keys = {**self.keys, "project_id": made["project_id"], "project_master_key": made["master_api_key"]}
-        client = Client(keys)
+        client = Client(keys, self.http)
         for key_type in ("WRITE", "QUERY", "DELETE"):
             keys[f"{key_type.lower()}_key"] = client.create_key(key_type)["api_key"]
         return client
@@ -101,3 +104,11 @@ def equals(field_name: str, value: object) -> dict[str, object]:
 def unique(prefix: str) -> str:
     """A name that no other test uses."""
     return f"{prefix}_{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def client(service: Service) -> Iterator[Client]:
+    """A client of the session's service with the keys of dev.json."""
+    opened = Client(service.keys)
+    yield opened
+    opened.http.close()

@@ -347,7 +347,7 @@ def test_a_bound_key_writes_and_reads_one_customer_only(project: Client) -> None
     other = project.track(event_name=name, customer_identifier="bob")
     assert project.one(forged["unique_req_id"])["customer_identifier"] == "alice"
     project.one(other["unique_req_id"])
-    alice = Client({**project.keys, "query_key": read})
+    alice = Client({**project.keys, "query_key": read}, project.http)
     assert [event["unique_req_id"] for event in alice.events(equals("event_name", name))] == [
         forged["unique_req_id"]
     ]

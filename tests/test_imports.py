@@ -75,9 +75,7 @@ def test_leaves_know_no_redis_no_store_and_no_http(leaf: str) -> None:
 
 def test_who_talks_to_what() -> None:
     assert {name for name in users_of("httpx") if name.startswith("app.")} == {"app.store"}
-    assert {name for name in users_of("chdb")} <= {
-        name for name in MODULES if name.startswith("workers.embedded")
-    }
+    assert users_of("chdb") <= {name for name in MODULES if name.startswith("workers.embedded")}
     assert not {name for server in SERVERS for name in users_of(server) if name.startswith("app.")}
 
 

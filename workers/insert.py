@@ -32,7 +32,7 @@ DATA_CODES = frozenset(
 # The installation is at fault: no row can be blamed, so it is tried until somebody mends it.
 BLOCKING_CODES = frozenset({16, 47, 60, 62, 81, 115, 164, 192, 193, 194, 242, 243, 291, 497, 516})
 MAX_BACKOFF_SECONDS = 5.0
-IDS_A_QUESTION = 2000  # keeps the address of the request far below ClickHouse's megabyte
+IDS_A_QUESTION = 1000  # the address of a request holds 64 KiB
 MAX_DEAD_ROWS = 100  # of one plan, once they outnumber the stored: then it is our bug, not the data's
 
 log = structlog.get_logger()
