@@ -184,7 +184,6 @@ class TestQueries:
             "INSERT INTO t FROM INFILE '/etc/passwd' FORMAT LineAsString",
             "SELECT * FROM url('http://127.0.0.1:1/', 'CSV', 'a String')",
             "SELECT * FROM remote('127.0.0.1', 'system.one')",
-            "SELECT * FROM mysql('127.0.0.1:1', 'a', 'b', 'c', 'd')",
             "CREATE TABLE default.f (a String) ENGINE = File(CSV)",
             "CREATE USER somebody",
             "SYSTEM SHUTDOWN",

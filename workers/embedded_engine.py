@@ -238,7 +238,7 @@ def _answer(result: Result, name: str) -> Answer:
         name,
         result.rows_read(),
         result.bytes_read(),
-        result.rows_written(),
+        getattr(result, "rows_written", result.rows_read)(),  # chdb-core-lite 26.5 has only the latter
         result.elapsed(),
     )
 
