@@ -116,7 +116,10 @@ class Service:
                 continue
             try:
                 environ = (entry / "environ").read_bytes()
-                if f"{MARK}={self.mark}".encode() in environ.split(b"\0"):
+                # Redis writes its title over its environment; it is known by the directory it works in.
+                if f"{MARK}={self.mark}".encode() in environ.split(b"\0") or (
+                    (entry / "cwd").readlink() == self.state / "redis"
+                ):
                     found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue

@@ -1,0 +1,249 @@
+"""`eventbunker dev` as its user meets it: what is started, what survives which death, what is left afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.redis_fixture import RedisServer, start_redis
+from tests.service import Service, StartService
+from tests.store_fixture import StoreServer
+from tests.waiting import until
+
+pytestmark = pytest.mark.service
+
+ROLES = ("redis", "store", "drain", "edge")
+MEMBERS = [
+    "url", "account_id", "account_master_key", "project_id", "project_master_key",
+    "write_key", "query_key", "delete_key",
+]  # fmt: skip
+COUNT_BY_NAME = {
+    "time_period": "minus_5_minutes",
+    "group_by": ["event_name"],
+    "computations": [{"function": "count"}],
+}
+
+
+def track(service: Service, name: str) -> None:
+    answer = httpx.post(
+        f"{service.url}/post",
+        headers={"x-eventbunker-write-key": service.keys["write_key"]},
+        json={"event_name": name},
+        timeout=30,
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def counted(service: Service, name: str) -> int:
+    """How often the event is in query results; 0 while the store does not answer."""
+    answer = httpx.post(
+        f"{service.url}/v1/query/json",
+        headers={"x-eventbunker-query-key": service.keys["query_key"]},
+        json=COUNT_BY_NAME,
+        timeout=30,
+    )
+    if answer.status_code != 200:
+        return 0
+    return sum(row["count"] for row in answer.json()["data"] if row["event_name"] == name)
+
+
+def run_line(line: str) -> str:
+    return subprocess.run(shlex.split(line), check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def test_first_start_keeps_the_keys_private_and_complete(service: Service) -> None:
+    path = service.state / "dev.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(service.keys) == MEMBERS
+    assert all(service.keys.values())
+
+
+def test_printed_lines_work_when_pasted(service: Service) -> None:
+    lines = [line.strip() for line in service.stdout.splitlines() if line.strip().startswith("curl ")]
+    assert len(lines) == 2
+    assert "unique_req_id" in json.loads(run_line(lines[0]))
+    until(
+        lambda: {"event_name": "my_first_event", "count": 1} in json.loads(run_line(lines[1]))["data"],
+        10,
+        "the printed query's answer",
+    )
+
+
+def test_logs_are_json_lines_without_secrets(service: Service) -> None:
+    for line in service.log.splitlines():
+        assert {"time", "level", "process", "message"} <= set(json.loads(line))
+    assert service.logged("serving")
+    for name, value in service.keys.items():
+        if name.endswith("_key"):
+            assert value not in service.log
+
+
+def test_secrets_are_in_no_argv(service: Service) -> None:
+    token = json.loads((service.state / "store.json").read_text())["password"]
+    for command in service.alive().values():
+        assert token not in command
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_killed_role_is_restarted_and_nothing_is_lost(service: Service, role: str) -> None:
+    before, after = f"before_{role}_died", f"after_{role}_died"
+    service.wait_ready()
+    track(service, before)
+    old = service.kill(role)
+    service.wait_restarted(role, old)
+    service.wait_ready()
+    track(service, after)
+    until(lambda: counted(service, before) == 1, 30, "the event before")
+    until(lambda: counted(service, after) == 1, 30, "the event after")
+    assert any(
+        line["role"] == role and line["exit"] == "SIGKILL"
+        for line in service.logged("died, starting it again")
+    )
+
+
+def test_killed_edge_refuses_no_connection(service: Service) -> None:
+    old = service.kill("edge")
+    answer = httpx.get(f"{service.url}/livez", timeout=30)
+    assert answer.status_code == 200
+    assert service.pids("edge") != [old]
+
+
+def test_stop_in_order_leaves_nothing(start_service: StartService) -> None:
+    service = start_service("--port", "0")
+    socket = service.state / "redis" / "redis.sock"
+    assert socket.exists()
+    url = service.url
+    assert service.stop(signal.SIGINT) == 0
+    assert not socket.exists()
+    assert [line["role"] for line in service.logged("stopped")] == ["edge", "drain", "store", "redis"]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/livez", timeout=5)
+
+
+def test_restart_keeps_keys_and_events_and_says_them_no_more(start_service: StartService) -> None:
+    first = start_service("--port", "0")
+    keys, said = first.keys, first.stdout
+    assert keys["write_key"] in said
+    track(first, "kept")
+    assert first.stop() == 0
+    second = start_service("--port", "0", directory=first.directory)
+    assert {**second.keys, "url": ""} == {**keys, "url": ""}
+    until(lambda: counted(second, "kept") == 1, 10, "the event of the former start")
+    assert keys["write_key"] not in second.stdout.removeprefix(said)
+    assert second.stop() == 0
+
+
+def test_second_start_on_the_same_state_is_refused(service: Service, start_service: StartService) -> None:
+    other = start_service("--port", "0", "--state", str(service.state), wait=False)
+    assert other.process.wait(30) == 1
+    assert f"another eventbunker (pid {service.process.pid})" in other.log
+    assert "STATE=" in other.log
+    service.wait_ready()
+
+
+def test_port_in_use_names_the_switch(service: Service, start_service: StartService) -> None:
+    port = service.url.rpartition(":")[2]
+    other = start_service("--port", port, wait=False)
+    assert other.process.wait(30) == 1
+    assert "PORT=" in other.log
+
+
+def test_second_signal_ends_at_once(start_service: StartService) -> None:
+    service = start_service("--port", "0")
+    os.kill(service.pids("drain")[0], signal.SIGSTOP)  # the ordered stop now waits for it
+    service.process.send_signal(signal.SIGTERM)
+
+    def ended() -> bool:
+        service.process.send_signal(signal.SIGTERM)
+        return service.process.poll() is not None
+
+    until(ended, 5, "the end at once")
+    assert service.process.returncode == 128 + signal.SIGTERM
+    assert not service.alive()
+
+
+def test_killed_supervisor_leaves_no_orphan_and_the_next_start_works(start_service: StartService) -> None:
+    first = start_service("--port", "0")
+    track(first, "before_the_kill")
+    orphans = set(first.alive()) - {first.process.pid}
+    assert len(orphans) == len(ROLES)
+    first.process.kill()
+    first.process.wait(10)
+    # At once: the directory stays locked until the last of the old processes is gone.
+    second = start_service("--port", "0", directory=first.directory)
+    assert not orphans & set(first.alive())
+    until(lambda: counted(second, "before_the_kill") == 1, 30, "the event of the killed service")
+    assert second.stop() == 0
+
+
+def test_stop_while_starting_leaves_nothing(start_service: StartService) -> None:
+    service = start_service("--port", "0", wait=False)
+    until(lambda: service.pids("store"), 20, "the store's process")
+    assert service.stop() == 0
+
+
+def test_given_redis_and_store_are_used_and_not_started(
+    start_service: StartService, store_server: StoreServer, tmp_path: Path
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    redis = start_redis(given)
+    environ = {
+        "REDIS_URL": redis.url,
+        "CLICKHOUSE_URL": store_server.url,
+        "CLICKHOUSE_PASSWORD": store_server.token,
+    }
+    deploy = '[[stores]]\nengine = "clickhouse"\ndatabase = "given_test"\n'
+    try:
+        service = start_service("--port", "0", deploy=deploy, environ=environ)
+        assert not service.pids("redis")
+        assert not service.pids("store")
+        track(service, "elsewhere")
+        until(lambda: counted(service, "elsewhere") == 1, 30, "the event in the given store")
+        assert service.stop() == 0
+        with redis.client() as client:
+            assert client.ping()
+    finally:
+        redis.stop()
+    assert store_server.text("SELECT count() FROM given_test.events") == "1"
+
+
+def test_unreachable_redis_is_named_without_its_password(start_service: StartService) -> None:
+    service = start_service(
+        "--port", "0", environ={"REDIS_URL": "redis://user:s3cret@127.0.0.1:1/0"}, wait=False
+    )
+    assert service.process.wait(60) == 1
+    assert "REDIS_URL" in service.log
+    assert "127.0.0.1:1" in service.log
+    assert "s3cret" not in service.log
+
+
+def test_redis_that_forgets_keys_gets_new_ones(start_service: StartService, tmp_path: Path) -> None:
+    first = start_service("--port", "0")
+    old = first.keys
+    assert first.stop() == 0
+    given = tmp_path / "other"
+    given.mkdir()
+    redis: RedisServer = start_redis(given)
+    try:
+        second = start_service("--port", "0", directory=first.directory, environ={"REDIS_URL": redis.url})
+        assert second.keys["write_key"] != old["write_key"]
+        assert json.loads((second.state / "dev.json.old").read_text()) == old
+        assert second.stop() == 0
+    finally:
+        redis.stop()
+
+
+def test_long_state_path_still_has_a_socket(start_service: StartService, tmp_path: Path) -> None:
+    state = tmp_path / ("x" * 100) / "state with space"
+    service = start_service("--port", "0", "--state", str(state), wait=False)
+    until(lambda: service.logged("serving"), 60, "the service")
+    assert service.stop() == 0
