@@ -138,7 +138,7 @@ class Interface:
         length = request.headers.get("content-length", "")
         reserved = min(reserved, int(length)) if length.isdigit() else reserved
         # Bodies wait in memory: their sum is bounded as well as each.
-        if self._buffered_bytes + reserved > 2 * self._limits.max_body_bytes:
+        if self._buffered_bytes + reserved > 3 * self._limits.max_body_bytes:
             raise _too_many()
         self._buffered_bytes += reserved
         try:
@@ -165,17 +165,20 @@ class Interface:
         self._engine.admit(job)
         try:
             future = self._lane(job.statement).start(self._engine, job)
-            if not job.statement.reads:
-                return await asyncio.shield(future)  # what may write runs to its end, heard or not
-            gone = asyncio.ensure_future(_gone(request))
-            await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
-            gone.cancel()
-            while not future.done():
-                await asyncio.to_thread(self._engine.end, job.query_id)
-                await asyncio.wait((future,), timeout=END_AGAIN_SECONDS)
-            return future.result()
-        finally:
+        except EngineError:
             self._engine.release(job.query_id)
+            raise
+        # Not when this handler ends: the statement may outlive it, and must be known to run.
+        future.add_done_callback(lambda _: self._engine.release(job.query_id))
+        if not job.statement.reads:
+            return await asyncio.shield(future)  # what may write runs to its end, heard or not
+        gone = asyncio.ensure_future(_gone(request))
+        await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        while not future.done():
+            await asyncio.to_thread(self._engine.end, job.query_id)
+            await asyncio.wait((future,), timeout=END_AGAIN_SECONDS)
+        return future.result()
 
     def _lane(self, statement: Statement) -> Lane:
         if statement.inspects:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
+from app.logs import configure_logging
 from workers.embedded_config import Limits
 from workers.embedded_engine import Engine
 from workers.embedded_http import Interface
@@ -54,6 +56,7 @@ def main(settings: Settings, *, port: int, path: Path) -> int:
 
 def run(limits: Limits, *, username: str, port: int, path: Path) -> int:
     """`main`, without a deploy.toml."""
+    configure_logging("store")
     token = os.environ.get("CLICKHOUSE_PASSWORD", "")
     if not token:
         log.error("store_not_started", reason="CLICKHOUSE_PASSWORD is not set; it is the store's token")
@@ -89,7 +92,7 @@ async def _serve(interface: Interface, engine: Engine, descriptor: int) -> None:
     config.keep_alive_timeout = 75.0
     config.keep_alive_max_requests = sys.maxsize
     config.include_server_header = False
-    config.errorlog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
     try:
         await serve(cast(ASGIFramework, interface.app), config, shutdown_trigger=stop.wait)
     finally:
