@@ -19,30 +19,36 @@ from app.errors import Problem
 
 MIB = 1024 * 1024
 
-Count: TypeAlias = Annotated[int, Meta(ge=1)]
-Bytes: TypeAlias = Annotated[int, Meta(ge=1024)]
-Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
+TIB = 1024**4
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+DATE = r"^\d{4}-\d{2}-\d{2}$"
+IMPORT = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Bytes: TypeAlias = Annotated[int, Meta(ge=1024, le=TIB)]
+Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]  # 0 takes any free one
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=86_400)]
-Word: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
-Date: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+Filled: TypeAlias = Annotated[str, Meta(min_length=1)]
+Word: TypeAlias = Annotated[str, Meta(pattern=NAME)]
 
 
 class Dev(Struct, frozen=True, forbid_unknown_fields=True):
     """[dev]: what `make run-edge` uses. Top level only."""
 
-    ip: str = "127.0.0.1"
+    ip: Filled = "127.0.0.1"
     port: Port = 8787
-    persist_to: str = ".eventbunker/state"
+    persist_to: Filled = ".eventbunker/state"
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
     """[server]: handed to Hypercorn."""
 
-    host: str = "0.0.0.0"  # noqa: S104  (a production edge stands behind a load balancer)
+    host: Filled = "0.0.0.0"  # noqa: S104  (a production edge stands behind a load balancer)
     port: Port = 8787
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     worker_class: Literal["uvloop", "asyncio"] = "uvloop"
-    backlog: Count = 2048
+    backlog: Annotated[int, Meta(ge=1, le=65_535)] = 2048
     keep_alive_timeout: Seconds = 75.0
     graceful_timeout: Seconds = 20.0
     read_timeout: Seconds = 30.0
@@ -105,9 +111,9 @@ class Warehouse(Struct, frozen=True, forbid_unknown_fields=True):
     engine: Literal["embedded", "clickhouse"] = "embedded"
     url: str = ""
     database: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")] = "eventbunker"
-    username: str = "default"
+    username: Filled = "default"
     path: str = ""
-    max_memory_bytes: Annotated[int, Meta(ge=256 * MIB)] = 1024 * MIB
+    max_memory_bytes: Annotated[int, Meta(ge=256 * MIB, le=TIB)] = 1024 * MIB
     insert_timeout: Seconds = 30.0
 
 
@@ -131,8 +137,8 @@ class Environment(Struct, frozen=True, forbid_unknown_fields=True):
     """What an `[env.NAME]` may hold, and the top level too."""
 
     name: Word = "eventbunker"
-    main: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = "app.main:create_app"
-    compatibility_date: Date = "2026-11-23"
+    main: Annotated[str, Meta(pattern=IMPORT)] = "app.main:create_app"
+    compatibility_date: Annotated[str, Meta(pattern=DATE)] = "2026-11-23"
     server: Server = Server()
     limits: Limits = Limits()
     cors: Cors = Cors()
@@ -205,4 +211,4 @@ def load(
 
 def json_schema() -> dict[str, object]:
     """The JSON Schema of deploy.toml, for editors."""
-    return msgspec.json.schema(DeployFile)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(DeployFile)}

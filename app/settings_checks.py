@@ -1,11 +1,14 @@
-"""Checks that look at more than one key, or at the machine: each says what is wrong and what to change."""
+"""Checks that look at more than one key, or at the machine: each says what is wrong and what to change.
+
+Paths are those of the top level; `app.deploy_file` knows in which environment a key was written.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 from datetime import date
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from app.errors import Problem
 from app.settings import Settings
@@ -15,28 +18,54 @@ REDIS_SCHEMES = ("redis", "rediss", "unix")
 HTTP_SCHEMES = ("http", "https")
 
 
-def check(settings: Settings, required: tuple[str, ...], prefix: str) -> list[Problem]:
-    """Every problem across keys; `prefix` is `env.NAME.` or empty."""
-    problems = [
+def check(settings: Settings) -> list[Problem]:
+    """Every problem across keys."""
+    return [
         *_compatibility_date(settings),
         *_tls(settings),
         *_proxies(settings),
-        *_queues(settings, prefix),
-        *_urls(settings, prefix),
+        *_limits(settings),
+        *_origins(settings),
+        *_queues(settings),
+        *_store(settings),
+        *_url("queues.producers[0].url", settings.producer.url, REDIS_SCHEMES),
+        *_url("stores[0].url", settings.store.url, HTTP_SCHEMES),
+        *(_url("REDIS_URL", settings.redis_url, REDIS_SCHEMES) if _redis_is_given(settings) else ()),
+        *(_url("CLICKHOUSE_URL", settings.clickhouse_url, HTTP_SCHEMES) if _store_is_given(settings) else ()),
     ]
-    missing = [name for name in required if not settings.secret(name)]
-    if missing:
-        names = ", ".join(missing)
-        problems.append(
-            Problem(
-                f"{prefix}secrets.required",
-                f"missing required secrets: {names}. Set them in the environment or in .dev.vars",
-            )
+
+
+def warn(settings: Settings) -> list[str]:
+    """What is allowed, but probably not meant."""
+    warnings = []
+    if settings.environment and not settings.redis_url:
+        warnings.append(_embedded_only(settings.environment, "Redis", "queues.producers[0].url or REDIS_URL"))
+    if settings.environment and not settings.clickhouse_url:
+        warnings.append(_embedded_only(settings.environment, "store", "stores[0].url or CLICKHOUSE_URL"))
+    geography = settings.vars.get("GEOIP_DB")
+    if geography and not Path(str(geography)).is_file():
+        warnings.append(f"vars.GEOIP_DB: there is no file {str(geography)!r}; the drain needs it")
+    if settings.limits.append_timeout > settings.server.graceful_timeout:
+        warnings.append(
+            "server.graceful_timeout is shorter than limits.append_timeout: "
+            "a stop can cut off requests that wait for Redis"
         )
-    if settings.store.engine == "clickhouse" and not settings.clickhouse_url:
-        message = 'engine "clickhouse" needs a url here or CLICKHOUSE_URL in the environment'
-        problems.append(Problem(f"{prefix}stores[0].url", message))
-    return problems
+    return warnings
+
+
+def _embedded_only(environment: str, part: str, keys: str) -> str:
+    return (
+        f"`env.{environment}` names no {part} ({keys}): "
+        "only `eventbunker dev` can run it, with an embedded one"
+    )
+
+
+def _redis_is_given(settings: Settings) -> bool:
+    return settings.redis_url != settings.producer.url
+
+
+def _store_is_given(settings: Settings) -> bool:
+    return settings.clickhouse_url != settings.store.url
 
 
 def _compatibility_date(settings: Settings) -> list[Problem]:
@@ -52,13 +81,18 @@ def _compatibility_date(settings: Settings) -> list[Problem]:
 
 def _tls(settings: Settings) -> list[Problem]:
     server = settings.server
-    if bool(server.certfile) != bool(server.keyfile):
-        return [Problem("server.certfile", "certfile and keyfile belong together; set both or neither")]
-    return [
+    files = {"certfile": server.certfile, "keyfile": server.keyfile}
+    problems = [
         Problem(f"server.{key}", f"there is no file {path!r}")
-        for key, path in (("certfile", server.certfile), ("keyfile", server.keyfile))
+        for key, path in files.items()
         if path and not Path(path).is_file()
     ]
+    if bool(server.certfile) != bool(server.keyfile):
+        absent = "keyfile" if server.certfile else "certfile"
+        problems.append(
+            Problem(f"server.{absent}", "certfile and keyfile belong together; set both or neither")
+        )
+    return problems
 
 
 def _proxies(settings: Settings) -> list[Problem]:
@@ -67,33 +101,74 @@ def _proxies(settings: Settings) -> list[Problem]:
         try:
             ipaddress.ip_network(network)
         except ValueError as error:
-            problems.append(
-                Problem(f"server.trusted_proxies[{index}]", f"not a network such as 10.0.0.0/8: {error}")
-            )
+            message = f"not a network such as 10.0.0.0/8: {error}"
+            problems.append(Problem(f"server.trusted_proxies[{index}]", message))
     return problems
 
 
-def _queues(settings: Settings, prefix: str) -> list[Problem]:
-    if settings.consumer.queue != settings.producer.queue:
+def _limits(settings: Settings) -> list[Problem]:
+    limits = settings.limits
+    if limits.max_pending_bytes < limits.max_event_bytes:
         message = (
-            f"nobody would drain {settings.producer.queue!r}: producer and consumer name different queues"
+            f"must hold one event at least (max_event_bytes = {limits.max_event_bytes}), or none is accepted"
         )
-        return [Problem(f"{prefix}queues.consumers[0].queue", message)]
+        return [Problem("limits.max_pending_bytes", message)]
     return []
 
 
-def _urls(settings: Settings, prefix: str) -> list[Problem]:
-    problems: list[Problem] = []
-    for path, url, secret in (
-        (f"{prefix}queues.producers[0].url", settings.producer.url, "REDIS_PASSWORD"),
-        (f"{prefix}stores[0].url", settings.store.url, "CLICKHOUSE_PASSWORD"),
-    ):
-        if url and urlsplit(url).password:
-            problems.append(Problem(path, f"holds a password; put it in {secret} in the environment"))
-    for name, url, schemes in (
-        ("REDIS_URL or queues.producers[0].url", settings.redis_url, REDIS_SCHEMES),
-        ("CLICKHOUSE_URL or stores[0].url", settings.clickhouse_url, HTTP_SCHEMES),
-    ):
-        if url and urlsplit(url).scheme not in schemes:
-            problems.append(Problem(name, f"must begin with {', '.join(schemes)} and ://"))
+def _origins(settings: Settings) -> list[Problem]:
+    """A browser sends an origin in one form only; any other would silently never match."""
+    problems = []
+    for index, origin in enumerate(settings.cors.allowed_origins):
+        parts = _split(origin)
+        exact = parts and parts.hostname and f"{parts.scheme}://{parts.netloc}" == origin == origin.lower()
+        if origin != "*" and not exact:
+            message = 'must be "*" or exactly scheme://host[:port], in lower case, without a final slash'
+            problems.append(Problem(f"cors.allowed_origins[{index}]", message))
     return problems
+
+
+def _queues(settings: Settings) -> list[Problem]:
+    queue, consumer = settings.producer.queue, settings.consumer
+    problems = []
+    if consumer.queue != queue:
+        message = f"nobody would drain {queue!r}: producer and consumer name different queues"
+        problems.append(Problem("queues.consumers[0].queue", message))
+    if consumer.dead_letter_queue in (queue, consumer.queue):
+        message = "must not be the queue itself: a dead letter would come back for ever"
+        problems.append(Problem("queues.consumers[0].dead_letter_queue", message))
+    return problems
+
+
+def _store(settings: Settings) -> list[Problem]:
+    store = settings.store
+    if store.engine == "clickhouse" and not settings.clickhouse_url:
+        message = 'engine "clickhouse" needs a url here or CLICKHOUSE_URL in the environment'
+        return [Problem("stores[0].url", message)]
+    if store.engine == "embedded" and store.url:
+        return [Problem("stores[0].url", 'is of no use to engine "embedded"; set engine = "clickhouse"')]
+    if store.engine == "clickhouse" and store.path:
+        return [Problem("stores[0].path", 'is where engine "embedded" keeps its data; remove it')]
+    return []
+
+
+def _url(path: str, url: str, schemes: tuple[str, ...]) -> list[Problem]:
+    """Never shows the url: one from the environment may carry a password."""
+    if not url:
+        return []
+    parts = _split(url)
+    if parts is None or parts.scheme not in schemes:
+        return [Problem(path, f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")]
+    if not (parts.path if parts.scheme == "unix" else parts.hostname):
+        return [Problem(path, "names no socket" if parts.scheme == "unix" else "names no host")]
+    return []
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a url, None when it is malformed."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises when it is not a number between 0 and 65535
+    except ValueError:
+        return None
+    return parts

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from types import UnionType
-from typing import Annotated, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -41,6 +41,8 @@ def find_problems(value: object, kind: object, path: str) -> list[Problem]:
             for key, item in value.items()
         ]
         return [problem for found in entries for problem in found]
+    if get_origin(bare) is Literal and isinstance(value, str) and value not in arguments:
+        return [Problem(path, f"expected one of {', '.join(f'`{option}`' for option in arguments)}")]
     return _in_leaf(value, kind, path)
 
 

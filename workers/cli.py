@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from textwrap import indent
+from urllib.parse import urlsplit
 
 import click
 
@@ -25,8 +27,8 @@ class _Context:
         try:
             settings = load(self.config, environment=self.environment)
         except SettingsError as error:
-            lines = "\n".join(f"  {problem.path}: {problem.message}" for problem in error.problems)
-            click.echo(f"{self.config} has {len(error.problems)} problem(s):\n{lines}", err=True)
+            count = "1 problem" if len(error.problems) == 1 else f"{len(error.problems)} problems"
+            click.echo(f"{self.config} has {count}:\n{indent(str(error), '  ')}", err=True)
             sys.exit(1)
         for warning in settings.warnings:
             click.echo(f"warning: {warning}", err=True)
@@ -53,9 +55,25 @@ def main(context: click.Context, config: Path, environment: str | None) -> None:
 def check(context: _Context) -> None:
     """Validate deploy.toml and the secrets, and exit."""
     settings = context.settings()
-    redis = "embedded" if not settings.redis_url else "from REDIS_URL or queues.producers[0].url"
-    store = "embedded" if not settings.clickhouse_url else "from CLICKHOUSE_URL or stores[0].url"
-    click.echo(f"{context.config} is valid: {settings.name}, redis {redis}, store {store}")
+    server, producer, store = settings.server, settings.producer, settings.store
+    redis = _source(settings.redis_url, producer.url, "REDIS_URL", "queues.producers[0].url")
+    warehouse = _source(settings.clickhouse_url, store.url, "CLICKHOUSE_URL", "stores[0].url")
+    click.echo(f"{context.config} is valid")
+    click.echo(f"  name         {settings.name}")
+    click.echo(f"  environment  {settings.environment or '(top level)'}")
+    click.echo(f"  edge         {server.host}:{server.port}, workers: {server.workers}")
+    click.echo(f"  redis        {redis}, durability: {producer.durability}")
+    click.echo(f"  store        {warehouse}, database: {store.database}")
+    click.echo(f"  secrets      {', '.join(sorted(settings.secrets)) or 'none set'}")
+
+
+def _source(url: str, in_file: str, variable: str, key: str) -> str:
+    """Where a part is and who said so. Never the url itself: it may carry a password."""
+    if not url:
+        return "embedded, by `eventbunker dev`"
+    parts = urlsplit(url)
+    host = parts.path if parts.scheme == "unix" else parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host} ({key if url == in_file else variable})"
 
 
 @main.command()
