@@ -1,0 +1,121 @@
+"""`eventbunker check`, and the deploy.toml, schema and documentation that are in the repository."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+from click.testing import CliRunner
+from click.testing import Result as CliResult
+
+from app.settings import DeployFile, Environment, json_schema, load
+from tests.deploy_files import ROOT, SECRET, write
+from workers.cli import main
+
+
+def run_check(directory: Path, text: str, *arguments: str, **environ: str) -> CliResult:
+    clean = dict.fromkeys(("DEPLOY_ENV", "DEPLOY_CONFIG", "REDIS_URL", "CLICKHOUSE_URL"))
+    config = write(directory, text)
+    return CliRunner().invoke(main, ["-c", str(config), *arguments, "check"], env={**clean, **environ})
+
+
+def test_check_says_what_would_run(tmp_path: Path) -> None:
+    result = run_check(tmp_path, "")
+    assert result.exit_code == 0
+    assert re.sub(" +", " ", result.stdout).split("is valid\n")[1] == (
+        " name eventbunker\n environment (top level)\n edge 0.0.0.0:8787, workers: 1\n"
+        " redis embedded, by `eventbunker dev`, durability: always\n"
+        " store embedded, by `eventbunker dev`, database: eventbunker\n"
+        " secrets none set\n"
+    )
+    given = run_check(tmp_path, "", REDIS_URL=f"redis://:{SECRET}@h", CLICKHOUSE_URL="http://h")
+    assert given.exit_code == 0
+    assert re.search("redis .*REDIS_URL", given.stdout)
+    assert re.search("store .*CLICKHOUSE_URL", given.stdout)
+    assert SECRET not in given.output
+
+
+def test_check_prints_every_problem_and_fails(tmp_path: Path) -> None:
+    result = run_check(tmp_path, "[server]\nport = ''\nprot = 1")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "has 2 problems:" in result.stderr
+    assert "  server.port: expected int, got str\n" in result.stderr
+    assert "  server.prot: unknown key; did you mean `port`?\n" in result.stderr
+
+
+def test_check_takes_the_environment_from_option_and_variable(tmp_path: Path) -> None:
+    text = "[vars]\nX = 1\n[env.production]"
+    result = run_check(tmp_path, text, "-e", "production")
+    assert result.exit_code == 0
+    assert "eventbunker-production" in result.stdout
+    assert result.stderr.startswith("warning: `vars` exists at the top level")
+    assert "eventbunker-production" in run_check(tmp_path, text, DEPLOY_ENV="production").stdout
+    on_purpose = run_check(tmp_path, text, "-e", "", DEPLOY_ENV="production")
+    assert "(top level)" in on_purpose.stdout
+    assert run_check(tmp_path, text, "-e", "staging").exit_code == 1
+
+
+def leaves(value: object, path: str = "") -> dict[str, object]:
+    """Each value of nested tables under its path; tables of an array share a path."""
+    if isinstance(value, dict):
+        found: dict[str, object] = {}
+        for name, item in value.items():
+            found |= leaves(item, f"{path}.{name}" if path else str(name))
+        return found
+    if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+        return {key: item for table in value for key, item in leaves(table, path).items()}
+    return {path: value}
+
+
+def default_leaves() -> dict[str, object]:
+    """Every key of the format with its default. What stands under [vars] and [env] is the user's own."""
+    return leaves(msgspec.json.decode(msgspec.json.encode(DeployFile())))
+
+
+def committed() -> dict[str, object]:
+    return {
+        key: value for key, value in tomllib.loads((ROOT / "deploy.toml").read_text()).items() if key != "env"
+    }
+
+
+def test_the_committed_file_states_exactly_the_defaults() -> None:
+    stated = leaves(committed())
+    assert stated.pop("vars.GEOIP_DB") == ""
+    assert stated == default_leaves()
+
+
+def test_the_committed_file_and_its_production_are_valid() -> None:
+    assert load(ROOT / "deploy.toml", environ={}).warnings == ()
+    production = load(
+        ROOT / "deploy.toml",
+        environment="production",
+        environ={"REDIS_PASSWORD": SECRET, "CLICKHOUSE_PASSWORD": SECRET},
+    )
+    assert production.warnings == ()
+    assert production.store.engine == "clickhouse"
+
+
+def test_the_committed_schema_is_that_of_the_structs() -> None:
+    schema = (ROOT / "deploy.schema.json").read_text()
+    assert json.loads(schema) == json.loads(json.dumps(json_schema()))
+    assert CliRunner().invoke(main, ["schema"]).stdout == schema
+
+
+def test_every_key_is_documented_with_its_default() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    rows = re.findall(r"^\| `([a-z_.\[\]]+)` \| `([^`|]*)` \|", text, re.MULTILINE)
+    keys = {
+        re.sub(r"^(queues\.producers|queues\.consumers|stores)\.", r"\1[].", path): value
+        for path, value in default_leaves().items()
+    }
+    assert len(rows) == len(dict(rows))
+    assert {path: json.loads(value) for path, value in rows} == keys
+
+
+def test_an_environment_holds_what_the_top_level_holds() -> None:
+    own = {field.name for field in msgspec.structs.fields(DeployFile)}
+    assert own - {field.name for field in msgspec.structs.fields(Environment)} == {"dev", "env"}
