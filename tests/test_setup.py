@@ -159,7 +159,7 @@ def test_make_names_an_old_python(tmp_path: Path) -> None:
 
 
 def test_make_names_a_missing_venv_module(tmp_path: Path) -> None:
-    done = make(tmp_path, f'case "$2" in *ensurepip*) exit 1;; esac; exec {sys.executable} "$@"')
+    done = make(tmp_path, f'case "$2" in *ensurepip*) exit 1;; esac; exec "{sys.executable}" "$@"')
     assert done.returncode != 0
     assert "apt-get install python3-venv" in done.stderr
     assert not (tmp_path / ".venv").exists()

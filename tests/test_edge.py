@@ -1,0 +1,176 @@
+"""The production edge: several processes on one socket, HTTP/1.1 and HTTP/2, TLS, and a stop that answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.settings import load
+from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service, StartService
+from tests.store_fixture import free_port
+from tests.waiting import until
+from workers.edge import EdgeError, load_app, server_config
+
+pytestmark = pytest.mark.service
+
+
+class Edge:
+    """`eventbunker edge`, on the Redis and store of a running service."""
+
+    def __init__(self, directory: Path, service: Service) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        config = directory / "edge.toml"
+        config.write_text(f'[server]\nhost = "127.0.0.1"\nport = {self.port}\nworkers = 2\n')
+        store = json.loads((service.state / "store.json").read_text())
+        environ = {
+            "REDIS_URL": f"unix://{service.state}/redis/redis.sock",
+            "CLICKHOUSE_URL": store["url"],
+            "CLICKHOUSE_PASSWORD": store["password"],
+        }
+        self.log = directory / "edge.log"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", COMMAND, "-c", str(config), "edge"],
+                cwd=ROOT,
+                env={**os.environ, **environ},
+                stdout=output,
+                stderr=output,
+            )
+
+    def pids(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+
+@pytest.fixture
+def edge(service: Service, tmp_path: Path) -> Iterator[Edge]:
+    service.wait_ready()
+    one = Edge(tmp_path, service)
+    try:
+        until(lambda: '"serving"' in one.log.read_text(), 30, "the edge")
+        yield one
+    finally:
+        if one.process.poll() is None:
+            one.process.terminate()
+        one.process.wait(60)
+
+
+def test_edges_share_the_port_and_the_keys_of_the_service(edge: Edge, service: Service) -> None:
+    assert len(edge.pids()) == 2
+    answer = httpx.post(
+        f"{edge.url}/post",
+        headers={"x-eventbunker-write-key": service.keys["write_key"]},
+        json={"event_name": "through_the_edge"},
+        timeout=30,
+    )
+    assert answer.status_code == 200
+    assert "server" not in answer.headers
+
+
+def test_killed_edge_is_replaced_while_the_other_serves(edge: Edge) -> None:
+    before = set(edge.pids())
+    os.kill(min(before), signal.SIGKILL)
+    for _ in range(20):
+        assert httpx.get(f"{edge.url}/livez", timeout=30).status_code == 200
+    until(lambda: len(edge.pids()) == 2 and set(edge.pids()) != before, 20, "a new edge")
+
+
+def test_stop_leaves_nothing(edge: Edge) -> None:
+    pids = edge.pids()
+    edge.process.terminate()
+    assert edge.process.wait(30) == 0
+    for pid in pids:
+        assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{edge.url}/livez", timeout=5)
+
+
+def test_edge_without_redis_says_what_is_missing(tmp_path: Path) -> None:
+    config = tmp_path / "deploy.toml"
+    config.write_text("")
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, "-c", str(config), "edge"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name not in FROM_OUTSIDE},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "REDIS_URL is not set" in done.stderr
+
+
+def test_tls_speaks_http2_and_http1(start_service: StartService, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None or shutil.which("curl") is None:
+        pytest.skip("needs openssl and curl")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+            ),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    service = start_service(
+        "--port", "0", deploy=f'[server]\ncertfile = "{certificate}"\nkeyfile = "{key}"\n', wait=False
+    )
+    until(lambda: service.logged("serving"), 60, "the service")
+    assert service.url.startswith("https://")
+    context = ssl.create_default_context(cafile=str(certificate))
+    assert httpx.get(f"{service.url}/livez", verify=context, timeout=10).http_version == "HTTP/1.1"
+    assert http_version(f"{service.url}/livez", "--cacert", str(certificate)) == "2"
+    assert service.stop() == 0
+
+
+def test_http2_without_tls_by_prior_knowledge(service: Service) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    assert http_version(f"{service.url}/livez", "--http2-prior-knowledge") == "2"
+
+
+def http_version(url: str, *options: str) -> str:
+    command = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_version}", *options, url]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def test_main_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    from app.main import Draining
+
+    config = tmp_path / "deploy.toml"
+    config.write_text('main = "app.nowhere:create_app"\n')
+    with pytest.raises(EdgeError, match=r'main = "app\.nowhere:create_app"'):
+        load_app(load(config, environ={}), Draining())
+
+
+def test_idle_connections_outlive_a_load_balancer(tmp_path: Path) -> None:
+    """Hypercorn's read timeout also cuts idle connections: it must not be the shorter one."""
+    config = tmp_path / "deploy.toml"
+    config.write_text("")
+    made = server_config(load(config, environ={}), 3)
+    assert made.keep_alive_timeout > 60
+    assert (made.read_timeout or 0) >= made.keep_alive_timeout
