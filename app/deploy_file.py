@@ -27,7 +27,7 @@ TOP_LEVEL_ONLY = ("dev", "env")
 PATTERNS = {
     NAME: "expected at most 63 letters, digits, `-` and `_`",
     DATE: 'expected a day in quotes, such as "2026-11-23"',
-    IMPORT: 'expected module:factory, such as "app.main:create_app"',
+    IMPORT: 'expected module:name, such as "app.main:create_app"',
 }
 
 
