@@ -112,8 +112,9 @@ def test_what_is_allowed_but_probably_not_meant(tmp_path: Path) -> None:
 
 
 def test_a_secret_set_to_nothing_is_not_taken_from_the_local_file(tmp_path: Path) -> None:
-    (tmp_path / ".dev.vars").write_text("REDIS_PASSWORD=it's'\n")
-    assert read(tmp_path, "").secret("REDIS_PASSWORD") == "it's'", "a quote inside a value is its own"
+    (tmp_path / ".dev.vars").write_text("REDIS_PASSWORD='tis\nCLICKHOUSE_PASSWORD=it's'\n")
+    assert read(tmp_path, "").secret("REDIS_PASSWORD") == "'tis", "a quote without its other is the value's"
+    assert read(tmp_path, "").secret("CLICKHOUSE_PASSWORD") == "it's'"
     assert read(tmp_path, "", None, REDIS_PASSWORD="").secret("REDIS_PASSWORD") == ""
 
 
