@@ -15,7 +15,16 @@ from collections import deque
 
 import structlog
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from app import metrics
 from app.errors import ApiError, Kind
@@ -26,6 +35,9 @@ MAX_GROUP_RECORDS = 1000
 MAX_GROUP_BYTES = 1024 * 1024  # bounds one entry, and with it the drain's smallest bite
 ATTEMPT_SECONDS = 4.0  # one round trip, fsync included; a slower Redis is asked again under the same id
 RETRY_PAUSE_SECONDS = 0.05
+# The client cuts the code off where it has a class for it; in a script of Redis 6 the code is in the text.
+PASSING_ERRORS = (ReadOnlyError, MasterDownError, ClusterDownError, TryAgainError)
+PASSING_CODES = ("LOADING", "MISCONF", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
 
 log = structlog.get_logger()
 
@@ -33,11 +45,13 @@ log = structlog.get_logger()
 class _Group:
     """Records that share one append, and the future that tells all of their requests."""
 
-    __slots__ = ("bytes", "done", "records")
+    __slots__ = ("bytes", "done", "end", "records")
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_seconds: float) -> None:
         self.records: list[bytes] = []
         self.bytes = 0
+        # From now, not from its turn: behind an outage the waits of several groups would add up.
+        self.end = time.monotonic() + timeout_seconds
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # A failure is told to those who wait; a group whose clients all left must not warn.
         self.done.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -71,7 +85,7 @@ class Appender:
             )
         group = self._pending[-1] if self._pending else None
         if group is None or len(group.records) >= MAX_GROUP_RECORDS or group.bytes > MAX_GROUP_BYTES:
-            group = _Group()
+            group = _Group(self._timeout_seconds)
             self._pending.append(group)
         group.records.append(record)
         group.bytes += len(record)
@@ -86,6 +100,9 @@ class Appender:
         if self._task is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._task, self._timeout_seconds)
+        while self._pending:
+            group = self._pending.popleft()
+            group.done.set_exception(_refusal(may_be_kept=False, reason="The edge is stopping"))
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
@@ -101,6 +118,9 @@ class Appender:
                 await self._append_group(group)
             except ApiError as error:
                 group.done.set_exception(error)
+            except asyncio.CancelledError:
+                group.done.set_exception(_refusal(may_be_kept=True, reason="The edge is stopping"))
+                raise
             except Exception as error:
                 log.exception("append failed unexpectedly")
                 group.done.set_exception(error)
@@ -114,28 +134,26 @@ class Appender:
         """One group, repeated under its own sequence number until Redis has answered or time is up."""
         self._sequence += 1
         payload = join_group(group.records)
-        end = time.monotonic() + self._timeout_seconds
         may_be_kept = False
-        while True:
+        while (remaining := group.end - time.monotonic()) > 0:
             was_sent = False
             try:
-                async with asyncio.timeout(ATTEMPT_SECONDS):
+                async with asyncio.timeout(min(ATTEMPT_SECONDS, remaining)):
                     connection = await self._connect()
                     was_sent = True
                     await self._send(connection, len(group.records), payload)
                 return
-            except OutOfMemoryError:  # the script looked first, so no earlier attempt had arrived either
-                raise _refusal(may_be_kept=False, reason="Redis is out of memory") from None
             except ResponseError as error:
+                if _is_out_of_memory(error):  # an earlier attempt may still be on its way
+                    raise _refusal(may_be_kept=may_be_kept, reason="Redis is out of memory") from None
                 if not _is_passing(error):
                     raise
             except (RedisError, OSError, TimeoutError):
                 may_be_kept = may_be_kept or was_sent
             metrics.APPEND_RETRIES.inc()
             await self._disconnect()
-            if time.monotonic() > end:
-                raise _refusal(may_be_kept=may_be_kept, reason="Redis did not answer in time")
             await asyncio.sleep(RETRY_PAUSE_SECONDS)
+        raise _refusal(may_be_kept=may_be_kept, reason="Redis did not answer in time")
 
     async def _connect(self) -> AbstractConnection:
         """The partition's own connection, with the script loaded. A pool would add work to every append."""
@@ -177,11 +195,16 @@ class Appender:
                 await connection.disconnect(nowait=True)
 
 
+def _is_out_of_memory(error: ResponseError) -> bool:
+    # Before 7.0 an error inside a script is a sentence of the script's that quotes it.
+    return isinstance(error, OutOfMemoryError) or "-OOM " in str(error)
+
+
 def _is_passing(error: ResponseError) -> bool:
-    """Is this answer one that another try may not get: loading the AOF, a failing disk, a replica?"""
-    return str(error).startswith(
-        ("LOADING", "MISCONF", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
-    )
+    """Is this answer one that another try may not get: a failing disk, a replica, a long script?"""
+    if isinstance(error, PASSING_ERRORS):
+        return True
+    return any(f"-{code} " in f"-{error} " for code in PASSING_CODES)
 
 
 def _refusal(*, may_be_kept: bool, reason: str) -> ApiError:

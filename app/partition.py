@@ -40,6 +40,7 @@ class Partition:
         self._incarnation = os.urandom(8).hex()
         self._owner = f"{slot}/{self._incarnation}"
         self._epoch = 0
+        self._has_owned = False
         self._scripts = {
             name: redis.register_script(stream.with_oom_allowed(script, redis_version))
             for name, script in (
@@ -57,12 +58,17 @@ class Partition:
         return self._epoch
 
     async def acquire(self, lease_ms: int) -> bool:
-        """Take the lease, or keep it. True when it is ours."""
+        """Take the lease, or keep it. True when it is ours.
+
+        The first time also from a former process of the same slot, whose lease still runs.
+        """
         self._epoch = int(
             await self._scripts["acquire"](
-                keys=[self._keys.lease, self._keys.epoch], args=[self._slot, self._incarnation, lease_ms]
+                keys=[self._keys.lease, self._keys.epoch],
+                args=[self._slot, self._incarnation, lease_ms, int(not self._has_owned)],
             )
         )
+        self._has_owned = self._has_owned or self._epoch > 0
         return self._epoch > 0
 
     async def renew(self, lease_ms: int) -> None:

@@ -104,14 +104,16 @@ return 1
 
 # -> epoch of the lease that this owner now holds, 0 while another holds it.
 # An owner is `slot/incarnation`: whoever restarts in a slot need not wait for its predecessor's lease to
-# end. The epoch rises with every change of hands, never on renewal; it alone fences the former owner.
+# end (ARGV[4] = 1). Only a process that never owned may ask for that: two of one slot would otherwise take
+# turns for ever. The epoch rises with every change of hands, never on renewal; it alone fences the former
+# owner.
 ACQUIRE = """
 local owner = redis.call('GET', KEYS[1])
 if owner == ARGV[1] .. '/' .. ARGV[2] then
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
   return tonumber(redis.call('GET', KEYS[2]))
 end
-if owner and string.match(owner, '^(.*)/') ~= ARGV[1] then return 0 end
+if owner and (ARGV[4] ~= '1' or string.match(owner, '^(.*)/') ~= ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1] .. '/' .. ARGV[2], 'PX', ARGV[3])
 return redis.call('INCR', KEYS[2])
 """
@@ -156,8 +158,11 @@ return {tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000), oldest}
 
 
 def with_oom_allowed(script: str, redis_version: tuple[int, int]) -> str:
-    """`script` marked so that a Redis at `maxmemory` still runs it: the drain must be able to drain.
+    """`script` so that a Redis at `maxmemory` still runs it: the drain must be able to drain.
 
-    Redis before 7.0 knows no such mark; there the edges' stop at 80 % keeps the room.
+    Redis before 7.0 knows no such mark. There a script that has written may go on writing, so a write
+    without effect comes first: https://github.com/redis/redis/blob/6.2/src/scripting.c (lua_write_dirty).
     """
-    return "#!lua flags=allow-oom" + script if redis_version >= (7, 0) else script
+    if redis_version >= (7, 0):
+        return "#!lua flags=allow-oom" + script
+    return "redis.call('DEL', KEYS[1] .. ':none')" + script

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,3 +25,17 @@ def until(condition: Callable[[], T], deadline_seconds: float, what: str = "the 
         if time.monotonic() > end:
             raise AssertionError(f"{what} did not hold within {deadline_seconds} s; last value: {value!r}")
         time.sleep(POLL_SECONDS)
+
+
+async def async_until(
+    condition: Callable[[], Awaitable[T]], deadline_seconds: float, what: str = "the condition"
+) -> T:
+    """`until` for a coroutine function; the loop goes on meanwhile."""
+    end = time.monotonic() + deadline_seconds
+    while True:
+        value = await condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"{what} did not hold within {deadline_seconds} s; last value: {value!r}")
+        await asyncio.sleep(POLL_SECONDS)
