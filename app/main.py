@@ -74,7 +74,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         try:
             yield
         finally:
-            watcher.cancel()
+            await redis_client.stop_tasks(watcher)
             await asyncio.gather(*(appender.close() for appender in appenders))
             await registry.close()
             await store.close()

@@ -20,6 +20,8 @@ from app.settings import Settings
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 RETRY_SECONDS = 0.1
+STOP_ATTEMPTS = 50
+STOP_ATTEMPT_SECONDS = 0.1
 
 log = structlog.get_logger()
 
@@ -43,6 +45,21 @@ def _password(settings: Settings) -> Any:
     """Only where one is set: an explicit None would override what the URL holds."""
     password = settings.secret("REDIS_PASSWORD")
     return {"password": password} if password else {}
+
+
+async def stop_tasks(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks that talk to Redis, and wait for their end.
+
+    redis-py swallows a cancellation that arrives while it connects, so one `cancel()` may be lost, and
+    whoever waits for the task would wait for ever.
+    """
+    for _ in range(STOP_ATTEMPTS):
+        for task in tasks:
+            task.cancel()
+        _, pending = await asyncio.wait(tasks, timeout=STOP_ATTEMPT_SECONDS)
+        if not pending:
+            return
+    log.error("a task does not end", tasks=len(pending))
 
 
 async def wait_for_version(redis: Redis, stop: asyncio.Event) -> tuple[int, int]:

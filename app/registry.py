@@ -29,6 +29,7 @@ from app.errors import ApiError
 from app.errors import Kind as ErrorKind
 from app.grant import Grant, KeyType, digest, invalid, not_one
 from app.names import Names
+from app.redis_client import stop_tasks
 from app.settings import Settings
 
 STALE_SECONDS = 0.5  # without a word from the changes stream; a revoked key lives at most this much longer
@@ -77,9 +78,7 @@ class Registry:
 
     async def close(self) -> None:
         """Stop following and write the last uses, if Redis takes them within a second."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop_tasks(*self._tasks)
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(1):
                 await self._write_uses()

@@ -100,9 +100,7 @@ class PartitionDrain:
             for task in done:
                 task.result()
         finally:
-            for task in (renewer, loop):
-                task.cancel()
-            await asyncio.gather(renewer, loop, return_exceptions=True)
+            await redis_client.stop_tasks(renewer, loop)
         await self._partition.release()
 
     async def _renew(self) -> None:
