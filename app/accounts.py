@@ -1,112 +1,59 @@
 """Accounts, projects and keys: the write side of the registry, and its lists.
 
-Secrets are returned once, by the call that makes them; Redis keeps digests. Every call is one script, so
-nothing is half done. `app.manage` offers these over HTTP, `eventbunker account create` in the terminal.
+Secrets are returned once, by the call that makes them, and no repr shows them; Redis keeps digests. Every
+change is one script, so nothing is half done. `app.manage` offers these over HTTP, `eventbunker account
+create` in the terminal; what is told of each is in `app.account_types`.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
+from msgspec.structs import astuple
 from redis.asyncio import Redis
 
 from app import registry_scripts as scripts
-from app.errors import ApiError, Kind
+from app.account_types import CreatedAccount, CreatedKey, CreatedProject, ListedKey, Project, describe
+from app.errors import ApiError, Kind, Problem, invalid_body
 from app.grant import Grant, KeyType, digest, new_secret
-from app.timestamp import format_timestamp
 
 MAX_PROJECTS = 100  # an account
 _GRANT = msgspec.json.Encoder()
 
 
-class CreatedAccount(msgspec.Struct, frozen=True):
-    account_id: str
-    account_master_key: str
-
-
-class CreatedProject(msgspec.Struct, frozen=True):
-    account_id: str
-    project_id: str
-    master_api_key: str
-    status: str = "ACTIVE"
-
-
-class Project(msgspec.Struct, frozen=True):
-    """A project in a list. `created_at` is Unix milliseconds."""
-
-    project_id: str
-    name: str
-    description: str
-    status: str
-    created_at: int
-
-
-class KeyFilter(msgspec.Struct, frozen=True):
-    """`key_filter_data`: what a key is bound to."""
-
-    customer_identifier: str
-
-
-class KeyInfo(msgspec.Struct, frozen=True):
-    """What is told of a key. `expires_at` is ISO 8601; `created_at` Unix milliseconds."""
-
-    project_id: str
-    api_key_id: str
-    key_type: str
-    name: str
-    description: str
-    key_filter_data: KeyFilter | None
-    expires_at: str | None
-    rate_limit: int | None
-    allow_client_context: bool
-    status: str
-    created_at: int
-
-
-class CreatedKey(KeyInfo, frozen=True, kw_only=True):
-    """`api_key` is the secret: shown now and never again."""
-
-    api_key: str
-
-
-class ListedKey(KeyInfo, frozen=True, kw_only=True):
-    """A key in a list. `last_used_at` is Unix milliseconds, some seconds behind; None for never."""
-
-    last_four: str
-    last_used_at: int | None
-
-
 class Accounts:
-    """All methods raise redis.RedisError when Redis does not answer; then nothing is half done."""
+    """`changed(what, id)` is called for each change, as every process is told of it through the stream.
 
-    def __init__(self, redis: Redis) -> None:
+    All methods raise redis.RedisError when Redis does not answer; then nothing is half done.
+    """
+
+    def __init__(
+        self, redis: Redis, changed: Callable[[str, str], None] = lambda what, identity: None
+    ) -> None:
         self._redis = redis
-        self._scripts = {
-            name: redis.register_script(script)
-            for name, script in (
-                ("create_account", scripts.CREATE_ACCOUNT),
-                ("create_project", scripts.CREATE_PROJECT),
-                ("reset", scripts.RESET_MASTER_KEY),
-                ("delete_project", scripts.DELETE_PROJECT),
-                ("create_key", scripts.CREATE_KEY),
-                ("delete_key", scripts.DELETE_KEY),
-            )
-        }
+        self._changed = changed
+        self._create_account = redis.register_script(scripts.CREATE_ACCOUNT)
+        self._create_project = redis.register_script(scripts.CREATE_PROJECT)
+        self._reset = redis.register_script(scripts.RESET_MASTER_KEY)
+        self._delete_project = redis.register_script(scripts.DELETE_PROJECT)
+        self._create_key = redis.register_script(scripts.CREATE_KEY)
+        self._delete_key = redis.register_script(scripts.DELETE_KEY)
 
     async def create_account(self, name: str = "") -> CreatedAccount:
         """A new account and its master key."""
         account_id, secret = _identity("acc"), new_secret(KeyType.ACCOUNT)
         grant = Grant(KeyType.ACCOUNT, "", account_id, "")
-        await self._scripts["create_account"](
+        await self._create_account(
             keys=[scripts.account(account_id)], args=[digest(secret), _GRANT.encode(grant), name, _now_ms()]
         )
         return CreatedAccount(account_id, secret)
 
     async def create_project(self, account_id: str, name: str, description: str = "") -> CreatedProject:
-        """A new project and its master key. Errors: ApiError 400 for the 101st."""
+        """A new project and its master key. Errors: ApiError 400 for the 101st or a wrong account."""
         project_id, secret = _identity("prj"), new_secret(KeyType.PROJECT)
         grant = Grant(KeyType.PROJECT, "", account_id, project_id)
         fields: list[str | int] = [
@@ -119,10 +66,12 @@ class Accounts:
             "created_at",
             _now_ms(),
         ]
-        made = await self._scripts["create_project"](
-            keys=[scripts.projects(account_id), scripts.project(project_id)],
+        made = await self._create_project(
+            keys=[scripts.account(account_id), scripts.projects(account_id), scripts.project(project_id)],
             args=[project_id, MAX_PROJECTS, digest(secret), _GRANT.encode(grant), *fields],
         )
+        if int(made) < 0:
+            raise ApiError(Kind.INVALID_ACCOUNT, "There is no account with this account_id.")
         if not int(made):
             raise ApiError(
                 Kind.TOO_MANY_PROJECTS, f"An account has at most {MAX_PROJECTS} projects; delete one first."
@@ -130,40 +79,38 @@ class Accounts:
         return CreatedProject(account_id, project_id, secret)
 
     async def list_projects(self, account_id: str) -> list[Project]:
-        """The account's projects, oldest first."""
+        """The account's projects that are not deleted, oldest first."""
         ids = cast("set[bytes]", await self._redis.smembers(scripts.projects(account_id)))
-        found = [await self._hash(scripts.project(one.decode())) for one in ids]
+        found = await self._hashes([scripts.project(one.decode()) for one in ids])
         projects = [
             Project(one.decode(), each["name"], each["description"], each["status"], int(each["created_at"]))
             for one, each in zip(ids, found, strict=True)
-            if each
+            if each.get("status") == "ACTIVE"  # or it was deleted while the list was made
         ]
         return sorted(projects, key=lambda project: (project.created_at, project.project_id))
 
-    async def require_project(self, account_id: str, project_id: str) -> None:
-        """Errors: ApiError 400 unless the account has this project."""
-        if not await self._redis.sismember(scripts.projects(account_id), project_id):
-            raise ApiError(Kind.INVALID_PROJECT, "The account has no project with this project_id.")
-
     async def reset_master_key(self, account_id: str, project_id: str) -> str:
         """A new master key; the old one is dead. Errors: ApiError 400."""
-        await self.require_project(account_id, project_id)
         secret = new_secret(KeyType.PROJECT)
         grant = Grant(KeyType.PROJECT, "", account_id, project_id)
-        done = await self._scripts["reset"](
-            keys=[scripts.project(project_id)], args=[digest(secret), _GRANT.encode(grant)]
+        old = await self._reset(
+            keys=[scripts.project(project_id), scripts.projects(account_id)],
+            args=[project_id, digest(secret), _GRANT.encode(grant)],
         )
-        _require(done)
+        if not old:
+            raise ApiError(Kind.INVALID_PROJECT, "The account has no project with this project_id.")
+        self._changed("grant", old.decode())
         return secret
 
     async def delete_project(self, account_id: str, project_id: str) -> None:
         """All its keys are dead; its events are marked for erasure. Errors: ApiError 400."""
-        await self.require_project(account_id, project_id)
-        done = await self._scripts["delete_project"](
+        done = await self._delete_project(
             keys=[scripts.projects(account_id), scripts.project(project_id), scripts.keys(project_id)],
-            args=[project_id],
+            args=[project_id, _now_ms()],
         )
-        _require(done)
+        if not done:
+            raise ApiError(Kind.INVALID_PROJECT, "The account has no project with this project_id.")
+        self._changed("project", project_id)
 
     async def create_key(
         self,
@@ -180,7 +127,8 @@ class Accounts:
         """A new key of an active project. Errors: ApiError 400."""
         owner = cast("bytes | None", await self._redis.hget(scripts.project(project_id), "account_id"))
         account_id = owner.decode() if owner else ""
-        api_key_id, secret, now = _identity("key"), new_secret(key_type), _now_ms()
+        secret, now = new_secret(key_type), _now_ms()
+        api_key_id = f"key_{now:012x}{secrets.token_hex(8)}"  # sorts by time: a list is a range of ids
         grant = Grant(
             key_type,
             api_key_id,
@@ -202,77 +150,72 @@ class Accounts:
             "created_at",
             now,
         ]
-        done = await self._scripts["create_key"](
+        done = await self._create_key(
             keys=[scripts.project(project_id), scripts.keys(project_id), scripts.key(api_key_id)],
-            args=[api_key_id, now, hashed, _GRANT.encode(grant), *fields],
+            args=[api_key_id, hashed, _GRANT.encode(grant), *fields],
         )
-        _require(done)
-        return CreatedKey(*_info(grant, name, description, now), api_key=secret)
+        if not done:
+            raise ApiError(Kind.INVALID_PROJECT, "The project does not exist or was deleted.")
+        self._changed("grant", hashed)
+        return CreatedKey(*astuple(describe(grant, name, description, now)), api_key=secret)
 
-    async def list_keys(self, project_id: str, offset: int, limit: int) -> list[ListedKey]:
-        """Keys by time of creation, from `offset`."""
-        ids = cast(
-            "list[bytes]", await self._redis.zrange(scripts.keys(project_id), offset, offset + limit - 1)
-        )
-        listed = []
-        for one in ids:
-            each = await self._hash(scripts.key(one.decode()))
-            payload = await self._redis.get(scripts.grant(each["digest"])) if each else None
-            if not each or payload is None:  # revoked while the list was made
-                continue
-            used = cast("bytes | None", await self._redis.hget(scripts.USED, one.decode()))
-            info = _info(
-                msgspec.json.decode(payload, type=Grant),
-                each["name"],
-                each["description"],
-                int(each["created_at"]),
+    async def list_keys(self, project_id: str, after: str, limit: int) -> tuple[list[ListedKey], str | None]:
+        """Keys by time of creation, from behind the id `after` ("": the first), and the next `after`.
+
+        `after` may name a key that is revoked by now. None: this was the last page.
+        """
+        ids = [
+            one.decode()
+            for one in cast(
+                "list[bytes]",
+                await self._redis.zrangebylex(
+                    scripts.keys(project_id), f"({after}" if after else "-", "+", 0, limit + 1
+                ),
             )
-            listed.append(
-                ListedKey(*info, last_four=each["last_four"], last_used_at=int(used) if used else None)
+        ]
+        page = ids[:limit]
+        hashes = await self._hashes([scripts.key(one) for one in page])
+        grants = await self._redis.mget([scripts.grant(each.get("digest", "")) for each in hashes] or [""])
+        used = await self._redis.hmget(scripts.USED, page or [""])
+        listed = [
+            ListedKey(
+                *astuple(
+                    describe(_decode(payload), each["name"], each["description"], int(each["created_at"]))
+                ),
+                last_four=each["last_four"],
+                last_used_at=int(last_use) if last_use else None,
             )
-        return listed
+            for each, payload, last_use in zip(hashes, grants, used, strict=False)
+            if each and payload is not None  # or it was revoked while the list was made
+        ]
+        return listed, page[-1] if len(ids) > limit else None
 
     async def delete_key(self, project_id: str, *, api_key_id: str = "", api_key: str = "") -> str:
         """Revoke one key, named by its id or by itself, and return its id. Errors: ApiError 400."""
+        path = "$.api_key" if api_key else "$.api_key_id"
         if api_key:
             payload = await self._redis.get(scripts.grant(digest(api_key)))
-            grant = msgspec.json.decode(payload, type=Grant) if payload is not None else None
+            grant = None if payload is None else _decode(payload)
             api_key_id = grant.api_key_id if grant is not None and grant.project_id == project_id else ""
-        done = api_key_id and await self._scripts["delete_key"](
+        hashed = api_key_id and await self._delete_key(
             keys=[scripts.keys(project_id), scripts.key(api_key_id)], args=[api_key_id]
         )
-        if not done:
-            raise ApiError(Kind.INVALID_BODY, "The project has no such key.")
+        if not hashed:
+            raise invalid_body([Problem(path, "the project has no such key; it may be revoked already")])
+        self._changed("grant", hashed.decode())
         return api_key_id
 
-    async def _hash(self, key: str) -> dict[str, str]:
-        found = cast("dict[bytes, bytes]", await self._redis.hgetall(key))
-        return {name.decode(): value.decode() for name, value in found.items()}
+    async def _hashes(self, keys: list[str]) -> list[dict[str, str]]:
+        """Several hashes in one trip; {} where there is none."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hgetall(key)
+            found = cast("list[dict[bytes, bytes]]", await pipe.execute())
+        return [{name.decode(): value.decode() for name, value in each.items()} for each in found]
 
 
-def _info(
-    grant: Grant, name: str, description: str, created_at: int
-) -> tuple[str, str, str, str, str, KeyFilter | None, str | None, int | None, bool, str, int]:
-    """The members of KeyInfo, in order."""
-    bound = grant.customer_identifier
-    return (
-        grant.project_id,
-        grant.api_key_id,
-        grant.key_type.value,
-        name,
-        description,
-        None if bound is None else KeyFilter(bound),
-        None if grant.expires_at_ms is None else format_timestamp(grant.expires_at_ms),
-        grant.rate_limit,
-        grant.allow_client_context,
-        "ACTIVE",
-        created_at,
-    )
-
-
-def _require(done: object) -> None:
-    if not done:
-        raise ApiError(Kind.INVALID_PROJECT, "The project does not exist or was deleted.")
+def _decode(payload: bytes | str) -> Grant:
+    return msgspec.json.decode(payload, type=Grant)
 
 
 def _identity(prefix: str) -> str:

@@ -64,12 +64,15 @@ class CreateKey(ProjectRequest, frozen=True):
 
 class ListKeys(ProjectRequest, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-    cursor: Annotated[str, Meta(pattern=r"^\d{1,9}$")] = "0"
+    cursor: Annotated[str, Meta(pattern=r"^(key_[0-9a-f]{28})?$")] | None = None
 
 
 class DeleteKey(ProjectRequest, frozen=True):
     api_key_id: str = ""
     api_key: str = ""
+
+    def __repr__(self) -> str:
+        return f"DeleteKey({self.project_id}, {self.api_key_id})"  # never the secret
 
 
 class ListNames(ProjectRequest, frozen=True):
@@ -117,7 +120,7 @@ class ManageHandlers:
             name=asked.name,
             description=asked.description,
             customer_identifier=None if bound is None else bound.customer_identifier,
-            expires_at_ms=_expiry(asked.expires_at),
+            expires_at_ms=None if asked.expires_at is None else parse_timestamp(asked.expires_at),
             rate_limit=asked.rate_limit,
             allow_client_context=asked.allow_client_context,
         )
@@ -125,22 +128,17 @@ class ManageHandlers:
 
     async def list_keys(self, request: Request) -> Response:
         asked = await self._of_project(request, ListKeys)
-        offset = int(asked.cursor)
-        keys = await _answered(self._accounts.list_keys(asked.project_id, offset, asked.limit + 1))
-        more = len(keys) > asked.limit
-        cursor = str(offset + asked.limit) if more else None
-        return json_response({"api_keys": keys[: asked.limit], "cursor": cursor})
+        keys, cursor = await _answered(
+            self._accounts.list_keys(asked.project_id, asked.cursor or "", asked.limit)
+        )
+        return json_response({"api_keys": keys, "cursor": cursor})
 
     async def delete_key(self, request: Request) -> Response:
         asked = await self._of_project(request, DeleteKey)
-        if bool(asked.api_key_id) == bool(asked.api_key):
-            raise invalid_body([Problem("$", "name the key by either api_key_id or api_key")])
-        revoked = self._accounts.delete_key(
-            asked.project_id, api_key_id=asked.api_key_id, api_key=asked.api_key
+        revoked = await _answered(
+            self._accounts.delete_key(asked.project_id, api_key_id=asked.api_key_id, api_key=asked.api_key)
         )
-        return json_response(
-            {"project_id": asked.project_id, "api_key_id": await _answered(revoked), "status": "DELETED"}
-        )
+        return json_response({"project_id": asked.project_id, "api_key_id": revoked, "status": "DELETED"})
 
     async def list_names(self, request: Request) -> Response:
         asked = await self._of_project(request, ListNames)
@@ -150,8 +148,6 @@ class ManageHandlers:
 
     async def delete_names(self, request: Request) -> Response:
         asked = await self._of_project(request, DeleteNames)
-        if not asked.event_names and not asked.field_paths:
-            raise invalid_body([Problem("$", f"list what to free in {KINDS[0]}s or {KINDS[1]}s")])
         freed = self._registry.names.delete(asked.project_id, asked.event_names, asked.field_paths)
         return json_response(
             {"project_id": asked.project_id, "freed": await _answered(freed), "status": "DELETED"}
@@ -179,22 +175,28 @@ class ManageHandlers:
             decoded = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise invalid_body([Problem("$", f"malformed JSON: {str(error)[:200]}")]) from None
-        problems = find_problems(decoded, kind, "$")
+        problems = [*find_problems(decoded, kind, "$"), *_broken_rules(decoded, kind)]
         if problems:
             raise invalid_body(problems)
         return grant, msgspec.convert(decoded, kind, strict=True)
 
 
-def _expiry(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        moment = parse_timestamp(text)
-    except ValueError as error:
-        raise invalid_body([Problem("$.expires_at", str(error))]) from None
-    if moment <= time.time_ns() // 1_000_000:
-        raise invalid_body([Problem("$.expires_at", "is in the past; a key that never worked helps nobody")])
-    return moment
+def _broken_rules(body: object, kind: type[msgspec.Struct]) -> list[Problem]:
+    """What no type can say, of a body that may break the types' rules too."""
+    if not isinstance(body, dict):
+        return []
+    expires_at = body.get("expires_at")
+    if kind is CreateKey and isinstance(expires_at, str):
+        try:
+            if parse_timestamp(expires_at) <= time.time_ns() // 1_000_000:
+                return [Problem("$.expires_at", "is in the past; a key that never works helps nobody")]
+        except ValueError as error:
+            return [Problem("$.expires_at", str(error))]
+    if kind is DeleteKey and bool(body.get("api_key_id")) == bool(body.get("api_key")):
+        return [Problem("$", "name the key by either api_key_id or api_key")]
+    if kind is DeleteNames and not body.get("event_names") and not body.get("field_paths"):
+        return [Problem("$", f"list what to free in {' or '.join(f'{kind}s' for kind in KINDS)}")]
+    return []
 
 
 async def _answered(call: Awaitable[T]) -> T:

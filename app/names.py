@@ -1,15 +1,15 @@
 """The distinct event names and field paths of each project: known in memory, admitted in Redis.
 
-An event whose names are all known costs no Redis call; one with a new name costs one, once. The caps
-(api.md section 3.1) are enforced by one script for all edges together. A deleted name is forgotten by
-every edge through the registry's changes.
+An event whose names are all known costs no Redis call; one with a new name costs one, once; and when a
+project's places are all taken, new names are refused from memory. The caps are enforced by one script for
+all edges together. A deleted name is forgotten by every edge through the registry's changes.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import msgspec
@@ -18,19 +18,26 @@ from redis.exceptions import RedisError
 
 from app import registry_scripts as scripts
 from app.errors import ApiError, Kind
+from app.single_flight import SingleFlight
 
 KINDS = ("event_name", "field_path")
 MAX_PROJECTS = 1000  # in the memory of one process; the least recently used goes
-MAX_NOTED_USES = 10_000  # distinct events shapes between two flushes; beyond, last use is a little older
+MAX_NOTED_USES = 10_000  # distinct shapes of events between two flushes; beyond, last use is a little older
 REFUSAL_SECONDS = 1.0  # a flood of refused names must not become a Redis call each
 MAX_REFUSALS = 10_000
+CALL_SECONDS = 2.0
+MAX_CALLS = 16  # at once, of each kind; the connection pool has 100 for everybody
 
 
 class KnownNames(msgspec.Struct):
-    """What one project has admitted, as far as this process knows: a subset of the truth."""
+    """What one project has admitted, as far as this process knows: a subset of the truth.
+
+    `loaded_at`: monotonic seconds at which it was the whole truth.
+    """
 
     event_names: set[str]
     field_paths: set[str]
+    loaded_at: float = float("-inf")
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -43,42 +50,57 @@ class Refused(msgspec.Struct, frozen=True):
         return bool(self.event_names or self.field_paths)
 
 
-class Names:
-    """The names of all projects, for one process. `generation` counts the registry's changes seen."""
+class _Shape(msgspec.Struct, frozen=True):
+    """What one event needs places for."""
 
-    def __init__(
-        self, redis: Redis, max_event_names: int, max_field_paths: int, generation: Callable[[], int]
-    ) -> None:
+    project_id: str
+    event_names: tuple[str, ...]
+    field_paths: tuple[str, ...]
+
+
+class Names:
+    """The names of all projects, for one process."""
+
+    def __init__(self, redis: Redis, max_event_names: int, max_field_paths: int) -> None:
         self._redis = redis
         self._caps = (max_event_names, max_field_paths)
-        self._generation = generation
+        self._generation = 0  # how often names were forgotten
         self._known: OrderedDict[str, KnownNames] = OrderedDict()
         self._uses: set[tuple[str, str, tuple[str, ...]]] = set()
-        self._refusals: dict[tuple[str, str], float] = {}
+        self._refusals: dict[_Shape, tuple[float, Refused]] = {}
+        self._loads: SingleFlight[str, KnownNames] = SingleFlight(MAX_CALLS)
+        self._admissions: SingleFlight[_Shape, Refused] = SingleFlight(MAX_CALLS)
         self._admit = redis.register_script(scripts.ADMIT_NAMES)
         self._touch = redis.register_script(scripts.TOUCH_NAMES)
         self._delete = redis.register_script(scripts.DELETE_NAMES)
 
     def known(self, project_id: str) -> KnownNames | None:
         """From memory only; None where `load` must be called first."""
-        return self._known.get(project_id)
+        known = self._known.get(project_id)
+        if known is not None:
+            self._known.move_to_end(project_id)
+        return known
 
     async def load(self, project_id: str) -> KnownNames:
         """Read a project's names from Redis. Errors: ApiError 503."""
-        generation = self._generation()
         try:
-            event_names, field_paths = [
-                {
-                    name.decode()
-                    for name in cast("list[bytes]", await self._redis.hkeys(scripts.names(project_id, kind)))
-                }
-                for kind in KINDS
-            ]
+            return await self._loads.do(project_id, CALL_SECONDS, lambda: self._load(project_id))
         except (RedisError, OSError, TimeoutError):
             raise _unavailable() from None
-        known = KnownNames(event_names, field_paths)
-        if self._generation() == generation:  # otherwise a deletion may have come between
+
+    async def _load(self, project_id: str) -> KnownNames:
+        generation, asked = self._generation, time.monotonic()
+        event_names, field_paths = [
+            {
+                name.decode()
+                for name in cast("list[bytes]", await self._redis.hkeys(scripts.names(project_id, kind)))
+            }
+            for kind in KINDS
+        ]
+        known = KnownNames(event_names, field_paths, asked)
+        if self._generation == generation:  # otherwise a deletion may have come between
             self._known[project_id] = known
+            self._known.move_to_end(project_id)
             if len(self._known) > MAX_PROJECTS:
                 self._known.popitem(last=False)
         return known
@@ -86,47 +108,70 @@ class Names:
     async def admit(self, project_id: str, event_names: Iterable[str], field_paths: Iterable[str]) -> Refused:
         """Give a place to all of these names, or to none and say which found none.
 
+        A refusal may be up to REFUSAL_SECONDS old.
         Errors: ApiError 503 when Redis does not answer, 401 when the project is gone.
         """
         known = self._known.get(project_id) or await self.load(project_id)
-        new_names = [name for name in event_names if name not in known.event_names]
-        new_paths = [path for path in field_paths if path not in known.field_paths]
-        if self._was_refused(project_id, new_names, "event_name"):
-            return Refused(event_names=frozenset(new_names))
-        now, generation = int(time.time()), self._generation()
+        shape = _Shape(
+            project_id,
+            tuple(sorted(set(event_names) - known.event_names)),
+            tuple(sorted(set(field_paths) - known.field_paths)),
+        )
+        if not shape.event_names and not shape.field_paths:
+            return Refused()
+        refused = self._refused_before(shape, known)
+        if refused:
+            return refused
         try:
-            refused = await self._admit(
-                keys=[scripts.project(project_id), *(scripts.names(project_id, kind) for kind in KINDS)],
-                args=[now, *self._caps, len(new_names), *new_names, *new_paths],
-            )
+            return await self._admissions.do(shape, CALL_SECONDS, lambda: self._ask(shape, known))
         except (RedisError, OSError, TimeoutError):
             raise _unavailable() from None
-        if refused == [-1]:
-            raise ApiError(Kind.INVALID_WRITE_KEY, "The key's project was deleted.")
-        if refused:
-            return self._refuse(project_id, new_names, new_paths, {int(place) - 1 for place in refused})
-        if self._generation() == generation:
-            known.event_names.update(new_names)
-            known.field_paths.update(new_paths)
-        return Refused()
 
-    def _refuse(
-        self, project_id: str, new_names: list[str], new_paths: list[str], places: set[int]
-    ) -> Refused:
-        names = frozenset(name for place, name in enumerate(new_names) if place in places)
-        paths = frozenset(path for place, path in enumerate(new_paths, len(new_names)) if place in places)
+    def _refused_before(self, shape: _Shape, known: KnownNames) -> Refused:
+        """What is certain to be refused, without asking."""
+        now = time.monotonic()
+        if now - known.loaded_at <= REFUSAL_SECONDS:
+            # All places are taken and all who took them are known, so a new name can only be refused.
+            full = [len(known.event_names) >= self._caps[0], len(known.field_paths) >= self._caps[1]]
+            refused = Refused(
+                frozenset(shape.event_names if full[0] else ()),
+                frozenset(shape.field_paths if full[1] else ()),
+            )
+            if refused:
+                return refused
+        until, refused = self._refusals.get(shape, (0.0, Refused()))
+        return refused if until > now else Refused()
+
+    async def _ask(self, shape: _Shape, known: KnownNames) -> Refused:
+        """Let Redis decide, and remember its answer."""
+        names, paths = shape.event_names, shape.field_paths
+        generation = self._generation
+        places = await self._admit(
+            keys=[
+                scripts.project(shape.project_id),
+                *(scripts.names(shape.project_id, kind) for kind in KINDS),
+            ],
+            args=[int(time.time()), *self._caps, len(names), *names, *paths],
+        )
+        if places == [-1]:
+            raise ApiError(Kind.INVALID_WRITE_KEY, "The key's project was deleted.")
+        if not places:
+            if self._generation == generation:
+                known.event_names.update(names)
+                known.field_paths.update(paths)
+            return Refused()
+        new = [*names, *paths]
+        over = [int(place) - 1 for place in places]
+        refused = Refused(
+            frozenset(new[place] for place in over if place < len(names)),
+            frozenset(new[place] for place in over if place >= len(names)),
+        )
         if len(self._refusals) >= MAX_REFUSALS:
             self._refusals.clear()
-        for name in names:
-            self._refusals[project_id, name] = time.monotonic() + REFUSAL_SECONDS
-        return Refused(names, paths)
-
-    def _was_refused(self, project_id: str, names: Sequence[str], kind: str) -> bool:
-        """Was one of these event names refused a moment ago?"""
-        now = time.monotonic()
-        return kind == "event_name" and any(
-            self._refusals.get((project_id, name), 0.0) > now for name in names
-        )
+        self._refusals[shape] = (time.monotonic() + REFUSAL_SECONDS, refused)
+        if time.monotonic() - known.loaded_at > REFUSAL_SECONDS:
+            await self.load(shape.project_id)  # the next refusals need no call
+        return refused
 
     def touch(self, project_id: str, event_name: str, field_paths: tuple[str, ...]) -> None:
         """Note a use; `flush` tells Redis later. Cheap: it runs for every event."""
@@ -147,11 +192,14 @@ class Names:
 
     def forget(self, project_id: str | None) -> None:
         """Forget one project's names, or all of them."""
-        self._refusals.clear()
+        self._generation += 1
         if project_id is None:
+            self._refusals.clear()
             self._known.clear()
         else:
             self._known.pop(project_id, None)
+            for shape in [shape for shape in self._refusals if shape.project_id == project_id]:
+                del self._refusals[shape]
 
     async def list(self, project_id: str, kind: str) -> dict[str, int]:
         """Name -> last use (Unix seconds, up to a few seconds behind)."""

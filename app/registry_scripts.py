@@ -3,17 +3,19 @@
     eb:registry:account:<id>           hash: name, digest, created_at
     eb:registry:account:<id>:projects  set of project ids that are not deleted
     eb:registry:project:<id>           hash: account_id, name, description, status, created_at, digest
-    eb:registry:project:<id>:keys      sorted set of api key ids by time of creation
+    eb:registry:project:<id>:keys      sorted set of api key ids with score 0: ids sort by time
     eb:registry:project:<id>:event_name, …:field_path   hash: name -> last use, Unix seconds
     eb:registry:key:<id>               hash: what a list shows of a key, and its digest
     eb:registry:grant:<digest>         JSON of the Grant; deleting it revokes
     eb:registry:used                   hash: api key id -> last use, Unix ms
     eb:registry:changes                stream; every process follows it to forget what it cached
+    eb:registry:changes:count          how many changes there were; each entry carries its number
     eb:registry:deleted                set of project ids whose events wait for erasure
 
 Each script changes all that belongs together in one step, and appends to the changes in the same step: a
-change that cached grants never hear of would leave a revoked key alive. (A Redis Cluster would want one
-hash slot for `eb:registry`; the registry is small and may live in a Redis of its own.)
+change that cached grants never hear of would leave a revoked key alive. Scripts that revoke begin with a
+command that frees memory: a Redis that is out of memory then lets the rest pass. (A Redis Cluster would want
+one hash slot for `eb:registry`; the registry is small and may live in a Redis of its own.)
 """
 
 from __future__ import annotations
@@ -54,11 +56,13 @@ def grant(digest: str) -> str:
     return f"{PREFIX}grant:{digest}"
 
 
-_TELL = f"redis.call('XADD', '{CHANGES}', 'MAXLEN', '~', '{CHANGES_KEPT}', '*', 'what', WHAT, 'id', ID)"
-
-
 def _tell(what: str, identity: str) -> str:
-    return _TELL.replace("WHAT", what).replace("ID", identity)
+    """The Lua call that tells every process of a change; both arguments are Lua expressions."""
+    number = f"redis.call('INCR', '{CHANGES}:count')"
+    return (
+        f"redis.call('XADD', '{CHANGES}', 'MAXLEN', '~', '{CHANGES_KEPT}', '*', "
+        f"'what', {what}, 'id', {identity}, 'n', {number})"
+    )
 
 
 # KEYS: account. ARGV: digest, grant, name, created_at
@@ -68,61 +72,68 @@ redis.call('SET', '{PREFIX}grant:' .. ARGV[1], ARGV[2])
 return 1
 """
 
-# KEYS: account's projects, project. ARGV: project id, limit, digest, grant, then pairs of the project's hash
+# KEYS: account, its projects, project. ARGV: project id, limit, digest, grant, pairs of the project's hash
+# -> 1, 0 at the limit, -1 without such an account
 CREATE_PROJECT = f"""
-if redis.call('SCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
-redis.call('SADD', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[2], 'digest', ARGV[3], 'status', 'ACTIVE', unpack(ARGV, 5))
+if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
+if redis.call('SCARD', KEYS[2]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('SADD', KEYS[2], ARGV[1])
+redis.call('HSET', KEYS[3], 'digest', ARGV[3], 'status', 'ACTIVE', unpack(ARGV, 5))
 redis.call('SET', '{PREFIX}grant:' .. ARGV[3], ARGV[4])
 return 1
 """
 
-# KEYS: project. ARGV: digest, grant
+# KEYS: project, account's projects. ARGV: project id, digest, grant
+# -> the old digest, "" without such a project
 RESET_MASTER_KEY = f"""
-if redis.call('HGET', KEYS[1], 'status') ~= 'ACTIVE' then return 0 end
+if redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 0 then return '' end
 local old = redis.call('HGET', KEYS[1], 'digest')
 redis.call('DEL', '{PREFIX}grant:' .. old)
-redis.call('HSET', KEYS[1], 'digest', ARGV[1])
-redis.call('SET', '{PREFIX}grant:' .. ARGV[1], ARGV[2])
+redis.call('HSET', KEYS[1], 'digest', ARGV[2])
+redis.call('SET', '{PREFIX}grant:' .. ARGV[2], ARGV[3])
 {_tell("'grant'", "old")}
-return 1
+return old
 """
 
-# KEYS: account's projects, project, project's keys. ARGV: project id
+# KEYS: account's projects, project, project's keys. ARGV: project id, now -> 1, 0 without such a project
 DELETE_PROJECT = f"""
-if redis.call('HGET', KEYS[2], 'status') ~= 'ACTIVE' then return 0 end
-redis.call('HSET', KEYS[2], 'status', 'DELETED')
-redis.call('SREM', KEYS[1], ARGV[1])
-redis.call('DEL', '{PREFIX}grant:' .. redis.call('HGET', KEYS[2], 'digest'))
+if redis.call('SREM', KEYS[1], ARGV[1]) == 0 then return 0 end
+local function revoke(key)
+  local digest = redis.call('HGET', key, 'digest')
+  if digest then redis.call('DEL', '{PREFIX}grant:' .. digest) end
+end
+revoke(KEYS[2])
 for _, id in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
-  redis.call('DEL', '{PREFIX}grant:' .. redis.call('HGET', '{PREFIX}key:' .. id, 'digest'))
+  revoke('{PREFIX}key:' .. id)
   redis.call('DEL', '{PREFIX}key:' .. id)
   redis.call('HDEL', '{USED}', id)
 end
 redis.call('DEL', KEYS[3], KEYS[2] .. ':event_name', KEYS[2] .. ':field_path')
+redis.call('HSET', KEYS[2], 'status', 'DELETED', 'deleted_at', ARGV[2])
+redis.call('HDEL', KEYS[2], 'digest')
 redis.call('SADD', '{DELETED}', ARGV[1])
 {_tell("'project'", "ARGV[1]")}
 return 1
 """
 
-# KEYS: project, project's keys, key. ARGV: api key id, created_at, digest, grant, then pairs of its hash
+# KEYS: project, project's keys, key. ARGV: api key id, digest, grant, then pairs of its hash
 CREATE_KEY = f"""
 if redis.call('HGET', KEYS[1], 'status') ~= 'ACTIVE' then return 0 end
-redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
-redis.call('HSET', KEYS[3], 'digest', ARGV[3], unpack(ARGV, 5))
-redis.call('SET', '{PREFIX}grant:' .. ARGV[3], ARGV[4])
-{_tell("'grant'", "ARGV[3]")}
+redis.call('ZADD', KEYS[2], 0, ARGV[1])
+redis.call('HSET', KEYS[3], 'digest', ARGV[2], unpack(ARGV, 4))
+redis.call('SET', '{PREFIX}grant:' .. ARGV[2], ARGV[3])
+{_tell("'grant'", "ARGV[2]")}
 return 1
 """
 
-# KEYS: project's keys, key. ARGV: api key id
+# KEYS: project's keys, key. ARGV: api key id -> its digest, "" without such a key
 DELETE_KEY = f"""
-if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
+if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return '' end
 local digest = redis.call('HGET', KEYS[2], 'digest')
 redis.call('DEL', KEYS[2], '{PREFIX}grant:' .. digest)
 redis.call('HDEL', '{USED}', ARGV[1])
 {_tell("'grant'", "digest")}
-return 1
+return digest
 """
 
 # All or nothing, so that an event refused for one name does not use up places with its others.
@@ -160,7 +171,7 @@ for i = 3, #ARGV do
   if i - 2 <= tonumber(ARGV[2]) then kind = 1 end
   freed = freed + redis.call('HDEL', KEYS[kind], ARGV[i])
 end
-{_tell("'names'", "ARGV[1]")}
+if freed > 0 then {_tell("'names'", "ARGV[1]")} end
 return freed
 """
 

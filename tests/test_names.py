@@ -40,7 +40,8 @@ async def following(one: Registry) -> None:
 
 def in_use(url: str, project_id: str, kind: str) -> dict[bytes, bytes]:
     with redis.Redis.from_url(url) as client:
-        return client.hgetall(scripts.names(project_id, kind))
+        found: dict[bytes, bytes] = client.hgetall(scripts.names(project_id, kind))
+        return found
 
 
 def test_the_cap_is_exact_whoever_asks_at_the_same_time(settings: Settings, redis_url: str) -> None:
@@ -54,9 +55,7 @@ def test_the_cap_is_exact_whoever_asks_at_the_same_time(settings: Settings, redi
                     for edge in (one, other)
                 )
             )
-            admitted = {
-                f"name{index // 2}".encode() for index, refused in enumerate(results) if not refused
-            }
+            admitted = {f"name{index // 2}".encode() for index, refused in enumerate(results) if not refused}
             assert len(admitted) == min(NAMES, PATHS)
             assert in_use(redis_url, project_id, "event_name").keys() == admitted
             assert len(in_use(redis_url, project_id, "field_path")) == len(admitted)
@@ -156,7 +155,9 @@ def test_refusals_cost_no_redis_call_each_and_end_within_a_second(
 
             async def ask(name: str) -> Refused:
                 return await one.names.admit(
-                    project_id, [name if kind == "event_name" else "n0"], [name] if kind == "field_path" else []
+                    project_id,
+                    [name if kind == "event_name" else "n0"],
+                    [name] if kind == "field_path" else [],
                 )
 
             assert await ask("x")

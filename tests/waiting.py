@@ -28,7 +28,7 @@ def until(condition: Callable[[], T], deadline_seconds: float, what: str = "the 
 
 
 async def async_until(
-    condition: Callable[[], Awaitable[T]], deadline_seconds: float, what: str = "the condition"
+    condition: Callable[[], Awaitable[T | None]], deadline_seconds: float, what: str = "the condition"
 ) -> T:
     """`until` for a coroutine function; the loop goes on meanwhile."""
     end = time.monotonic() + deadline_seconds
