@@ -92,16 +92,20 @@ class PartitionDrain:
                 await self._sleep(RECONNECT_SECONDS)
 
     async def _own(self) -> None:
-        renewer = asyncio.create_task(self._renew())
-        loop = asyncio.create_task(self._loop())
+        tasks = [asyncio.create_task(work) for work in (self._renew(), self._loop(), self._give_up())]
         try:
-            # Whichever ends first ends the other: without the lease there is nothing to do.
-            done, _ = await asyncio.wait({renewer, loop}, return_when=asyncio.FIRST_COMPLETED)
+            # Whichever ends first ends the others: without the lease there is nothing to do.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            await redis_client.stop_tasks(renewer, loop)
+            await redis_client.stop_tasks(*tasks)
         await self._partition.release()
+
+    async def _give_up(self) -> None:
+        """Return when a stop has taken too long: a store that is away would make it last for ever."""
+        await self._stop.wait()
+        await asyncio.sleep(DRAIN_ON_STOP_SECONDS)
 
     async def _renew(self) -> None:
         while True:
@@ -113,16 +117,12 @@ class PartitionDrain:
 
     async def _loop(self) -> None:
         await self._recover()
-        stop_at: float | None = None
         while True:
-            if self._stop.is_set():
-                stop_at = stop_at or time.monotonic() + DRAIN_ON_STOP_SECONDS
-                if time.monotonic() > stop_at:
-                    return
-            if await self._partition.wait(1 if stop_at else IDLE_WAIT_MS):
+            is_stopping = self._stop.is_set()
+            if await self._partition.wait(1 if is_stopping else IDLE_WAIT_MS):
                 await self._pace()
                 await self._batch()
-            elif stop_at:
+            elif is_stopping:
                 return
             else:
                 await self._prove()
@@ -142,7 +142,7 @@ class PartitionDrain:
         """At most about five inserts a second: small parts cost the engine more than their rows do."""
         delay = self._next_insert - time.monotonic()
         if delay > 0:
-            await asyncio.sleep(delay)
+            await self._sleep(delay)
 
     async def _batch(self) -> None:
         """Read one batch, store it, acknowledge it."""

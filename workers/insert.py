@@ -70,6 +70,7 @@ class Inserter:
         """
         if resumed:
             metrics.RECOVERIES.inc()
+            plans.set_rowless_aside(plan, items)
             plan.parts = [part for old in plan.parts for part in await self._settle(plan, old, items)]
             await self._save(plan)
         failures = 0
@@ -84,13 +85,16 @@ class Inserter:
             except StoreRefused as error:
                 failures += 1
                 remaining = await self._after_refusal(plan, part, items, error, failures)
-                failures = 0 if len(remaining) > 1 else failures
+                failures = failures if len(remaining) == 1 else 0
             else:
                 failures = 0
                 plan.stored += len(part.rows)
                 plan.parts.pop(0)
                 continue
-            plan.parts[0:1] = remaining
+            # Halves go to the end, so that good rows are stored before bad ones are judged by their share.
+            plan.parts = (
+                [*remaining, *plan.parts[1:]] if len(remaining) == 1 else [*plan.parts[1:], *remaining]
+            )
             await self._save(plan)
 
     async def _send(self, plan: Plan, part: Part, items: Sequence[Item]) -> None:
@@ -189,7 +193,8 @@ class Inserter:
         # time_recorded prunes partitions and granules; the ids decide.
         sql = (
             "SELECT DISTINCT lower(hex(unique_req_id)) FROM events"
-            " WHERE time_recorded BETWEEN fromUnixTimestamp64Milli({from:Int64}) AND fromUnixTimestamp64Milli({to:Int64})"
+            " WHERE time_recorded BETWEEN fromUnixTimestamp64Milli({from:Int64})"
+            " AND fromUnixTimestamp64Milli({to:Int64})"
             " AND unique_req_id IN (SELECT toFixedString(unhex(arrayJoin({ids:Array(String)})), 16))"
         )
         ids = [plans.identity(items[row]).hex() for row in part.rows]

@@ -87,6 +87,17 @@ def make(plan_id: str, items: Sequence[Item]) -> Plan:
     return Plan(plan_id, items[0].entry, items[-1].entry, [Part(rows)] if rows else [], 0, dead)
 
 
+def set_rowless_aside(plan: Plan, items: Sequence[Item]) -> None:
+    """Rows that the plan's maker could make and this version of the program cannot become dead letters.
+
+    Their place in the block would be empty, and an OK for that block would count them as stored.
+    """
+    for part in plan.parts:
+        plan.dead += [(row, items[row].reason) for row in part.rows if items[row].row is None]
+        part.rows = [row for row in part.rows if items[row].row is not None]
+    plan.parts = [part for part in plan.parts if part.rows]
+
+
 def token(part: Part, items: Sequence[Item]) -> str:
     """The deduplication token of `part`: a digest of its ordered ids and the attempt.
 
