@@ -16,6 +16,9 @@ from app.registry import Registry
 from app.settings import Settings, load
 from tests.waiting import async_until
 
+FELT_SECONDS = 1.0  # the promise: a revoked key is dead everywhere within this
+REFUSED = Kind.INVALID_WRITE_KEY
+
 
 def settings_for(url: str, directory: Path, deploy: str = "") -> Settings:
     """Settings as `deploy` says, with this Redis."""
@@ -50,6 +53,13 @@ async def new_project(one: Registry) -> str:
     return (await one.accounts.create_project(account.account_id, "p")).project_id
 
 
+async def new_key(one: Registry, project_id: str = "", **more: object) -> tuple[str, str, str]:
+    """Project id, key id and secret of a new WRITE key, in a new project unless one is named."""
+    project_id = project_id or await new_project(one)
+    made = await one.accounts.create_key(project_id, KeyType.WRITE, **more)  # type: ignore[arg-type]
+    return project_id, made.api_key_id, made.api_key
+
+
 async def remembered(one: Registry, secret: str, key_type: KeyType = KeyType.WRITE) -> Grant:
     """The grant, once memory alone answers for it."""
 
@@ -58,6 +68,13 @@ async def remembered(one: Registry, secret: str, key_type: KeyType = KeyType.WRI
         return one.cached(secret, key_type)
 
     return await async_until(in_memory, 5, "the key in memory")
+
+
+async def following(one: Registry) -> None:
+    """Until the registry follows the changes, so that what it learns is remembered."""
+    project_id = await new_project(one)
+    made = await one.accounts.create_key(project_id, KeyType.WRITE)
+    await remembered(one, made.api_key)
 
 
 async def verdict(one: Registry, secret: str, key_type: KeyType = KeyType.WRITE) -> Kind | None:

@@ -11,12 +11,10 @@ import redis
 
 from app import registry_scripts as scripts
 from app.errors import ApiError, Kind
-from app.grant import KeyType
 from app.names import REFUSAL_SECONDS, Refused
-from app.registry import Registry
 from app.settings import Settings
 from tests.redis_fixture import RedisServer, start_redis
-from tests.registries import calls, new_project, registries, registry, remembered, settings_for
+from tests.registries import calls, following, new_project, registries, registry, settings_for
 from tests.waiting import async_until
 
 FELT_SECONDS = 1.0
@@ -29,13 +27,6 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
     return settings_for(
         redis_url, tmp_path, f"[limits]\nmax_event_names = {NAMES}\nmax_field_paths = {PATHS}\n"
     )
-
-
-async def following(one: Registry) -> None:
-    """Until the registry follows the changes, so that what it learns is remembered."""
-    project_id = await new_project(one)
-    made = await one.accounts.create_key(project_id, KeyType.WRITE)
-    await remembered(one, made.api_key)
 
 
 def in_use(url: str, project_id: str, kind: str) -> dict[bytes, bytes]:
