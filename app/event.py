@@ -147,7 +147,8 @@ def is_array(items: list[Scalar], *, long_strings: bool = True) -> bool:
     if len(kinds) > 1 and kinds != {int, float}:
         return False
     if int in kinds:
-        return all(MIN_INTEGER <= item <= MAX_INTEGER for item in items)  # type: ignore[operator]
+        # A float beside them may be larger: it is not an integer of 64 bits anyway.
+        return all(MIN_INTEGER <= item <= MAX_INTEGER for item in items if type(item) is int)
     return not (long_strings and str in kinds) or all(map(fits, items))  # type: ignore[arg-type]
 
 
