@@ -22,6 +22,7 @@ from app.grant import Grant, KeyType
 from app.http import error_response, header, read_body, refuse_encoding, request_id, send_json
 from app.names import KnownNames
 from app.pressure import Pressure
+from app.rate_limit import RateLimits
 from app.registry import Registry
 from app.settings import Settings
 from app.stream import Record, choose_partition, encode_record
@@ -40,6 +41,7 @@ class Track:
     ) -> None:
         self._registry = registry
         self._pressure = pressure
+        self._limits = RateLimits()
         self._appenders = appenders
         self._max_event_bytes = settings.limits.max_event_bytes
         self._keeps_address = bool(settings.vars.get("GEOIP_DB"))
@@ -78,6 +80,7 @@ class Track:
         grant = self._registry.cached(secret, KeyType.WRITE) if secret else None
         if grant is None:
             grant = await self._registry.authorise(secret, KeyType.WRITE)
+        self._limits.take(grant)
         self._pressure.check()
         refuse_encoding(scope)
         body = await read_body(scope, receive, self._max_event_bytes)

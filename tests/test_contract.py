@@ -18,6 +18,7 @@ import pytest
 
 from app.event import RESERVED
 from tests.client import Client, equals, unique
+from tests.waiting import until
 
 pytestmark = pytest.mark.service
 
@@ -291,6 +292,21 @@ def test_identity_is_no_compression(project: Client) -> None:
     assert project.post({"event_name": "e"}, content_encoding="identity").status_code == 200
 
 
+def test_a_key_beyond_its_rate_is_a_429(project: Client) -> None:
+    key = project.create_key(rate_limit=2)["api_key"]
+    answers = [project.post({"event_name": "limited"}, x_eventbunker_write_key=key) for _ in range(10)]
+    accepted = [answer for answer in answers if answer.status_code == 200]
+    assert 2 <= len(accepted) < 10
+    refused = next(answer for answer in answers if answer.status_code != 200)
+    assert_error(refused, 429, "Rate limit exceeded")
+    assert int(refused.headers["retry-after"]) >= 1
+
+    def again() -> bool:
+        return project.post({"event_name": "limited"}, x_eventbunker_write_key=key).status_code == 200
+
+    until(again, 5, "the key's next second")
+
+
 # --- 3.4 browsers ---------------------------------------------------------------------------------
 
 
@@ -362,8 +378,6 @@ def test_an_expired_key_is_a_401(project: Client) -> None:
 
     def status() -> bool:
         return project.post({"event_name": "e"}, x_eventbunker_write_key=key).status_code == 401
-
-    from tests.waiting import until
 
     until(status, 5, "the key's end")
     assert time.time() >= soon

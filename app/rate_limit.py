@@ -1,0 +1,56 @@
+"""Per-key rate limits (429), without a Redis call: one token bucket for each limited key, in memory.
+
+A limit holds for one edge process: behind a load balancer with three of them a key may get three times
+its rate. That is the price of asking nobody; the limit is there to stop a page that runs away.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+
+import msgspec
+
+from app.errors import ApiError, Kind
+from app.grant import Grant
+
+MAX_BUCKETS = 10_000  # the least recently used is forgotten, which fills it again
+
+
+class _Bucket(msgspec.Struct):
+    """`tokens` at monotonic time `at`; it holds at most one second's worth."""
+
+    tokens: float
+    at: float
+
+
+class RateLimits:
+    """The buckets of one process."""
+
+    def __init__(self) -> None:
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def take(self, grant: Grant, events: int = 1) -> None:
+        """Count `events` against the key's limit, if it has one. Errors: ApiError 429; nothing was kept."""
+        rate = grant.rate_limit
+        if rate is None:
+            return
+        now = time.monotonic()
+        bucket = self._buckets.get(grant.api_key_id)
+        if bucket is None:
+            bucket = self._buckets[grant.api_key_id] = _Bucket(float(rate), now)
+            if len(self._buckets) > MAX_BUCKETS:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(grant.api_key_id)
+        bucket.tokens = min(float(rate), bucket.tokens + (now - bucket.at) * rate)
+        bucket.at = now
+        if bucket.tokens < events:
+            wait = math.ceil((events - bucket.tokens) / rate)
+            raise ApiError(
+                Kind.RATE_LIMITED,
+                f"This key may send {rate} events a second; nothing was kept. Send the event again later.",
+                retry_after_seconds=max(1, wait),
+            )
+        bucket.tokens -= events
