@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -120,17 +121,14 @@ def test_two_edges_and_two_drains_on_one_redis(start_service: StartService) -> N
                 api_key_id=made["api_key_id"],
             ).raise_for_status()
             for one in (client, through_edge):
-                until(
-                    lambda one=one: (
-                        one.post({"event_name": "e"}, x_eventbunker_write_key=made["api_key"]).status_code
-                        == 401
-                    ),
-                    1.0,
-                    "the end of a revoked key",
-                )
+                until(partial(is_revoked, one, made["api_key"]), 1.0, "the end of a revoked key")
     finally:
         second.send_signal(signal.SIGTERM)
         assert second.wait(30) == 0
+
+
+def is_revoked(client: Client, key: str) -> bool:
+    return client.post({"event_name": "e"}, x_eventbunker_write_key=key).status_code == 401
 
 
 def drain_environment(service: Service) -> dict[str, str]:

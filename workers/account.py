@@ -9,7 +9,8 @@ import msgspec
 from redis.exceptions import RedisError
 
 from app import redis_client
-from app.accounts import Accounts, CreatedAccount
+from app.account_types import CreatedAccount
+from app.accounts import Accounts
 from app.settings import Settings
 
 

@@ -75,7 +75,7 @@ async def migrate(store: Store, database: str) -> list[str]:
     known = read_migrations()
     if applied and max(applied) > len(known):
         raise MigrationError(
-            f"the database has migration {max(applied)}, this program knows {len(known)}: it is older than the data"
+            f"the database has migration {max(applied)}, this program only {len(known)}: update it"
         )
     done = []
     for migration in known:
