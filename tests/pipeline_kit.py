@@ -112,7 +112,6 @@ async def assert_conserved(redis: Redis, keys: Keys) -> None:
     assert counts["appended"] == counts.get("stored", 0) + counts.get("dead", 0) + waiting, counts
 
 
-Insert = Callable[..., Awaitable[None]]
 Fault = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
 

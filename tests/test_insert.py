@@ -3,103 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 import pytest
 
-from app.store import Store, StoreRefused, StoreUnavailable
-from app.stream import Record
+from app.store import StoreRefused
 from tests.pipeline_kit import (
     LEASE_MS,
     POISON,
-    Bench,
-    Fault,
     assert_conserved,
-    bench,
     dead_letters,
     entries,
     ledger,
-    make_settings,
     record,
 )
-from tests.store_fixture import StoreServer
+from tests.pipeline_steps import (
+    Open,
+    opened,
+    refusing,
+    start,
+)
 from workers import insert
-from workers import plan as plans
-from workers.enrich import Geography
-from workers.insert import Inserter, MostlyDead
-from workers.plan import Item, Part, Plan
+from workers.insert import MostlyDead
 
-Open = Callable[..., AbstractAsyncContextManager[Bench]]
-
-
-@pytest.fixture
-def opened(tmp_path: Path, redis_url: str, store_server: StoreServer, store_database: str) -> Open:
-    """Opens the bench of this test: `opened(*faults)`."""
-
-    def open_bench(*faults: Fault, **consumer: float) -> AbstractAsyncContextManager[Bench]:
-        quick = {"retry_delay": 0.01, "max_retries": 3} | consumer
-        settings = make_settings(tmp_path, redis_url, store_server, store_database, consumer=quick)
-        return bench(settings, faults)
-
-    return open_bench
-
-
-async def refuse(real: Callable[[], Awaitable[None]], code: int = 241) -> None:
-    raise StoreRefused(code, "simulated")
-
-
-async def lose_answer(real: Callable[[], Awaitable[None]]) -> None:
-    """The insert is executed; its answer never arrives."""
-    await real()
-    raise StoreUnavailable("lost")
-
-
-async def lose_request(real: Callable[[], Awaitable[None]]) -> None:
-    raise StoreUnavailable("lost")
-
-
-def refusing(code: int) -> Fault:
-    return lambda real: refuse(real, code)
-
-
-class Work:
-    """One batch under a lease, its plan saved, as the drain does it."""
-
-    def __init__(self, made: Bench, items: list[Item], plan: Plan, inserter: Inserter) -> None:
-        self.made = made
-        self.items = items
-        self.plan = plan
-        self.inserter = inserter
-
-    async def carry_out(self, *, resumed: bool = False) -> None:
-        await self.inserter.carry_out(self.plan, self.items, resumed=resumed)
-
-
-async def start(made: Bench, records: Sequence[Record]) -> Work:
-    await made.put(records)
-    partition = made.partition()
-    assert await partition.acquire(LEASE_MS)
-    items = [
-        item for entry in await partition.read(None, 100) for item in plans.read_items(entry, Geography(""))
-    ]
-    plan = plans.make("plan1", items)
-    await partition.save_plan(plans.encode(plan))
-
-    async def fence() -> None:
-        await partition.renew(LEASE_MS)
-
-    consumer = made.settings.consumer
-    inserter = Inserter(
-        made.store,
-        partition,
-        fence,
-        timeout_seconds=2.0,
-        max_retries=consumer.max_retries,
-        retry_delay_seconds=consumer.retry_delay,
-    )
-    return Work(made, items, plan, inserter)
+__all__ = ["opened"]
 
 
 def test_five_thousand_rows_are_one_insert(opened: Open) -> None:
@@ -187,84 +113,6 @@ def test_a_batch_that_is_mostly_bad_stops(opened: Open, monkeypatch: pytest.Monk
     asyncio.run(run())
 
 
-def test_a_lost_answer_is_not_doubled(opened: Open) -> None:
-    """Safeguard: after no answer the ids are counted; the rows were in."""
-
-    async def run() -> None:
-        async with opened(lose_answer) as made:
-            work = await start(made, [record() for _ in range(100)])
-            await work.carry_out()
-            assert await made.store.stored() == (100, 100)
-            assert work.plan.stored == 100
-
-    asyncio.run(run())
-
-
-def test_a_lost_request_is_repeated(opened: Open) -> None:
-    """Safeguard: the other half of the same question; and lost answers while asking change nothing."""
-
-    async def run() -> None:
-        async with opened(lose_request, lose_request, lose_answer, lose_answer) as made:
-            work = await start(made, [record() for _ in range(100)])
-            await work.carry_out()
-            assert await made.store.stored() == (100, 100)
-            assert work.plan.stored == 100
-
-    asyncio.run(run())
-
-
-def test_an_ok_to_a_repeated_token_is_not_believed(opened: Open) -> None:
-    """Safeguard: counting. The token is in the engine's log, the rows are not there: as after a kill between."""
-
-    async def run() -> None:
-        async with opened() as made:
-            work = await start(made, [record() for _ in range(100)])
-            await work.inserter._send(work.plan, work.plan.parts[0], work.items)
-            await made.store.command("ALTER TABLE events DELETE WHERE 1 SETTINGS mutations_sync = 2")
-            await work.inserter._send(work.plan, work.plan.parts[0], work.items)
-            assert await made.store.stored() == (0, 0), "the engine must answer OK and add nothing"
-            await work.carry_out(resumed=True)
-            assert await made.store.stored() == (100, 100)
-            assert work.plan.stored == 100
-            assert len(set(made.store.tokens)) == 2
-
-    asyncio.run(run())
-
-
-def test_part_of_a_batch_that_is_there_is_completed(opened: Open) -> None:
-    """Safeguard: only what is missing is planned anew (an insert over two months is two parts)."""
-
-    async def run() -> None:
-        async with opened() as made:
-            work = await start(made, [record() for _ in range(100)])
-            some = Part(work.plan.parts[0].rows[:40], attempt=7)
-            await work.inserter._send(work.plan, some, work.items)
-
-            async def refuse_first(real: Callable[[], Awaitable[None]]) -> None:
-                raise StoreRefused(241, "memory")
-
-            made.store.faults = [refuse_first]
-            await work.carry_out()
-            assert await made.store.stored() == (100, 100)
-            assert work.plan.stored == 100
-
-    asyncio.run(run())
-
-
-def test_a_late_insert_of_a_former_owner_adds_nothing(opened: Open) -> None:
-    """Safeguard: the token of the plan is sent again first, which stops the copy that is still on its way."""
-
-    async def run() -> None:
-        async with opened() as made:
-            work = await start(made, [record() for _ in range(100)])
-            first = Part(list(work.plan.parts[0].rows))
-            await work.carry_out(resumed=True)
-            await work.inserter._send(work.plan, first, work.items)
-            assert await made.store.stored() == (100, 100)
-
-    asyncio.run(run())
-
-
 @pytest.mark.parametrize("code", [241, 252, 1002])
 def test_a_store_error_that_passes_is_retried(opened: Open, code: int) -> None:
     """Safeguard: no row is blamed for a store that is short of something for a moment."""
@@ -332,50 +180,6 @@ def test_blocking_codes_never_blame_a_row(opened: Open, code: int) -> None:
             await work.carry_out()
             assert await made.store.stored() == (1, 1)
             assert not work.plan.dead
-
-    asyncio.run(run())
-
-
-def test_an_insert_that_still_runs_is_waited_for(opened: Open) -> None:
-    """Safeguard: _wait_until_quiet. A copy that runs in the server would be missed by counting too early."""
-
-    async def run() -> None:
-        async with opened() as made:
-            work = await start(made, [record() for _ in range(10)])
-            slow = Store(
-                made.settings.clickhouse_url,
-                database=made.settings.store.database,
-                username="default",
-                password=made.settings.secret("CLICKHOUSE_PASSWORD"),
-            )
-            sql = "INSERT INTO events (project_id, body) SELECT 'slow', '{}' FROM numbers(3) WHERE NOT sleepEachRow(0.4)"
-            task = asyncio.create_task(
-                slow._post(sql.encode(), {"max_block_size": 1}, {}, 10, f"{work.plan.id}-x")
-            )
-            processes = "SELECT count() FROM system.processes WHERE query_kind = 'Insert'"
-            while (await made.store.ask(processes)).rows == [[0]]:
-                assert not task.done()
-            await work.inserter._wait_until_quiet(work.plan.id)
-            assert (await made.store.ask(processes)).rows == [[0]]
-            assert (await made.store.stored())[0] == 3
-            await task
-            await slow.close()
-
-    asyncio.run(run())
-
-
-def test_a_row_that_this_version_cannot_make_is_set_aside(opened: Open) -> None:
-    """Safeguard: an empty place in a block must not be counted as stored after an update of the program."""
-
-    async def run() -> None:
-        async with opened() as made:
-            work = await start(made, [record() for _ in range(10)])
-            work.items[3].row = None
-            work.items[3].reason = "no row can be made"
-            await work.carry_out(resumed=True)
-            assert await made.store.stored() == (9, 9)
-            assert work.plan.stored == 9
-            assert work.plan.dead == [(3, "no row can be made")]
 
     asyncio.run(run())
 

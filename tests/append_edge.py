@@ -1,0 +1,71 @@
+"""An appender as the edge uses it, and a Redis of the test's own, for the tests of appending."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from app import redis_client
+from app.append import Appender
+from app.errors import ApiError, Kind
+from app.settings import Settings
+from app.stream import Keys, encode_record
+from tests.pipeline_kit import (
+    make_keys,
+    queued,
+    record,
+)
+from tests.redis_fixture import RedisServer, start_redis
+
+
+class Edge:
+    """An appender and a client that looks at what it did."""
+
+    def __init__(self, settings: Settings, redis: Redis) -> None:
+        self.redis = redis
+        self.keys: Keys = make_keys(settings)
+        self.appender = Appender(redis.connection_pool, self.keys, settings)
+
+    async def append(self, number: int) -> int:
+        await self.appender.append(encode_record(record(b'{"n":%d}' % number)))
+        return number
+
+    async def numbers(self, redis: Redis | None = None) -> list[int]:
+        """What the stream holds, in its order."""
+        return [int(one.body[5:-1]) for one in await queued(redis or self.redis, self.keys)]
+
+
+@contextlib.asynccontextmanager
+async def edge(settings: Settings) -> AsyncIterator[Edge]:
+    redis = redis_client.connect(settings)
+    made = Edge(settings, redis)
+    try:
+        yield made
+    finally:
+        await made.appender.close()
+        await redis.aclose()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that the test may stop, kill and fill."""
+    server = start_redis(tmp_path)
+    yield server
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server.process.pid, signal.SIGCONT)
+    server.kill()
+
+
+async def refused(made: Edge, number: int = 1) -> str:
+    """The detail of the 503 that an append gets."""
+    with pytest.raises(ApiError) as caught:
+        await made.append(number)
+    assert caught.value.kind is Kind.UNAVAILABLE
+    assert caught.value.retry_after_seconds
+    return caught.value.detail
