@@ -15,6 +15,7 @@ import pytest
 
 from app.partition import LeaseLost, Partition
 from tests.pipeline_kit import (
+    LEASE_MS,
     Bench,
     Fault,
     record,
@@ -26,6 +27,7 @@ from tests.pipeline_steps import (
     hang,
     insert_then_hang,
     opened,
+    start,
 )
 from tests.store_fixture import ROOT, StoreServer
 from tests.waiting import async_until
@@ -163,6 +165,21 @@ def test_a_zombie_with_an_insert_in_hand_adds_nothing(opened: Open) -> None:
                 assert await made.redis.hgetall(made.keys.ledger) == before
                 await made.put([record()])
                 await assert_stored(made, 201)
+
+    asyncio.run(run())
+
+
+def test_no_insert_leaves_without_the_lease(opened: Open) -> None:
+    """Safeguard: the fence before each insert, for one that paused between its plan and its insert."""
+
+    async def run() -> None:
+        async with opened() as made:
+            work = await start(made, [record()])
+            assert await made.partition("a").acquire(LEASE_MS)
+            for resumed in (False, True):
+                with pytest.raises(LeaseLost):
+                    await work.carry_out(resumed=resumed)
+            assert made.store.inserts == 0
 
     asyncio.run(run())
 
