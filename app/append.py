@@ -26,7 +26,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from app import metrics
+from app import metrics, redis_client
 from app.errors import ApiError, Kind
 from app.settings import Settings
 from app.stream import APPEND, Keys, join_group
@@ -98,8 +98,9 @@ class Appender:
     async def close(self) -> None:
         """Wait for the appends in flight, forget this incarnation in Redis, and disconnect. Bounded."""
         if self._task is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._task, self._timeout_seconds)
+            _, running = await asyncio.wait({self._task}, timeout=self._timeout_seconds)
+            if running:
+                await redis_client.stop_tasks(self._task)
         while self._pending:
             group = self._pending.popleft()
             group.done.set_exception(_refusal(may_be_kept=False, reason="The edge is stopping"))

@@ -178,11 +178,6 @@ class Table:
         rows = self._runner.run(self._store.ask(sql, {"ids": ids})).rows
         return {str(identity): bytes.fromhex(str(body)) for identity, body in rows}
 
-    def fields(self, one: Record) -> str:
-        """The computed column of one record, which must be readable too."""
-        sql = "SELECT toString(fields) FROM events WHERE lower(hex(unique_req_id)) = {id:String}"
-        return str(self._runner.run(self._store.ask(sql, {"id": one.unique_req_id.hex()})).rows[0][0])
-
     def close(self) -> None:
         self._runner.run(self._store.close())
         self._runner.close()
@@ -300,12 +295,3 @@ def test_five_thousand_names_in_one_batch(table: Table) -> None:
     batches = [names[n : n + 50] for n in range(0, 5000, 50)]
     made = [json.dumps({"event_name": "t", **dict.fromkeys(batch, 1)}).encode() for batch in batches]
     assert_held(table, made)
-
-
-def test_the_computed_column_is_read_back(table: Table) -> None:
-    """What the query language reads: typed values, without the envelope, strings that stay strings."""
-    one = record(
-        b'{"event_name":"t","customer_identifier":"c","a":{"b":"2024-01-01"},"n":-5,"u":18446744073709551615}'
-    )
-    table.insert([one])
-    assert json.loads(table.fields(one)) == {"a": {"b": "2024-01-01"}, "n": -5, "u": 18446744073709551615}
