@@ -190,7 +190,7 @@ def _array(items: list[object]) -> str | None:
         if kind in kinds:
             return f"an array may not hold {kind}s; allowed are strings, numbers or booleans"
     if len(kinds) > 1:
-        return f"an array holds one kind of value; this one mixes {' and '.join(sorted(kinds))}s"
+        return f"an array holds one kind of value; this one mixes {'s and '.join(sorted(kinds))}s"
     return next((message for message in map(_leaf, items) if message), None)
 
 

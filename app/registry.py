@@ -122,7 +122,7 @@ class Registry:
         if grant.key_type is not key_type:
             raise ApiError(
                 not_one(key_type),
-                f"This is a {grant.key_type.value} key; a {key_type.value} key is needed here.",
+                f"The key is of type {grant.key_type.value}; {key_type.value} is needed here.",
             )
         if _has_expired(grant):
             raise ApiError(invalid(key_type), "The key has expired.")

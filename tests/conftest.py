@@ -8,6 +8,7 @@ from tests.service import service, start_service
 from tests.store_fixture import store_database, store_server, store_table
 
 __all__ = [
+    "client",
     "redis_server",
     "redis_url",
     "service",

@@ -61,7 +61,12 @@ class Service:
         ]
         with (directory / "stdout").open("ab") as stdout, (directory / "stderr").open("ab") as stderr:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env={**inherited, **environ, MARK: self.mark}, stdout=stdout, stderr=stderr
+                command,
+                cwd=ROOT,
+                env={**inherited, **environ, MARK: self.mark},
+                stdout=stdout,
+                stderr=stderr,
+                umask=0,  # the most careless of users
             )
 
     @property

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,7 @@ def examples(page: Path) -> list[Example]:
     return found
 
 
+BIN = Path(sys.executable).parent
 EXAMPLES = [example for page in PAGES for example in examples(page)]
 
 
@@ -69,7 +71,8 @@ def adapted(text: str, service: Service) -> str:
     """The reader's address, directory and virtual environment -> those of this run."""
     text = text.replace("http://127.0.0.1:8787", service.url)
     text = text.replace(".eventbunker/state", str(service.state))
-    return text.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
+    # Quoted for the shell: the checkout's own path may hold spaces.
+    return re.sub(r"\.venv/bin/(\w+)", lambda match: shlex.quote(f"{BIN}/{match[1]}"), text)
 
 
 def run(example: Example, service: Service, keys: dict[str, str]) -> str:

@@ -48,7 +48,7 @@ def test_each_call_wants_its_own_kind_of_key_and_its_own_id(project: Client, cal
         401,
         f"Please use {wanted}. {no_key}",
         f"not_{'an' if level == 'account' else 'a'}_{level}_key",
-        f"This is a {other.upper()} key; a {level.upper()} key is needed here.",
+        f"The key is of type {other.upper()}; {level.upper()} is needed here.",
     )
     refused(
         manage(project, call, level, **{**COMPLETE.get(call, {}), f"{level}_id": "of-somebody-else"}),

@@ -247,3 +247,14 @@ def test_long_state_path_still_has_a_socket(start_service: StartService, tmp_pat
     service = start_service("--port", "0", "--state", str(state), wait=False)
     until(lambda: service.logged("serving"), 60, "the service")
     assert service.stop() == 0
+
+
+def test_nobody_else_can_read_or_write_anything_in_the_state(service: Service) -> None:
+    """Started with umask 0: the directory's own mode must not be the only lock."""
+    track(service, "private")
+    open_to_others = [
+        str(path)
+        for path in service.state.rglob("*")
+        if not path.is_symlink() and path.stat().st_mode & 0o077
+    ]
+    assert open_to_others == []

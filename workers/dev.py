@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import signal
 import socket
 import time
@@ -53,6 +54,7 @@ def run_dev(
     `port` and `state` replace `[dev] port` and `persist_to`; `with_parent` ends it when its parent dies.
     """
     configure_logging("supervisor")
+    os.umask(0o077)  # whatever Redis, the store and metrics write is this user's alone
     if with_parent:
         die_with_parent(signal.SIGTERM)
     dev = settings.dev
