@@ -24,8 +24,9 @@ and a question's way back:
     14  app.query       the query language, narrowed to the key's grant
     15  app.sql         Query -> SQL and parameters
 
-Who may import whom (kept by tests/test_imports.py): `errors`, `grant`, `timestamp`, `event`, `query`,
-`settings`, `metrics` and `stream` are leaves, they import only leaves. Redis is imported by `append`,
-`partition`, `registry` and what belongs to it, and `redis_client`; httpx by `store` alone. Handlers
-(`track`, `read`, `manage`, `probes`) never import one another. `app` never imports `workers`.
+Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `grant`, `timestamp`, `event`,
+`query`, `sql`, `settings`, `metrics`, `stream` and what they are split into) import only leaves. Redis is
+imported by `append`, `partition`, the registry's modules and `redis_client`; httpx by `store` alone; chDB by
+the embedded store alone. Handlers (`track`, `read`, `manage`, `probes`) never import one another. `app`
+imports no server, and never `workers`.
 """

@@ -28,7 +28,7 @@ _GRANT = msgspec.json.Encoder()
 class Accounts:
     """`changed(what, id)` is called for each change, as every process is told of it through the stream.
 
-    All methods raise redis.RedisError when Redis does not answer; then nothing is half done.
+    All methods raise redis_client.UNREACHABLE when Redis does not answer; then nothing is half done.
     """
 
     def __init__(

@@ -21,13 +21,13 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
     TryAgainError,
 )
 
 from app import metrics, redis_client
 from app.errors import ApiError, Kind
+from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.stream import APPEND, Keys, join_group
 
@@ -106,7 +106,7 @@ class Appender:
             group.done.set_exception(_refusal(may_be_kept=False, reason="The edge is stopping"))
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
+            with contextlib.suppress(*UNREACHABLE):
                 async with asyncio.timeout(1):  # otherwise the hash keeps one field for each clean stop
                     await connection.send_command("HDEL", self._keys.producers, self._incarnation)
                     await connection.read_response()
@@ -149,7 +149,7 @@ class Appender:
                     raise _refusal(may_be_kept=may_be_kept, reason="Redis is out of memory") from None
                 if not _is_passing(error):
                     raise
-            except (RedisError, OSError, TimeoutError):
+            except UNREACHABLE:
                 may_be_kept = may_be_kept or was_sent
             metrics.APPEND_RETRIES.inc()
             await self._disconnect()
@@ -192,7 +192,7 @@ class Appender:
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
+            with contextlib.suppress(*UNREACHABLE):
                 await connection.disconnect(nowait=True)
 
 

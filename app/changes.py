@@ -15,8 +15,8 @@ from typing import cast
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
+from app.redis_client import UNREACHABLE
 from app.registry_scripts import CHANGES
 
 BLOCK_MS = 100
@@ -76,7 +76,7 @@ class Follower:
             try:
                 async with asyncio.timeout(READ_SECONDS):
                     await self._read()
-            except (RedisError, OSError, TimeoutError):
+            except UNREACHABLE:
                 await asyncio.sleep(RETRY_SECONDS)
             except Exception as error:
                 # Without the follower every key costs a Redis call, for ever: start over instead.

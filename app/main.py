@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import structlog
-from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,6 +27,7 @@ from app.partition import Freshness
 from app.pressure import Pressure
 from app.probes import Probes
 from app.read import ReadHandlers
+from app.redis_client import UNREACHABLE
 from app.registry import Registry
 from app.settings import Settings
 from app.store import Store
@@ -78,7 +78,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
             await asyncio.gather(*(appender.close() for appender in appenders))
             await registry.close()
             await store.close()
-            with contextlib.suppress(RedisError, OSError):
+            with contextlib.suppress(*UNREACHABLE):
                 await redis.aclose()
 
     app = Starlette(

@@ -11,14 +11,15 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
-from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import ApiError, Kind, Problem, invalid_body
+from app.event import has_repeated_name
 from app.grant import Grant, KeyType
 from app.http import json_response, read_json_body
 from app.names import KINDS
+from app.redis_client import UNREACHABLE
 from app.registry import Registry
 from app.settings import Settings
 from app.timestamp import parse_timestamp
@@ -175,6 +176,8 @@ class ManageHandlers:
             decoded = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise invalid_body([Problem("$", f"malformed JSON: {str(error)[:200]}")]) from None
+        if has_repeated_name(body):
+            raise invalid_body([Problem("$", "a name stands twice in one object")])
         problems = [*find_problems(decoded, kind, "$"), *_broken_rules(decoded, kind)]
         if problems:
             raise invalid_body(problems)
@@ -203,7 +206,7 @@ async def _answered(call: Awaitable[T]) -> T:
     """The result of a registry call, or 503 when Redis does not answer."""
     try:
         return await call
-    except (RedisError, OSError, TimeoutError):
+    except UNREACHABLE:
         raise ApiError(
             Kind.UNAVAILABLE,
             "The registry does not answer, so the change may or may not be made; list, then try again.",

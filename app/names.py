@@ -14,10 +14,10 @@ from typing import cast
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from app import registry_scripts as scripts
 from app.errors import ApiError, Kind
+from app.redis_client import UNREACHABLE
 from app.single_flight import SingleFlight
 
 KINDS = ("event_name", "field_path")
@@ -85,7 +85,7 @@ class Names:
         """Read a project's names from Redis. Errors: ApiError 503."""
         try:
             return await self._loads.do(project_id, CALL_SECONDS, lambda: self._load(project_id))
-        except (RedisError, OSError, TimeoutError):
+        except UNREACHABLE:
             raise _unavailable() from None
 
     async def _load(self, project_id: str) -> KnownNames:
@@ -124,7 +124,7 @@ class Names:
             return refused
         try:
             return await self._admissions.do(shape, CALL_SECONDS, lambda: self._ask(shape, known))
-        except (RedisError, OSError, TimeoutError):
+        except UNREACHABLE:
             raise _unavailable() from None
 
     def _refused_before(self, shape: _Shape, known: KnownNames) -> Refused:
@@ -179,7 +179,7 @@ class Names:
             self._uses.add((project_id, event_name, field_paths))
 
     async def flush(self) -> None:
-        """Write the noted uses. Errors: RedisError; then they are noted anew with the next events."""
+        """Write the noted uses. Errors: redis_client.UNREACHABLE; the next events note them anew."""
         uses, self._uses = self._uses, set()
         used: dict[str, set[str]] = {}
         for project_id, event_name, field_paths in uses:

@@ -31,7 +31,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Partition:
-    """One partition, as its owner uses it. Methods raise redis.RedisError when Redis is away."""
+    """One partition, as its owner uses it. Methods raise redis_client.UNREACHABLE when Redis is."""
 
     def __init__(self, redis: Redis, keys: Keys, slot: str, redis_version: tuple[int, int]) -> None:
         self._redis = redis
@@ -172,7 +172,7 @@ class Freshness:
         return (int(oldest) or int(now)) - 1
 
     async def lag(self) -> list[Lag]:
-        """Backlog, age and last proof of each partition. Errors: redis.RedisError."""
+        """Backlog, age and last proof of each partition. Errors: redis_client.UNREACHABLE."""
         return [await self._lag(partition, keys) for partition, keys in enumerate(self._keys)]
 
     async def _lag(self, partition: int, keys: Keys) -> Lag:

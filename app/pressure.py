@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from redis.exceptions import RedisError
 
 from app.errors import ApiError, Kind
 from app.partition import Freshness
+from app.redis_client import UNREACHABLE
 
 WATCH_SECONDS = 1.0
 MAX_MEMORY_SHARE = 0.8
@@ -44,7 +44,7 @@ class Pressure:
         while True:
             try:
                 reason = await self._look()
-            except (RedisError, OSError, TimeoutError):
+            except UNREACHABLE:
                 reason = self.reason
             if reason != self.reason:
                 log.warning("events are refused" if reason else "events are accepted again", reason=reason)

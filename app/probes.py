@@ -10,7 +10,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import msgspec
-from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -20,6 +19,7 @@ from app.http import json_response
 from app.openapi import openapi
 from app.partition import Freshness, Lag
 from app.pressure import Pressure
+from app.redis_client import UNREACHABLE
 from app.stream import APPENDED, DEAD, STORED
 
 MAX_PROOF_AGE_MS = 5_000  # the drain proves itself about once a second
@@ -60,7 +60,7 @@ class Probes:
         checks = [Check("serving", not self._is_draining(), "stopping" if self._is_draining() else "serving")]
         try:
             lags = await self._freshness.lag()
-        except (RedisError, OSError, TimeoutError) as error:
+        except UNREACHABLE as error:
             return [*checks, Check("redis", False, type(error).__name__)]
         pressure = self._pressure.reason
         checks += [Check("redis", True, "answers"), Check("accepting", not pressure, pressure or "accepting")]
@@ -75,7 +75,7 @@ class Probes:
                 metrics.STREAM_AGE_SECONDS.labels(partition).set(lag.oldest_ms / 1000)
                 for fate in (APPENDED, STORED, DEAD):
                     metrics.LEDGER.labels(partition, fate).set(lag.ledger.get(fate, 0))
-        except (RedisError, OSError, TimeoutError):
+        except UNREACHABLE:
             pass  # the counters of this process are still worth reading, then most of all
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -14,6 +14,7 @@ import msgspec
 
 from app.computations import Computation, check_outputs, read_computations
 from app.errors import Problem, invalid_body
+from app.event import has_repeated_name
 from app.fields import Field, Kind, unknown
 from app.filters import Filter, read_field, read_filters, read_word
 from app.time_period import Period, read_period, read_zone
@@ -121,6 +122,8 @@ def _decode(body: bytes) -> dict[str, object]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         reason = str(error).removeprefix("JSON is malformed: ")[:200]
         raise invalid_body([Problem("$", f"malformed JSON: {reason}")]) from None
+    if has_repeated_name(body):
+        raise invalid_body([Problem("$", "a name stands twice in one object")])
     if not isinstance(request, dict):
         raise invalid_body([Problem("$", "the body must be one JSON object")])
     return request

@@ -22,6 +22,7 @@ from app.errors import ApiError, Kind
 from app.grant import KeyType
 from app.http import read_json_body
 from app.query import read_query
+from app.redis_client import UNREACHABLE
 from app.sql import Statement, to_statement
 from app.store import PASSING_CODES, Result, Store, StoreRefused, StoreUnavailable
 
@@ -91,7 +92,7 @@ class ReadHandlers:
         try:
             async with asyncio.timeout(FRESHNESS_SECONDS):
                 self._proved_ms = max(self._proved_ms, await self._freshness.fresh_as_of())
-        except Exception:  # whatever the client library raises: the rows do not depend on it
+        except UNREACHABLE:  # the rows do not depend on it
             _log.warning("freshness_unknown", exc_info=True)
         return self._proved_ms
 

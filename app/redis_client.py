@@ -17,6 +17,9 @@ from redis.exceptions import RedisError
 
 from app.settings import Settings
 
+# What it looks like when Redis does not answer; nothing else of redis-py need be known to callers.
+UNREACHABLE = (RedisError, OSError, TimeoutError)
+
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 RETRY_SECONDS = 0.1
@@ -70,7 +73,7 @@ async def wait_for_version(redis: Redis, stop: asyncio.Event) -> tuple[int, int]
             info = await redis.info("server")
             major, minor, *_ = str(info["redis_version"]).split(".")
             return int(major), int(minor)
-        except (RedisError, OSError, TimeoutError) as error:
+        except UNREACHABLE as error:
             if failures % 50 == 0:
                 log.warning("waiting for redis", error=type(error).__name__)
             failures += 1

@@ -20,7 +20,6 @@ from collections import OrderedDict
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from app import redis_client
 from app import registry_scripts as scripts
@@ -29,6 +28,7 @@ from app.changes import READ_SECONDS, Follower
 from app.errors import ApiError, Kind
 from app.grant import Grant, KeyType, digest, invalid, not_one
 from app.names import Names
+from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.single_flight import SingleFlight
 
@@ -90,10 +90,10 @@ class Registry:
         self._follower.stop()
         if self._tasks:
             await redis_client.stop_tasks(*self._tasks)
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
+        with contextlib.suppress(*UNREACHABLE):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._write_uses()
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
+        with contextlib.suppress(*UNREACHABLE):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._changes_redis.aclose()
 
@@ -149,7 +149,7 @@ class Registry:
             return self._from_memory(hashed)
         try:
             return await self._lookups.do(hashed, LOOKUP_SECONDS, lambda: self._ask(hashed))
-        except (RedisError, OSError, TimeoutError):
+        except UNREACHABLE:
             self._away_until = time.monotonic() + AWAY_SECONDS
             return self._from_memory(hashed)
 
@@ -211,7 +211,7 @@ class Registry:
             await asyncio.sleep(FLUSH_SECONDS)
             try:
                 await self._write_uses()
-            except (RedisError, OSError, TimeoutError):
+            except UNREACHABLE:
                 log.debug("last uses were not written")  # they only date a list
             except Exception as error:
                 log.error("last uses cannot be written", error=type(error).__name__)

@@ -36,7 +36,8 @@ class Period(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=1)
 def _zone_names() -> frozenset[str]:
-    return frozenset(available_timezones()) | {"UTC"}
+    # "localtime" would mean the server's own, "Factory" none at all: files of the system, not zones.
+    return (frozenset(available_timezones()) | {"UTC"}) - {"localtime", "Factory"}
 
 
 def read_zone(name: str) -> tzinfo:

@@ -236,6 +236,26 @@ def test_the_same_words_for_master_keys(project: Client) -> None:
     )
 
 
+def test_repeated_names_are_refused_everywhere(project: Client) -> None:
+    query = project.http.post(
+        "/v1/query/json",
+        content=b'{"time_period":"today","time_period":"yesterday"}',
+        headers={"x-eventbunker-query-key": project.keys["query_key"]},
+    )
+    assert_error(query, 400, BODY)
+    manage = project.http.post(
+        "/v1/manage/apikey/list",
+        content=b'{"project_id":"x","project_id":"y"}',
+        headers={"x-eventbunker-apikey": project.keys["project_master_key"]},
+    )
+    assert_error(manage, 400, BODY)
+
+
+@pytest.mark.parametrize("zone", ["localtime", "Factory", "Mars/Olympus", "", "../../etc/passwd"])
+def test_only_iana_zones(project: Client, zone: str) -> None:
+    assert_error(project.ask(time_period="today", timezone=zone), 400, BODY)
+
+
 def test_a_wrong_account_or_project_is_a_400(project: Client) -> None:
     keys = project.keys
     assert_error(
