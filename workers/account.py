@@ -6,11 +6,11 @@ import asyncio
 
 import click
 import msgspec
-from redis.exceptions import RedisError
 
 from app import redis_client
 from app.account_types import CreatedAccount
 from app.accounts import Accounts
+from app.redis_client import UNREACHABLE
 from app.settings import Settings
 
 
@@ -21,7 +21,7 @@ def create(settings: Settings, *, name: str, as_json: bool) -> int:
         return 1
     try:
         made = asyncio.run(_create(settings, name))
-    except (RedisError, OSError, TimeoutError) as error:
+    except UNREACHABLE as error:
         click.echo(f"Redis does not answer ({type(error).__name__}); check REDIS_URL", err=True)
         return 1
     if as_json:

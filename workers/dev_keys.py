@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from app import redis_client
 from app.accounts import Accounts
 from app.errors import ApiError
 from app.grant import KeyType
+from app.redis_client import UNREACHABLE
 from app.registry import Registry
 from app.settings import Settings
 from workers.state import State, StateError
@@ -56,7 +56,7 @@ async def ensure(settings: Settings, state: State, url: str) -> DevKeys:
         members = {name: kept[name] for name in MEMBERS if name != "url"} | {"url": url}
         state.write_json(state.dev_json, {name: members[name] for name in MEMBERS})
         return DevKeys(members, is_new)
-    except (RedisError, OSError, TimeoutError) as error:
+    except UNREACHABLE as error:
         raise StateError(f"Redis failed while the keys were looked up ({type(error).__name__})") from error
     finally:
         await redis.aclose()

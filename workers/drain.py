@@ -21,11 +21,11 @@ import uuid
 
 import structlog
 import uvloop
-from redis.exceptions import RedisError
 
 from app import metrics, redis_client
 from app.logs import configure_logging
 from app.partition import LeaseLost, Partition
+from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.store import Store, StoreError
 from app.stream import Keys
@@ -87,7 +87,7 @@ class PartitionDrain:
                     "batch mostly refused by the store; nothing is acknowledged", reason=str(error)[:500]
                 )
                 await self._sleep(HALT_SECONDS)
-            except (RedisError, OSError, TimeoutError) as error:
+            except UNREACHABLE as error:
                 log.warning("redis failed, trying again", error=type(error).__name__)
                 await self._sleep(RECONNECT_SECONDS)
 
@@ -245,6 +245,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 def main(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT. Returns the exit code."""
     configure_logging("drain")
+    for name, value in (("REDIS_URL", settings.redis_url), ("CLICKHOUSE_URL", settings.clickhouse_url)):
+        if not value:
+            log.error(f"{name} is not set: `eventbunker drain` starts no Redis and no store; `dev` does")
+            return 2
 
     async def run() -> None:
         stop = asyncio.Event()

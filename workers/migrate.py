@@ -115,6 +115,9 @@ async def _run(settings: Settings) -> list[str]:
 def main(settings: Settings) -> int:
     """Apply and say what was done. Returns the exit code."""
     configure_logging("migrate")
+    if not settings.clickhouse_url:
+        log.error("CLICKHOUSE_URL is not set: there is no store to migrate; `eventbunker dev` brings its own")
+        return 2
     try:
         done = asyncio.run(_run(settings))
     except TimeoutError:
