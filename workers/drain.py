@@ -30,7 +30,7 @@ from app.settings import Settings
 from app.store import Store, StoreError
 from app.stream import Keys
 from workers import plan as plans
-from workers.enrich import Geography
+from workers.enrich import Geography, GeographyError
 from workers.insert import Inserter, MostlyDead
 from workers.plan import Item
 
@@ -256,5 +256,9 @@ def main(settings: Settings) -> int:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await serve(settings, stop)
 
-    uvloop.run(run())
+    try:
+        uvloop.run(run())
+    except GeographyError as error:
+        log.error(str(error))
+        return 2
     return 0

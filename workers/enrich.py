@@ -91,15 +91,25 @@ def read_campaign(page_url: str | None) -> Mapping[str, str]:
     return {name: query[name][0] for name in UTM_NAMES if name in query}
 
 
+class GeographyError(Exception):
+    """The database cannot be used; the message says why."""
+
+
 class Geography:
     """Looks addresses up in an .mmdb file, if one is configured."""
 
     def __init__(self, path: str) -> None:
         self._reader: Reader | None = None
-        if path:
+        if not path:
+            return
+        try:
             import maxminddb  # noqa: PLC0415  (the extra `geo`)
 
             self._reader = maxminddb.open_database(Path(path))
+        except ImportError:
+            raise GeographyError("GEOIP_DB needs the package maxminddb: the extra `geo`") from None
+        except (OSError, ValueError, RuntimeError) as error:
+            raise GeographyError(f"GEOIP_DB {path!r} cannot be opened: {error}") from None
 
     def place(self, address: str) -> Place:
         """The place of an IP address; unknown and malformed ones are nowhere."""
