@@ -24,13 +24,14 @@ import uvloop
 
 from app import metrics, redis_client
 from app.logs import configure_logging
-from app.partition import LeaseLost, Partition
+from app.partition import Freshness, LeaseLost, Partition
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.store import Store, StoreError
 from app.stream import Keys
 from workers import plan as plans
 from workers.enrich import Geography, GeographyError
+from workers.erase import ProjectEraser
 from workers.insert import Inserter, MostlyDead
 from workers.plan import Item
 
@@ -39,6 +40,7 @@ READ_ENTRIES = 8  # a bite: with groups of at most a megabyte, what is read beyo
 DRAIN_ON_STOP_SECONDS = 8.0  # to empty the stream on SIGTERM; the rest waits in Redis
 HALT_SECONDS = 30.0  # after a mostly bad batch
 RECONNECT_SECONDS = 0.2
+ERASE_MARGIN_MS = 60_000  # on top of what an edge may remember a key for
 
 log = structlog.get_logger()
 
@@ -220,22 +222,17 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     slot = os.environ.get("DRAIN_SLOT") or f"{socket.gethostname()}-{uuid.uuid4().hex}"
     try:
         version = await redis_client.wait_for_version(redis, stop)
+        producer, dead_letter_queue = settings.producer, settings.consumer.dead_letter_queue
+        keys = [Keys(producer.queue, number, dead_letter_queue) for number in range(producer.shards)]
         drains = [
-            PartitionDrain(
-                Partition(
-                    redis,
-                    Keys(settings.producer.queue, number, settings.consumer.dead_letter_queue),
-                    slot,
-                    version,
-                ),
-                store,
-                geography,
-                settings,
-                stop,
-            )
-            for number in range(settings.producer.shards)
+            PartitionDrain(Partition(redis, one, slot, version), store, geography, settings, stop)
+            for one in keys
         ]
-        await asyncio.gather(*(drain.run() for drain in drains))
+        freshness = Freshness(redis, producer.queue, producer.shards)
+        limits = settings.limits
+        margin_ms = ERASE_MARGIN_MS + int((limits.grant_grace + limits.append_timeout) * 1000)
+        eraser = ProjectEraser(redis, store, keys, freshness, margin_ms=margin_ms)
+        await asyncio.gather(eraser.run(stop), *(drain.run() for drain in drains))
     finally:
         await store.close()
         await redis.aclose()
