@@ -6,6 +6,9 @@ STATE  ?=
 ARGS   ?=
 PYTHON ?=
 
+# Through the environment, so that no character of theirs is the shell's.
+export PORT STATE
+
 BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
@@ -16,7 +19,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 run-edge: .venv/.run redis ## Run everything here; PORT=8787 and STATE=.eventbunker/state can be chosen
-	@exec $(BIN)/eventbunker dev --with-parent $(if $(PORT),--port "$(PORT)") $(if $(STATE),--state "$(STATE)")
+	@exec $(BIN)/eventbunker dev --with-parent $(if $(PORT),--port "$$PORT") $(if $(STATE),--state "$$STATE")
 
 test: .venv/.test redis ## Run the tests; ARGS="-k name" goes to pytest
 	@exec $(BIN)/python -m pytest $(ARGS)

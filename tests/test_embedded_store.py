@@ -176,6 +176,8 @@ class TestQueries:
         [
             "SELECT * FROM file('/etc/passwd', 'LineAsString')",
             "SELECT file('/etc/passwd')",
+            "SELECT * FROM python(os)",
+            "SELECT * FROM `Python`(__builtins__)",
             "SELECT `file`('/etc/passwd')",
             "SELECT `fil\\x65`('/etc/passwd')",
             "SELECT * APPLY(file) FROM values('a String', '/etc/passwd')",

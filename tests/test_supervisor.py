@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.redis_fixture import RedisServer, start_redis
-from tests.service import Service, StartService
+from tests.service import ROOT, Service, StartService
 from tests.store_fixture import StoreServer
 from tests.waiting import until
 
@@ -258,3 +258,25 @@ def test_nobody_else_can_read_or_write_anything_in_the_state(service: Service) -
         if not path.is_symlink() and path.stat().st_mode & 0o077
     ]
     assert open_to_others == []
+
+
+def test_state_path_that_the_engine_refuses_is_named_before_anything_starts(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    service = start_service("--port", "0", "--state", str(tmp_path / "100%"), wait=False)
+    assert service.process.wait(20) == 1
+    assert "holds %" in service.log
+    assert not (tmp_path / "100%").exists()
+
+
+def test_make_passes_any_state_path_on(tmp_path: Path) -> None:
+    state = tmp_path / "a\"b'c d$e"
+    done = subprocess.run(
+        ["make", "-n", "run-edge", f"STATE={state}".replace("$", "$$")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert '--state "$STATE"' in done.stdout

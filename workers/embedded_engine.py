@@ -160,7 +160,7 @@ class Engine:
         if not statement.verb and not statement.text.strip(b"( \t\r\n"):
             raise EngineError(_SYNTAX_ERROR, "Empty query. (SYNTAX_ERROR)")
         if statement.names_file:
-            raise EngineError(_ACCESS_DENIED, "INFILE, OUTFILE and file() are not served. (ACCESS_DENIED)")
+            raise EngineError(_ACCESS_DENIED, "Files and python() are not served. (ACCESS_DENIED)")
         if statement.several:
             raise EngineError(_SYNTAX_ERROR, "Multi-statements are not allowed. (SYNTAX_ERROR)")
 

@@ -25,10 +25,11 @@ _TOKEN = re.compile(
 _AFTER_FORMAT = re.compile(rb"[ \t\f]*\r?\n?")  # what separates a FORMAT clause from the data, exactly once
 _READERS = frozenset({b"SELECT", b"WITH", b"SHOW", b"DESCRIBE", b"DESC", b"EXPLAIN", b"EXISTS", b"FROM"})
 _FILE_WORDS = frozenset({b"INFILE", b"OUTFILE"})
-# The scalar function file() asks for no grant. It may be called, applied, or handed to arrayMap; escapes in
+# The scalar function file() and the table function python(), which sees this process's objects, ask for no
+# grant. It may be called, applied, or handed to arrayMap; escapes in
 # a quoted name could spell it too, and nothing of ours needs them.
 _FILE_FUNCTION = re.compile(
-    rb"""["`]?\bfile["`]?\s*\(|\(\s*["`]?file["`]?\s*,|\bapply\s*\(?\s*["`]?file\b|["`][^"`]*\\[^"`'\\]""",
+    rb"""["`]?\b(?:file|python)["`]?\s*\(|\(\s*["`]?file["`]?\s*,|\bapply\s*\(?\s*["`]?file\b|["`][^"`]*\\[^"`'\\]""",
     re.IGNORECASE,
 )
 _PROCESSES = re.compile(rb"\bsystem\W{0,3}processes\b", re.IGNORECASE)
@@ -42,7 +43,7 @@ class Statement(msgspec.Struct, frozen=True):
     verb: str  # the first word in upper case, "" when there is none
     format: str | None  # the FORMAT clause's; for an INSERT with data the format of that data
     data: bytes | None  # an INSERT's data that followed in the same text; None: takes no data
-    names_file: bool  # INTO OUTFILE, FROM INFILE, file(): what the engine serves past all grants
+    names_file: bool  # INTO OUTFILE, FROM INFILE, file(), python(): what the engine serves past all grants
     several: bool  # more than one statement
     inspects: bool  # KILL, or asks for the running queries: must not wait behind them
 

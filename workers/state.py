@@ -33,6 +33,11 @@ class State:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        if unusable := sorted(set("?&#%") & set(str(self.path))):
+            raise StateError(
+                f"the state directory {self.path} holds {' '.join(unusable)}, which the engine refuses;"
+                " choose another with STATE="
+            )
         try:
             for directory in (self.path, self.redis, self.metrics):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
