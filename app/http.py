@@ -7,7 +7,8 @@ Knows ASGI and the error catalogue; knows no Redis, no store and no event. The h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -20,6 +21,7 @@ BODY_DEADLINE_SECONDS = 20.0  # a whole body; a slower sender holds a slot that 
 _ENCODER = msgspec.json.Encoder()
 
 Headers = list[tuple[bytes, bytes]]
+T = TypeVar("T")
 
 
 def request_id(scope: Scope) -> str:
@@ -58,6 +60,25 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
         raise ApiError(
             Kind.REQUEST_TIMEOUT, f"The body did not arrive within {BODY_DEADLINE_SECONDS:.0f} seconds."
         ) from None
+
+
+async def while_connected(receive: Receive, work: Coroutine[object, object, T]) -> T:
+    """The result of `work`, which is cancelled when the client goes away: nobody waits for it any more.
+
+    Call it when the body has been read: from then on the only message to come is the client's leaving.
+    Errors: those of `work`; ApiError when the client left (which it will not see).
+    """
+    task = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+    finally:
+        task.cancel()
+        leaving.cancel()
+        await asyncio.gather(task, leaving, return_exceptions=True)
+    raise ApiError(Kind.INVALID_BODY, "The client closed the connection before the answer.")
 
 
 async def _read_pieces(receive: Receive, first: bytes, limit_bytes: int) -> bytes:

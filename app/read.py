@@ -20,7 +20,7 @@ from starlette.responses import Response
 from app.answer import render
 from app.errors import ApiError, Kind
 from app.grant import KeyType
-from app.http import read_json_body
+from app.http import read_json_body, while_connected
 from app.query import read_query
 from app.redis_client import UNREACHABLE
 from app.sql import Statement, to_statement
@@ -75,16 +75,20 @@ class ReadHandlers:
         body = await read_json_body(request, self._limits.max_request_bytes)
         query = read_query(body, grant, time.time_ns() // 1_000_000)
         statement = to_statement(query)
-        async with self._slot():
-            # Before the rows are read: an event stored meanwhile is more than was promised, never less.
-            fresh_as_of = await self._fresh_as_of()
-            result = await self._ask(statement)
+        fresh_as_of, result = await while_connected(request.receive, self._run(statement))
         elapsed_ms = (time.monotonic() - started) * 1000
         # In a thread: thousands of rows would hold up every event that is being tracked.
         content = await asyncio.to_thread(
             render, query, statement, result.rows, elapsed_ms=elapsed_ms, fresh_as_of=fresh_as_of
         )
         return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
+
+    async def _run(self, statement: Statement) -> tuple[int, Result]:
+        """The rows, and the moment up to which they are complete."""
+        async with self._slot():
+            # Before the rows are read: an event stored meanwhile is more than was promised, never less.
+            fresh_as_of = await self._fresh_as_of()
+            return fresh_as_of, await self._ask(statement)
 
     async def _fresh_as_of(self) -> int:
         """What the stream says, or said last: a moment once proved stays true, so stored events can be

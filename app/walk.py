@@ -7,6 +7,7 @@ deploy.toml or a request want all of it, with a suggestion for the misspelt.
 from __future__ import annotations
 
 import difflib
+import re
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -14,6 +15,9 @@ import msgspec
 
 from app.errors import Problem
 
+_JSON_WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+_JSON_WORDS |= {word: word for word in ("null", "array", "object", "date", "datetime", "time")}
+_QUOTED = re.compile(r"`([^`]+)`")
 _A = {
     str: "a string",
     int: "a number",
@@ -83,6 +87,13 @@ def _in_leaf(value: object, kind: object, path: str) -> list[Problem]:
     try:
         msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        message = str(error).split(" - at ")[0].replace("`", "")
+        message = _QUOTED.sub(_in_json_words, str(error).split(" - at ")[0])
         return [Problem(path, message[:1].lower() + message[1:])]
     return []
+
+
+def _in_json_words(quoted: re.Match[str]) -> str:
+    """`int | null` -> integer or null; anything that is no list of types stays."""
+    types = quoted[1].split(" | ")
+    known = [_JSON_WORDS[word] for word in types if word in _JSON_WORDS]
+    return " or ".join(known) if len(known) == len(types) else quoted[0]

@@ -101,7 +101,8 @@ class Service:
                 raise AssertionError(f"exit code {self.process.returncode}\n{self.log}")
             try:
                 return httpx.get(f"{self.url}/readyz", timeout=5.0).status_code == 200
-            except (httpx.TransportError, OSError):  # dev.json may not be there yet
+            except (httpx.TransportError, OSError, ValueError, KeyError, AssertionError):
+                # dev.json may not be there yet, or still be what a test made of it
                 return False
 
         try:

@@ -87,11 +87,11 @@ def test_every_problem_at_once_and_a_hint_for_the_misspelt(project: Client) -> N
         response,
         ("$.project_id", "required field is missing"),
         ("$.key_type", "expected one of `WRITE`, `QUERY`, `DELETE`"),
-        ("$.name", "expected str of length <= 100"),
+        ("$.name", "expected string of length <= 100"),
         ("$.key_filter_data.customer_identifier", "required field is missing"),
         ("$.key_filter_data.customer_identifer", "unknown key; did you mean `customer_identifier`?"),
-        ("$.rate_limit", "expected int >= 1"),
-        ("$.allow_client_context", "expected bool, got str"),
+        ("$.rate_limit", "expected integer >= 1"),
+        ("$.allow_client_context", "expected boolean, got string"),
         ("$.expire_at", "unknown key; did you mean `expires_at`?"),
         ("$.colour", f"unknown key; known: {known}"),
         ("$.expires_at", "is in the past; a key that never works helps nobody"),
@@ -102,12 +102,12 @@ def test_every_problem_at_once_and_a_hint_for_the_misspelt(project: Client) -> N
     ("call", "level", "request_", "problem"),
     [
         ("project/create", "account", {}, ("$.name", "required field is missing")),
-        ("project/create", "account", {"name": ""}, ("$.name", "expected str of length >= 1")),
+        ("project/create", "account", {"name": ""}, ("$.name", "expected string of length >= 1")),
         (
             "project/create",
             "account",
             {"name": "p", "description": "d" * 1001},
-            ("$.description", "expected str of length <= 1000"),
+            ("$.description", "expected string of length <= 1000"),
         ),
         (
             "apikey/create",
@@ -118,7 +118,7 @@ def test_every_problem_at_once_and_a_hint_for_the_misspelt(project: Client) -> N
                 "expected an ISO 8601 date or date-time such as 2021-06-26T14:48:00.000Z, or an RFC 2822 date",
             ),
         ),
-        ("apikey/list", "project", {"limit": 1001}, ("$.limit", "expected int <= 1000")),
+        ("apikey/list", "project", {"limit": 1001}, ("$.limit", "expected integer <= 1000")),
         ("apikey/delete", "project", {}, ("$", "name the key by either api_key_id or api_key")),
         (
             "apikey/delete",
@@ -128,7 +128,12 @@ def test_every_problem_at_once_and_a_hint_for_the_misspelt(project: Client) -> N
         ),
         ("name/list", "project", {"kind": "x"}, ("$.kind", "expected one of `event_name`, `field_path`")),
         ("name/delete", "project", {}, ("$", "list what to free in event_names or field_paths")),
-        ("name/delete", "project", {"event_names": [1]}, ("$.event_names[0]", "expected str, got int")),
+        (
+            "name/delete",
+            "project",
+            {"event_names": [1]},
+            ("$.event_names[0]", "expected string, got integer"),
+        ),
     ],
 )
 def test_each_broken_rule(

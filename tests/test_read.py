@@ -69,6 +69,7 @@ class Bench:
 
     def __init__(self, store: Any = None, **limits: Any) -> None:
         self.steps: list[str] = []
+        self.leaves = asyncio.Event()
         self.clock = Clock(self.steps)
         self.store = FakeStore(self.steps)
         settings: Any = SimpleNamespace(limits=Limits(**limits))
@@ -79,7 +80,14 @@ class Bench:
     async def post(self, body: Any, secret: str | None = "eb_q_right") -> dict[str, Any]:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
 
+        is_read = False
+
         async def receive() -> dict[str, Any]:
+            nonlocal is_read
+            if is_read:  # as servers do: the next message is the client's leaving
+                await self.leaves.wait()
+                return {"type": "http.disconnect"}
+            is_read = True
             self.steps.append("body")
             return {"type": "http.request", "body": content, "more_body": False}
 
@@ -104,6 +112,25 @@ def test_the_key_comes_before_the_body_and_freshness_before_the_rows() -> None:
         asyncio.run(bench.post(b"{", secret="eb_q_wrong"))
     assert caught.value.kind is Kind.INVALID_QUERY_KEY
     assert bench.steps == []
+
+
+def test_a_query_ends_when_its_client_leaves_and_frees_its_place() -> None:
+    async def run() -> None:
+        bench = Bench(max_concurrent_queries=1)
+        bench.store.gate = asyncio.Event()
+        left = asyncio.create_task(bench.post(COUNT))
+        async with asyncio.timeout(DEADLINE):
+            while "ask" not in bench.steps:  # noqa: ASYNC110  (the fake tells nobody)
+                await asyncio.sleep(0)
+        bench.leaves.set()
+        with pytest.raises(ApiError):
+            await left
+        bench.leaves.clear()
+        bench.steps.clear()
+        bench.store.gate.set()
+        assert (await bench.post(COUNT))["data"] == [{"count": 3}]
+
+    asyncio.run(run())
 
 
 def test_a_bad_query_never_reaches_the_store() -> None:

@@ -43,7 +43,7 @@ def test_check_prints_every_problem_and_fails(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "has 2 problems:" in result.stderr
-    assert "  server.port: expected int, got str\n" in result.stderr
+    assert "  server.port: expected integer, got string\n" in result.stderr
     assert "  server.prot: unknown key; did you mean `port`?\n" in result.stderr
 
 

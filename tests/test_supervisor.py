@@ -280,3 +280,34 @@ def test_make_passes_any_state_path_on(tmp_path: Path) -> None:
         timeout=60,
     )
     assert '--state "$STATE"' in done.stdout
+
+
+def test_redis_whose_socket_was_removed_is_restarted(start_service: StartService) -> None:
+    """It lives, but nobody can reach it: the next process to start would wait for ever."""
+    service = start_service()
+    old = service.pids("redis")[0]
+    (service.state / "redis" / "redis.sock").unlink()
+    service.wait_restarted("redis", old)
+    edge = service.kill("edge")
+    service.wait_restarted("edge", edge)
+    service.wait_ready()
+    track(service, "socket_was_removed")
+    assert service.logged("its socket was removed; restarting it")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"url": 1}', None])
+def test_lost_keys_are_said_to_be_lost(start_service: StartService, content: str | None) -> None:
+    first = start_service()
+    old = first.keys["project_id"]
+    assert first.stop() == 0
+    dev_json = first.state / "dev.json"
+    if content is None:
+        dev_json.unlink()
+    else:
+        dev_json.write_text(content)
+    again = start_service(directory=first.directory)
+    assert again.keys["project_id"] != old
+    warnings = [line for line in again.log.splitlines() if '"warning"' in line]
+    assert any("projects of an earlier start" in line for line in warnings)
+    if content is not None:
+        assert dev_json.with_suffix(".json.old").read_text() == content

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -22,6 +23,8 @@ import structlog
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 5.0
 HEALTHY_SECONDS = 10.0  # a child that lived this long has not failed for its configuration
+WATCH_SECONDS = 1.0
+FULL_DISK_BYTES = 32 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
 
 log = structlog.get_logger()
@@ -38,6 +41,7 @@ class Role:
     stop_seconds: float = 10.0  # after SIGTERM, before SIGKILL
     death_signal: signal.Signals = signal.SIGKILL  # what the kernel sends it when the supervisor is killed
     pass_fds: tuple[int, ...] = ()
+    socket: Path | None = None  # where it listens, if that is a file that somebody may remove
     log_path: Path | None = None  # stdout and stderr go here instead of to ours
     on_exit: Callable[[int], None] | None = None  # told the pid
 
@@ -148,7 +152,7 @@ class Child:
         delay = FIRST_DELAY_SECONDS
         while True:
             began = time.monotonic()
-            await self._exited.wait()
+            await self._until_exit()
             self._bury()
             if self._stopping.is_set() or self.once:
                 return
@@ -163,6 +167,23 @@ class Child:
                     return
             delay = min(delay * 2, LONGEST_DELAY_SECONDS)
             self._respawn()
+
+    async def _until_exit(self) -> None:
+        """Wait for its end; and bring that about when it lives on where nobody can reach it."""
+        was_there = False
+        while not self._exited.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await self._exited.wait()
+            socket = self.role.socket
+            if socket is None or self._process is None or self._exited.is_set():
+                continue
+            if was_there and not socket.exists():
+                log.error("its socket was removed; restarting it", role=self.role.name, socket=str(socket))
+                self._process.send_signal(signal.SIGTERM)
+                was_there = False
+            else:
+                was_there = was_there or socket.exists()
 
     def _respawn(self) -> None:
         try:
@@ -188,7 +209,11 @@ class Child:
         except OSError:
             return {}
         said = [line.strip() for line in lines if line.strip()]
-        return {"last_words": said[-1][:300]} if said else {}
+        words = {"last_words": said[-1][:300]} if said else {}
+        free = shutil.disk_usage(self.role.log_path.parent).free
+        if free < FULL_DISK_BYTES:  # the usual cause, which its last words rarely name
+            words["disk"] = f"only {free} bytes are free under {self.role.log_path.parent}"
+        return words
 
 
 _SIGNAL_EXITS = {-int(number) for number in signal.Signals}

@@ -17,6 +17,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -141,7 +142,7 @@ class Dev:
         secrets = dict(settings.secrets)
         redis_url, clickhouse_url = settings.redis_url, settings.clickhouse_url
         if self._own_redis:
-            redis_url = f"unix://{self._socket}"
+            redis_url = f"unix://{quote(str(self._socket))}"
             secrets["REDIS_PASSWORD"] = ""
         if self._own_store:
             clickhouse_url = f"http://127.0.0.1:{self._store_port}"
@@ -172,6 +173,7 @@ class Dev:
             stop_seconds=REDIS_STOP_SECONDS,
             death_signal=signal.SIGTERM,  # so that it also ends the child that rewrites its file
             pass_fds=(self._state.lock_descriptor,),
+            socket=self._socket,
             log_path=self._state.redis / "redis.log",
         )
 

@@ -6,13 +6,14 @@ is the one place where keeping them is a service. Next: `app.accounts`.
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 
 import structlog
 from redis.asyncio import Redis
 
-from app import redis_client
+from app import redis_client, registry_scripts
 from app.accounts import Accounts
 from app.errors import ApiError
 from app.grant import KeyType
@@ -48,10 +49,7 @@ async def ensure(settings: Settings, state: State, url: str) -> DevKeys:
         kept = state.read_json(state.dev_json)
         is_new = not await _is_known(kept, redis, settings)
         if is_new:
-            if kept:
-                backup = state.dev_json.with_suffix(".json.old")
-                state.write_json(backup, kept)
-                log.warning("this Redis does not know the keys of dev.json: making new ones", old=str(backup))
+            await _warn_of_loss(redis, state)
             kept = await _create(redis)
         members = {name: kept[name] for name in MEMBERS if name != "url"} | {"url": url}
         state.write_json(state.dev_json, {name: members[name] for name in MEMBERS})
@@ -60,6 +58,18 @@ async def ensure(settings: Settings, state: State, url: str) -> DevKeys:
         raise StateError(f"Redis failed while the keys were looked up ({type(error).__name__})") from error
     finally:
         await redis.aclose()
+
+
+async def _warn_of_loss(redis: Redis, state: State) -> None:
+    """New keys are about to be made: keep what dev.json held, and say so when a project is left behind."""
+    if state.dev_json.exists():
+        backup = state.dev_json.with_suffix(".json.old")
+        os.replace(state.dev_json, backup)
+        log.warning("dev.json is damaged, or of another Redis: making new keys", old=str(backup))
+    if await redis.exists(registry_scripts.CHANGES):
+        log.warning(
+            "this Redis holds projects of an earlier start; their events stay, but only their keys reach them"
+        )
 
 
 def announce(keys: DevKeys, state: State) -> None:

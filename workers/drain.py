@@ -75,9 +75,11 @@ class PartitionDrain:
 
     async def run(self) -> None:
         """Own the partition whenever that is possible, until asked to stop."""
+        failures = 0
         while not self._stop.is_set():
             try:
                 if await self._partition.acquire(self._lease_ms):
+                    failures = 0
                     log.info("partition taken", epoch=self._partition.epoch)
                     await self._own()
                 else:
@@ -90,7 +92,9 @@ class PartitionDrain:
                 )
                 await self._sleep(HALT_SECONDS)
             except UNREACHABLE as error:
-                log.warning("redis failed, trying again", error=type(error).__name__)
+                failures += 1
+                if failures & (failures - 1) == 0:  # at each power of two: the cause must not be buried
+                    log.warning("redis failed, trying again", error=type(error).__name__, failures=failures)
                 await self._sleep(RECONNECT_SECONDS)
 
     async def _own(self) -> None:
