@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import msgspec
+import pytest
 from click.testing import CliRunner
 from click.testing import Result as CliResult
 
@@ -119,3 +122,18 @@ def test_every_key_is_documented_with_its_default() -> None:
 def test_an_environment_holds_what_the_top_level_holds() -> None:
     own = {field.name for field in msgspec.structs.fields(DeployFile)}
     assert own - {field.name for field in msgspec.structs.fields(Environment)} == {"dev", "env"}
+
+
+@pytest.mark.parametrize("main", ["os:system", "nope.x:y", "app.main:nope"])
+def test_check_finds_a_main_that_cannot_be_served(tmp_path: Path, main: str) -> None:
+    file = tmp_path / "deploy.toml"
+    file.write_text(f'main = "{main}"\n')
+    done = subprocess.run(
+        [sys.executable, "-c", "from workers.cli import main; main()", "-c", str(file), "check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f'main = "{main}"' in done.stderr

@@ -54,7 +54,14 @@ def main(context: click.Context, config: Path, environment: str | None) -> None:
 @_pass
 def check(context: _Context) -> None:
     """Validate deploy.toml and the secrets, and exit."""
+    from workers.edge import EdgeError, find_main  # noqa: PLC0415
+
     settings = context.settings()
+    try:
+        find_main(settings)
+    except EdgeError as error:
+        click.echo(f"{context.config} has 1 problem(s):\n  main: {error}", err=True)
+        sys.exit(1)
     server, producer, store = settings.server, settings.producer, settings.store
     redis = _source(settings.redis_url, producer.url, "REDIS_URL", "queues.producers[0].url")
     warehouse = _source(settings.clickhouse_url, store.url, "CLICKHOUSE_URL", "stores[0].url")

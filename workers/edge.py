@@ -12,6 +12,7 @@ import inspect
 import logging
 import signal
 import ssl
+from collections.abc import Callable
 from typing import Any, cast
 
 import structlog
@@ -33,18 +34,26 @@ class EdgeError(Exception):
     """The edge cannot be built from its settings; the message names the setting."""
 
 
+def find_main(settings: Settings) -> tuple[Callable[..., object], set[str]]:
+    """What `main` names, and the names of its parameters. Errors: EdgeError."""
+    module, _, name = settings.main.partition(":")
+    try:
+        target = getattr(importlib.import_module(module), name)
+        parameters = set(inspect.signature(target).parameters)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise EdgeError(f'main = "{settings.main}" cannot be imported: {error}') from error
+    if not {"scope", "receive", "send"} <= parameters and "settings" not in parameters:
+        raise EdgeError(f'main = "{settings.main}" is neither an ASGI app nor a factory that takes settings')
+    return target, parameters
+
+
 def load_app(settings: Settings, draining: Draining) -> ASGIFramework:
     """The app that `main = "module:name"` names: an ASGI app, or a factory that takes the settings.
 
     Errors: EdgeError.
     """
-    module, _, name = settings.main.partition(":")
-    try:
-        target = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise EdgeError(f'main = "{settings.main}" cannot be imported: {error}') from error
-    parameters = inspect.signature(target).parameters
-    if {"scope", "receive", "send"} <= set(parameters):
+    target, parameters = find_main(settings)
+    if {"scope", "receive", "send"} <= parameters:
         return cast(ASGIFramework, target)
     given = {"draining": draining} if "draining" in parameters else {}
     return cast(ASGIFramework, target(settings, **given))
