@@ -193,5 +193,5 @@ class TestProcess:
         assert codes == {"241"}
         status = Path(f"/proc/{server.pid}/status").read_text()
         peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-        assert int(peak.split()[1]) * 1024 < 900_000_000
+        assert int(peak.split()[1]) * 1024 < 1_300_000_000  # without a limit it takes many gigabytes
         assert server.text("SELECT 1") == "1"

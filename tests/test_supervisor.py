@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -252,11 +253,12 @@ def test_long_state_path_still_has_a_socket(start_service: StartService, tmp_pat
 def test_nobody_else_can_read_or_write_anything_in_the_state(service: Service) -> None:
     """Started with umask 0: the directory's own mode must not be the only lock."""
     track(service, "private")
-    open_to_others = [
-        str(path)
-        for path in service.state.rglob("*")
-        if not path.is_symlink() and path.stat().st_mode & 0o077
-    ]
+    open_to_others = []
+    for directory, _, names in os.walk(service.state):  # which forgives what a merge removes meanwhile
+        for path in (Path(directory), *(Path(directory) / name for name in names)):
+            with contextlib.suppress(FileNotFoundError):
+                if not path.is_symlink() and path.stat().st_mode & 0o077:
+                    open_to_others.append(str(path))
     assert open_to_others == []
 
 
