@@ -74,7 +74,7 @@ class Gate:
             error = ApiError(
                 Kind.UNAVAILABLE, "Too many requests are in flight; try again.", retry_after_seconds=1
             )
-            await error_response(error, scope)(scope, receive, send_with_headers)
+            await error_response(error, scope, closes=True)(scope, receive, send_with_headers)
             return
         self._in_flight += 1
         try:

@@ -18,6 +18,9 @@ from starlette.types import Message, Receive, Scope, Send
 from app.errors import ApiError, Kind, encode_error
 
 BODY_DEADLINE_SECONDS = 20.0  # a whole body; a slower sender holds a slot that others need
+DISCARD_BYTES = 256 * 1024  # of a body that nobody wants, read so that the connection can go on
+DISCARD_SECONDS = 2.0
+BODY_IS_READ = "eventbunker.body_is_read"  # in the scope
 _ENCODER = msgspec.json.Encoder()
 
 Headers = list[tuple[bytes, bytes]]
@@ -50,16 +53,42 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     message = await _receive(receive)
     body: bytes = message.get("body", b"")
     if not message.get("more_body", False):
+        scope[BODY_IS_READ] = True
         if len(body) > limit_bytes:
             raise _too_large(limit_bytes, len(body))
         return body
     try:
         async with asyncio.timeout(BODY_DEADLINE_SECONDS):
-            return await _read_pieces(receive, body, limit_bytes)
+            joined = await _read_pieces(receive, body, limit_bytes)
     except TimeoutError:
         raise ApiError(
             Kind.REQUEST_TIMEOUT, f"The body did not arrive within {BODY_DEADLINE_SECONDS:.0f} seconds."
         ) from None
+    scope[BODY_IS_READ] = True
+    return joined
+
+
+async def leave_connection_usable(error: ApiError, scope: Scope, receive: Receive) -> bool:
+    """Before an answer that was decided without the body: read a small one away. True if none is left.
+
+    An answer that overtakes its request's body makes the server close the connection, and the next request
+    on it fails; a load balancer would report that as an error of ours. What is large, slow or waits for
+    `100 Continue` is not read: then the answer must say `connection: close`.
+    """
+    if scope.get(BODY_IS_READ) or not scope["http_version"].startswith("1"):
+        return True
+    length = header(scope, b"content-length")
+    if header(scope, b"transfer-encoding") is None and (length is None or length == b"0"):
+        return True
+    refused = error.kind in (Kind.BODY_TOO_LARGE, Kind.REQUEST_TIMEOUT)
+    if refused or header(scope, b"expect") is not None or int(length or DISCARD_BYTES) > DISCARD_BYTES:
+        return False
+    try:
+        async with asyncio.timeout(DISCARD_SECONDS):
+            await read_body(scope, receive, DISCARD_BYTES)
+    except (ApiError, TimeoutError):
+        return False
+    return True
 
 
 async def while_connected(receive: Receive, work: Coroutine[object, object, T]) -> T:
@@ -144,9 +173,17 @@ def json_response(value: object, status: int = 200, headers: Mapping[str, str] |
     )
 
 
-def error_response(error: ApiError, scope: Scope) -> Response:
+async def answer_error(error: ApiError, scope: Scope, receive: Receive) -> Response:
+    """`error_response` after the rest of the request, so that the connection can be used again."""
+    is_usable = await leave_connection_usable(error, scope, receive)
+    return error_response(error, scope, closes=not is_usable)
+
+
+def error_response(error: ApiError, scope: Scope, *, closes: bool = False) -> Response:
     """The one shape of every error (api.md section 2)."""
     headers = {"cache-control": "no-store", **dict(error.headers)}
+    if closes and scope["http_version"].startswith("1"):
+        headers["connection"] = "close"
     if error.retry_after_seconds is not None:
         headers["retry-after"] = str(error.retry_after_seconds)
     return Response(

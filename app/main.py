@@ -21,7 +21,7 @@ from app import redis_client
 from app.append import Appender
 from app.errors import ApiError, Kind
 from app.gate import Gate
-from app.http import error_response
+from app.http import answer_error, error_response
 from app.manage import ManageHandlers
 from app.partition import Freshness
 from app.pressure import Pressure
@@ -116,7 +116,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
 async def _api_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ApiError):
         raise error
-    return error_response(error, request.scope)
+    return await answer_error(error, request.scope, request.receive)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -131,7 +131,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         answer = ApiError(Kind.NOT_FOUND, "There is nothing at this path; see /openapi.json.")
     else:
         answer = ApiError(Kind.INVALID_BODY, "The request cannot be read.")
-    return error_response(answer, request.scope)
+    return await answer_error(answer, request.scope, request.receive)
 
 
 async def _bug(request: Request, error: Exception) -> Response:

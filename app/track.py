@@ -19,7 +19,7 @@ from app.append import Appender
 from app.errors import ApiError, Kind, Problem, invalid_body
 from app.event import BrokenRule, Event, read_event
 from app.grant import Grant, KeyType
-from app.http import error_response, header, read_body, refuse_encoding, request_id, send_json
+from app.http import answer_error, header, read_body, refuse_encoding, request_id, send_json
 from app.names import KnownNames
 from app.pressure import Pressure
 from app.rate_limit import RateLimits
@@ -57,7 +57,8 @@ class Track:
         except ApiError as error:
             metrics.REQUESTS.labels(ROUTE, str(error.row.status)).inc()
             metrics.EVENTS_REJECTED.labels(error.row.code).inc()
-            await error_response(error, scope)(scope, receive, send)
+            response = await answer_error(error, scope, receive)
+            await response(scope, receive, send)
             return
         body = b'{"unique_req_id":"%s00000001","time_recorded":%d}' % (identity.encode(), recorded)
         await send_json(

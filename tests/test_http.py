@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -103,7 +105,7 @@ def body_of(
     messages: list[Message], limit: int = 10, headers: list[tuple[bytes, bytes]] | None = None
 ) -> bytes:
     """`read_body` fed with these ASGI messages; a further one never comes."""
-    scope: Scope = {"type": "http", "headers": headers or []}
+    scope: Scope = {"type": "http", "http_version": "1.1", "headers": headers or []}
 
     async def receive() -> Message:
         if messages:
@@ -281,3 +283,37 @@ def test_redis_that_hangs_is_a_503_that_says_what_is_known(start_service: StartS
 
 def test_the_example_in_the_schema_is_json() -> None:
     assert json.loads(msgspec.json.encode(EVENT_SCHEMA)) == EVENT_SCHEMA
+
+
+@pytest.mark.service
+def test_an_early_answer_leaves_the_connection_usable(client: Client) -> None:
+    """Head and body in separate packets: the 401 is known before the body is there."""
+    parts = urlsplit(client.keys["url"])
+    head = (
+        b"POST /post HTTP/1.1\r\nhost: x\r\nx-eventbunker-write-key: nonsense\r\ncontent-length: 20\r\n\r\n"
+    )
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        stream = connection.makefile("rb")
+        for _ in range(20):
+            connection.sendall(head)
+            connection.sendall(b"x" * 20)
+            assert stream.readline().startswith(b"HTTP/1.1 401")
+            length = 0
+            while (line := stream.readline()) != b"\r\n":
+                assert line.lower() != b"connection: close\r\n"
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            stream.read(length)
+
+
+@pytest.mark.service
+def test_a_body_that_nobody_will_read_closes_the_connection_and_says_so(client: Client) -> None:
+    parts = urlsplit(client.keys["url"])
+    head = b"POST /post HTTP/1.1\r\nhost: x\r\nx-eventbunker-write-key: nonsense\r\ncontent-length: 99999999\r\n\r\n"
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall(head)
+        answer = b""
+        while piece_ := connection.recv(65_536):
+            answer += piece_
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert b"connection: close" in answer.lower()
