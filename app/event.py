@@ -24,7 +24,7 @@ MAX_STRING_BYTES = 8192
 MAX_ARRAY_ITEMS = 1000
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # what the store's Int64 and UInt64 hold between them
 
-EVENT_NAME = re.compile(r"[A-Za-z0-9._-]{1,256}", re.ASCII)
+EVENT_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_EVENT_NAME_CHARACTERS}}}", re.ASCII)
 FIELD_NAME = re.compile(r"[A-Za-z0-9_$-][A-Za-z0-9_ $-]{0,127}", re.ASCII)
 
 RESERVED = frozenset(

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from app import redis_client
+from app import store as store_client
 from app.append import Appender
 from app.errors import ApiError, Kind
 from app.gate import Gate
@@ -30,7 +31,6 @@ from app.read import ReadHandlers
 from app.redis_client import UNREACHABLE
 from app.registry import Registry
 from app.settings import Settings
-from app.store import Store
 from app.stream import Keys
 from app.track import Track
 
@@ -56,12 +56,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     ]
     freshness = Freshness(redis, producer.queue, producer.shards)
     pressure = Pressure(freshness, producer.max_backlog)
-    store = Store(
-        settings.clickhouse_url,
-        database=settings.store.database,
-        username=settings.store.username,
-        password=settings.secret("CLICKHOUSE_PASSWORD"),
-    )
+    store = store_client.connect(settings)
     track = Track(registry, appenders, pressure, settings)
     manage = ManageHandlers(registry, settings)
     read = ReadHandlers(registry, store, freshness, settings)

@@ -17,6 +17,8 @@ from typing import TypeAlias
 import httpx
 import msgspec
 
+from app.settings import Settings
+
 Scalar: TypeAlias = str | int | float | bool | None
 Value: TypeAlias = Scalar | Sequence[Scalar]
 
@@ -171,6 +173,16 @@ class Store:
         if response.status_code != 200:
             raise StoreUnavailable(f"HTTP {response.status_code} without an exception code")
         return response.content
+
+
+def connect(settings: Settings) -> Store:
+    """The store that `settings` name. It connects at the first question."""
+    return Store(
+        settings.clickhouse_url,
+        database=settings.store.database,
+        username=settings.store.username,
+        password=settings.secret("CLICKHOUSE_PASSWORD"),
+    )
 
 
 def encode_parameter(value: Value) -> str:

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from app import redis_client, registry_scripts
+from app import store as store_client
 from app.partition import Freshness
 from app.settings import Settings, load
-from app.store import Store
 from app.stream import Keys, Record
 from tests.client import Client, equals
 from tests.service import Service
@@ -50,12 +50,7 @@ def erase(
 
     async def run() -> tuple[list[str], list[str], list[list[object]]]:
         redis = redis_client.connect(settings)
-        store = Store(
-            settings.clickhouse_url,
-            database=settings.store.database,
-            username=settings.store.username,
-            password=settings.secret("CLICKHOUSE_PASSWORD"),
-        )
+        store = store_client.connect(settings)
         keys = Keys(settings.producer.queue, 0, "erase-test")
         try:
             await redis.delete(keys.dead)

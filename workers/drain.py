@@ -23,6 +23,7 @@ import structlog
 import uvloop
 
 from app import metrics, redis_client
+from app import store as store_client
 from app.logs import configure_logging
 from app.partition import Freshness, LeaseLost, Partition
 from app.redis_client import UNREACHABLE
@@ -215,12 +216,7 @@ class PartitionDrain:
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Drain every partition that can be had until `stop` is set."""
     redis = redis_client.connect(settings, timeout_seconds=IDLE_WAIT_MS / 1000 + 5)
-    store = Store(
-        settings.clickhouse_url,
-        database=settings.store.database,
-        username=settings.store.username,
-        password=settings.secret("CLICKHOUSE_PASSWORD"),
-    )
+    store = store_client.connect(settings)
     geography = Geography(str(settings.vars.get("GEOIP_DB", "")))
     # A supervisor restarts its drain in the same slot; anybody else gets a slot of its own.
     slot = os.environ.get("DRAIN_SLOT") or f"{socket.gethostname()}-{uuid.uuid4().hex}"

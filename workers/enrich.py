@@ -15,12 +15,14 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 from ua_parser import parse as parse_user_agent
 
+from app.event import PREDEFINED_STRINGS
+
 if TYPE_CHECKING:
     from maxminddb import Reader
 
 CACHED_USER_AGENTS = 20_000  # real traffic repeats a few thousand; parsing one costs a hundred look-ups
 MAX_URL_CHARACTERS = 8192
-UTM_NAMES = ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content")
+UTM_NAMES = tuple(name for name in PREDEFINED_STRINGS if name.startswith("utm_"))
 
 
 class Client(msgspec.Struct, frozen=True):

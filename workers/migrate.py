@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from app import store as store_client
 from app.logs import configure_logging
 from app.settings import Settings
 from app.store import Store, StoreError, StoreUnavailable
@@ -95,12 +96,7 @@ async def migrate(store: Store, database: str) -> list[str]:
 
 
 async def _run(settings: Settings) -> list[str]:
-    store = Store(
-        settings.clickhouse_url,
-        database=settings.store.database,
-        username=settings.store.username,
-        password=settings.secret("CLICKHOUSE_PASSWORD"),
-    )
+    store = store_client.connect(settings)
     try:
         async with asyncio.timeout(WAIT_SECONDS):
             while True:
