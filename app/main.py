@@ -60,7 +60,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     track = Track(registry, appenders, pressure, settings)
     manage = ManageHandlers(registry, settings)
     read = ReadHandlers(registry, store, freshness, settings)
-    probes = Probes(freshness, lambda: draining.is_set, pressure)
+    probes = Probes(freshness, pressure, lambda: draining.is_set)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

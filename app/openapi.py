@@ -158,10 +158,11 @@ _POSTS: dict[str, tuple[str, str, Schema, Schema]] = {
         _object("status"),
     ),
 }  # fmt: skip
+_UNREADY = "/readyz"  # the one GET that answers 503 in the form of its 200
 _GETS: dict[str, tuple[str, str]] = {
     "/livez": ("Is the process alive?", "text/plain"),
-    "/readyz": (
-        "Would a new event be stored and soon be queryable? `?verbose` lists why not",
+    _UNREADY: (
+        "Can this edge keep an event? `degraded` names failed checks; `?strict`: 503 if any; `?verbose`: all",
         "application/json",
     ),
     "/metrics": ("Prometheus metrics", "text/plain"),
@@ -189,7 +190,7 @@ _ERROR: Schema = _object(
 def openapi() -> Schema:
     """The whole description, as JSON."""
     paths: Schema = {path: {"post": _post(*parts)} for path, parts in _POSTS.items()}
-    paths |= {path: {"get": _get(*parts)} for path, parts in _GETS.items()}
+    paths |= {path: {"get": _get(path, *parts)} for path, parts in _GETS.items()}
     schemes = {name: {"type": "apiKey", "in": "header", "name": header} for name, header in _SCHEMES.items()}
     schemes["write_in_url"] = {"type": "apiKey", "in": "query", "name": "write_key"}
     return {
@@ -216,9 +217,9 @@ def _post(summary: str, scheme: str, request: Schema, answer: Schema) -> Schema:
     }
 
 
-def _get(summary: str, media_type: str) -> Schema:
+def _get(path: str, summary: str, media_type: str) -> Schema:
     responses: Schema = {"200": _content(media_type, {}), "default": _failure()}
-    if summary.startswith("Would"):
+    if path == _UNREADY:
         responses["503"] = _content(media_type, {})
     return {"summary": summary, "responses": responses}
 

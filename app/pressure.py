@@ -23,12 +23,17 @@ log = structlog.get_logger()
 
 
 class Pressure:
-    """The current verdict. `reason` is empty while events are welcome."""
+    """The current verdict. `reason` is empty while Redis has room for events."""
 
     def __init__(self, freshness: Freshness, max_backlog: int) -> None:
         self._freshness = freshness
         self._max_backlog = max_backlog
         self.reason = ""
+        self._answers = True
+
+    def refusal(self) -> str:
+        """Why an event would not be kept now, "" while it would: for `/readyz`."""
+        return self.reason or ("" if self._answers else "Redis does not answer")
 
     def check(self) -> None:
         """Errors: ApiError 503 while events must be refused; nothing was kept."""
@@ -44,8 +49,9 @@ class Pressure:
         while True:
             try:
                 reason = await self._look()
+                self._answers = True
             except UNREACHABLE:
-                reason = self.reason
+                reason, self._answers = self.reason, False
             if reason != self.reason:
                 log.warning("events are refused" if reason else "events are accepted again", reason=reason)
             self.reason = reason

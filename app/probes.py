@@ -1,13 +1,18 @@
 """What operators and tools ask: /livez, /readyz, /metrics, /version, and the descriptions.
 
-`/readyz` proves consuming, not only breathing: the drain writes a proof after it has read the stream and
-reached the store, and readiness is lost when the proof grows old or the backlog does.
+`/readyz` is asked by two sorts of readers. A load balancer must know whether this edge can keep an event;
+taking it out because a drain is behind, which is so for all edges at once, would turn slow queries into
+refused events. Monitoring must know of everything: `?strict`. There consuming is proved, not only breathing:
+the drain writes a proof after it has read the stream and reached the store, and the check fails when the
+proof grows old or the backlog does.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -18,13 +23,21 @@ from app.event_schema import EVENT_SCHEMA
 from app.http import json_response
 from app.openapi import openapi
 from app.partition import Freshness, Lag
-from app.pressure import Pressure
-from app.redis_client import UNREACHABLE
+from app.redis_client import ANSWER_SECONDS, UNREACHABLE
+from app.single_flight import SingleFlight
 from app.stream import APPENDED, DEAD, STORED
 
 MAX_PROOF_AGE_MS = 5_000  # the drain proves itself about once a second
 MAX_BACKLOG_AGE_MS = 30_000  # an event that waits longer than this will not be fresh for anybody
+REDIS_SECONDS = 1.0  # for Redis to answer a probe: a load balancer takes a late answer for a failure
 ROBOTS = "User-agent: *\nDisallow: /\n"
+
+
+class Acceptance(Protocol):
+    """Whoever knows whether an event would be kept durably if it came now. Asked often: must not wait."""
+
+    def refusal(self) -> str:
+        """Why an event would be refused; "" while events are welcome."""
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -38,38 +51,51 @@ class Check(msgspec.Struct, frozen=True):
 class Probes:
     """Handlers without a key: they tell nothing of any project."""
 
-    def __init__(self, freshness: Freshness, is_draining: Callable[[], bool], pressure: Pressure) -> None:
+    def __init__(self, freshness: Freshness, acceptance: Acceptance, is_draining: Callable[[], bool]) -> None:
         self._freshness = freshness
+        self._acceptance = acceptance
         self._is_draining = is_draining
-        self._pressure = pressure
+        self._asking: SingleFlight[str, list[Lag]] = SingleFlight(max_concurrent=1)
 
     async def livez(self, _request: Request) -> Response:
         """The process runs its loop. No dependency is asked."""
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        """200 when a new event would be stored and soon be queryable, else 503. `?verbose` lists why."""
-        checks = await self._checks()
-        status = 200 if all(check.ok for check in checks) else 503
-        if "verbose" not in request.query_params:
-            failed = [check.name for check in checks if not check.ok]
-            return json_response({"ready": not failed, "failed": failed}, status)
-        return json_response({"ready": status == 200, "checks": checks}, status)
+        """200 while this edge keeps events and is not stopping, else 503; `degraded` names failed checks.
 
-    async def _checks(self) -> list[Check]:
-        checks = [Check("serving", not self._is_draining(), "stopping" if self._is_draining() else "serving")]
+        `?strict`: 503 when any check fails. `?verbose`: every check with its detail.
+        """
+        stopping, refusal = self._is_draining(), self._acceptance.refusal()
+        checks = [
+            Check("serving", not stopping, "stopping" if stopping else "serving"),
+            Check("accepting", not refusal, refusal or "accepting"),
+        ]
+        every = [*checks, *await self._redis_checks()]
+        degraded = [check.name for check in every if not check.ok]
+        ready = not degraded if "strict" in request.query_params else all(check.ok for check in checks)
+        answer: dict[str, object] = {"ready": ready, "degraded": degraded}
+        if "verbose" in request.query_params:
+            answer["checks"] = every
+        return json_response(answer, 200 if ready else 503)
+
+    async def _redis_checks(self) -> list[Check]:
         try:
-            lags = await self._freshness.lag()
+            lags = await self._lags()
         except UNREACHABLE as error:
-            return [*checks, Check("redis", False, type(error).__name__)]
-        pressure = self._pressure.reason
-        checks += [Check("redis", True, "answers"), Check("accepting", not pressure, pressure or "accepting")]
-        return checks + [check for lag in lags for check in _lag_checks(lag)]
+            return [Check("redis", False, type(error).__name__)]
+        return [Check("redis", True, "answers"), *(check for lag in lags for check in _lag_checks(lag))]
+
+    async def _lags(self) -> list[Lag]:
+        """Errors: redis_client.UNREACHABLE, also after REDIS_SECONDS."""
+        # The bound is outside: redis-py does not let itself be cancelled while it connects.
+        asking = self._asking.do("lag", ANSWER_SECONDS, self._freshness.lag)
+        return await asyncio.wait_for(asking, REDIS_SECONDS)
 
     async def metrics(self, _request: Request) -> Response:
         """Prometheus text of all processes of this machine."""
         try:
-            for lag in await self._freshness.lag():
+            for lag in await self._lags():
                 partition = str(lag.partition)
                 metrics.STREAM_ENTRIES.labels(partition).set(lag.entries)
                 metrics.STREAM_AGE_SECONDS.labels(partition).set(lag.oldest_ms / 1000)

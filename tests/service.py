@@ -94,19 +94,19 @@ class Service:
         return [line for line in lines if line["message"] == message]
 
     def wait_ready(self, seconds: float = START_SECONDS) -> None:
-        """Until /readyz says so."""
+        """Until every check of /readyz is good."""
 
         def ready() -> bool:
             if self.process.poll() is not None:
                 raise AssertionError(f"exit code {self.process.returncode}\n{self.log}")
             try:
-                return httpx.get(f"{self.url}/readyz", timeout=5.0).status_code == 200
+                return httpx.get(f"{self.url}/readyz?strict", timeout=5.0).status_code == 200
             except (httpx.TransportError, OSError, ValueError, KeyError, AssertionError):
                 # dev.json may not be there yet, or still be what a test made of it
                 return False
 
         try:
-            until(ready, seconds, "/readyz")
+            until(ready, seconds, "/readyz?strict")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log}") from None
 

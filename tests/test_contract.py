@@ -409,7 +409,7 @@ def test_an_expired_key_is_a_401(project: Client) -> None:
 def test_health_and_description(project: Client) -> None:
     get = project.http.get
     assert get("/livez").status_code == 200
-    ready = get("/readyz?verbose").json()
+    ready = get("/readyz?strict&verbose").json()
     assert ready["ready"] is True, ready
     assert {"redis", "drain 0", "backlog 0"} <= {check["name"] for check in ready["checks"]}
     assert get("/version").json()["name"] == "eventbunker"
