@@ -2,7 +2,7 @@
 
 Group commit without a timer: while one append is in flight, the records that arrive form the next group;
 a lone record goes at once. Each append carries (incarnation, sequence), so repeating it after a lost
-reply cannot store it twice: see APPEND in `app.stream`. `app.track` submits; nothing else does.
+reply cannot store it twice: see APPEND in `app.stream_scripts`. `app.track` submits; nothing else does.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from app import metrics, redis_client
+from app import ledger, metrics, redis_client
 from app.errors import ApiError, Kind
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
-from app.stream import APPEND, Keys, join_group
+from app.stream import Keys, join_group
+from app.stream_scripts import APPEND
 
 MAX_GROUP_RECORDS = 1000
 MAX_GROUP_BYTES = 1024 * 1024  # bounds one entry, and with it the drain's smallest bite
@@ -45,10 +46,11 @@ log = structlog.get_logger()
 class _Group:
     """Records that share one append, and the future that tells all of their requests."""
 
-    __slots__ = ("bytes", "done", "end", "records")
+    __slots__ = ("bytes", "counts", "done", "end", "records")
 
     def __init__(self, timeout_seconds: float) -> None:
         self.records: list[bytes] = []
+        self.counts: dict[str, int] = {}  # of the ledger: bucket -> records
         self.bytes = 0
         # From now, not from its turn: behind an outage the waits of several groups would add up.
         self.end = time.monotonic() + timeout_seconds
@@ -74,9 +76,10 @@ class Appender:
         self._connection: AbstractConnection | None = None
         self._sha = b""
 
-    async def append(self, record: bytes) -> None:
+    async def append(self, record: bytes, bucket: str) -> None:
         """Return when `record` (encoded) is in Redis as durably as Redis is configured to be.
 
+        `bucket`: where the ledger counts it (`app.ledger.bucket`).
         Errors: ApiError 503, whose detail says whether the event may have been kept nevertheless.
         """
         if self._pending_bytes + len(record) > self._max_pending_bytes:
@@ -88,6 +91,7 @@ class Appender:
             group = _Group(self._timeout_seconds)
             self._pending.append(group)
         group.records.append(record)
+        group.counts[bucket] = group.counts.get(bucket, 0) + 1
         group.bytes += len(record)
         self._pending_bytes += len(record)
         if self._task is None or self._task.done():
@@ -142,7 +146,7 @@ class Appender:
                 async with asyncio.timeout(min(ATTEMPT_SECONDS, remaining)):
                     connection = await self._connect()
                     was_sent = True
-                    await self._send(connection, len(group.records), payload)
+                    await self._send(connection, group, payload)
                 return
             except ResponseError as error:
                 if _is_out_of_memory(error):  # an earlier attempt may still be on its way
@@ -170,17 +174,12 @@ class Appender:
             self._connection = connection
         return self._connection
 
-    async def _send(self, connection: AbstractConnection, count: int, payload: bytes) -> None:
+    async def _send(self, connection: AbstractConnection, group: _Group, payload: bytes) -> None:
         keys = self._keys
         arguments = (
-            3,
-            keys.entries,
-            keys.producers,
-            keys.ledger,
-            self._incarnation,
-            self._sequence,
-            count,
-            payload,
+            *(5, keys.entries, keys.producers, keys.producers_order, keys.ledger, keys.hours),
+            *(self._incarnation, self._sequence),
+            *(len(group.records), ledger.encode_counts(group.counts), payload),
         )
         await connection.send_command("EVALSHA", self._sha, *arguments)
         try:

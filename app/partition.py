@@ -1,21 +1,21 @@
 """The drain's end of the stream: lease, read, plan, acknowledge. One object for one partition.
 
 Every write goes through a script that compares the epoch, so a former owner that wakes up late changes
-nothing. The scripts are in `app.stream`; the loop that calls these in order is `workers.drain`.
+nothing. The scripts are in `app.stream_scripts`; the loop that calls these in order is `workers.drain`.
 Also here: `Freshness`, the edges' read-only view of the same keys.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from app import stream
+from app import stream_scripts as scripts
 from app.stream import Keys
 
 
@@ -24,10 +24,14 @@ class LeaseLost(Exception):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One stream entry as read: `id` like `1624910874832-0`, `payload` a group of records."""
+    """One stream entry as read: `id` like `1624910874832-0`, `payload` a group of records.
+
+    `counts`: what the edge counted in the ledger for it (`app.ledger.encode_counts`).
+    """
 
     id: str
     payload: bytes
+    counts: str = ""
 
 
 class Partition:
@@ -42,13 +46,13 @@ class Partition:
         self._epoch = 0
         self._has_owned = False
         self._scripts = {
-            name: redis.register_script(stream.with_oom_allowed(script, redis_version))
+            name: redis.register_script(scripts.with_oom_allowed(script, redis_version))
             for name, script in (
-                ("acquire", stream.ACQUIRE),
-                ("renew", stream.RENEW),
-                ("release", stream.RELEASE),
-                ("save_plan", stream.SAVE_PLAN),
-                ("acknowledge", stream.ACKNOWLEDGE),
+                ("acquire", scripts.ACQUIRE),
+                ("renew", scripts.RENEW),
+                ("release", scripts.RELEASE),
+                ("save_plan", scripts.SAVE_PLAN),
+                ("acknowledge", scripts.ACKNOWLEDGE),
             )
         }
 
@@ -113,17 +117,28 @@ class Partition:
         if not int(saved):
             raise LeaseLost
 
-    async def acknowledge(self, last: str, stored: int, dead: Sequence[bytes]) -> None:
-        """Entries up to `last` are done: `stored` rows confirmed by the store, `dead` set aside.
+    async def acknowledge(
+        self, last: str, changes: Mapping[str, int], dead: Sequence[tuple[str, bytes]]
+    ) -> None:
+        """Entries up to `last` are done.
 
+        `changes`: field of the ledger's hours -> number of events that met this fate (`app.ledger`). `dead`:
+        the dead letters, each with its unique_req_id as hex ("" for an unreadable entry) and its payload.
         Errors: LeaseLost. One script, so a dead letter that cannot be written blocks the rest.
         """
         milliseconds, _, sequence = last.partition("-")
         keep_from = f"{milliseconds}-{int(sequence) + 1}"
         keys = self._keys
         done = await self._scripts["acknowledge"](
-            keys=[keys.epoch, keys.plan, keys.entries, keys.ledger, keys.dead],
-            args=[self._epoch, keep_from, stored, *dead],
+            keys=[
+                *(keys.epoch, keys.plan, keys.entries, keys.ledger),
+                *(keys.hours, keys.dead, keys.dead_ids, keys.progress),
+            ],
+            args=[
+                *(self._epoch, keep_from, last, len(changes)),
+                *(part for change in changes.items() for part in change),
+                *(part for letter in dead for part in letter),
+            ],
         )
         if not int(done):
             raise LeaseLost
@@ -138,7 +153,10 @@ class Partition:
 def _entries(rows: object) -> list[Entry]:
     # redis-py types its answers as everything they could be; without decoding they are bytes.
     pairs = cast("list[tuple[bytes, dict[bytes, bytes]]]", rows or [])
-    return [Entry(entry_id.decode(), fields.get(b"r", b"")) for entry_id, fields in pairs]
+    return [
+        Entry(entry_id.decode(), fields.get(b"r", b""), fields.get(b"c", b"").decode("utf-8", "replace"))
+        for entry_id, fields in pairs
+    ]
 
 
 class Lag(msgspec.Struct, frozen=True):
@@ -157,7 +175,7 @@ class Freshness:
     def __init__(self, redis: Redis, queue: str, shards: int) -> None:
         self._redis = redis
         self._keys = [Keys(queue, partition) for partition in range(shards)]
-        self._script = redis.register_script(stream.FRESHNESS)
+        self._script = redis.register_script(scripts.FRESHNESS)
 
     async def fresh_as_of(self) -> int:
         """Unix ms up to which every event that reached the stream is stored.

@@ -21,11 +21,11 @@ from starlette.responses import PlainTextResponse, Response
 from app import metrics
 from app.event_schema import EVENT_SCHEMA
 from app.http import json_response
+from app.ledger import FATES
 from app.openapi import openapi
 from app.partition import Freshness, Lag
 from app.redis_client import ANSWER_SECONDS, UNREACHABLE
 from app.single_flight import SingleFlight
-from app.stream import APPENDED, DEAD, STORED
 
 MAX_PROOF_AGE_MS = 5_000  # the drain proves itself about once a second
 MAX_BACKLOG_AGE_MS = 30_000  # an event that waits longer than this will not be fresh for anybody
@@ -99,7 +99,7 @@ class Probes:
                 partition = str(lag.partition)
                 metrics.STREAM_ENTRIES.labels(partition).set(lag.entries)
                 metrics.STREAM_AGE_SECONDS.labels(partition).set(lag.oldest_ms / 1000)
-                for fate in (APPENDED, STORED, DEAD):
+                for fate in FATES:
                     metrics.LEDGER.labels(partition, fate).set(lag.ledger.get(fate, 0))
         except UNREACHABLE:
             pass  # the counters of this process are still worth reading, then most of all

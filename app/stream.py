@@ -1,15 +1,19 @@
-"""The stream contract: keys, entry layout, and every script that changes a partition. No I/O.
+"""The stream contract: keys, entry layout, records. No I/O; the scripts are in `app.stream_scripts`.
 
 A partition is a Redis stream with a few keys beside it, all in one hash slot:
 
-    eb:{events:0}:entries     the stream; one entry is one group of records (field `r`)
-    eb:{events:0}:producers   hash: edge incarnation -> last sequence number appended
-    eb:{events:0}:lease       owner of the partition, expires
-    eb:{events:0}:epoch       counts owners; fences the scripts of a former one
-    eb:{events:0}:plan        the batch that is being inserted, if any
-    eb:{events:0}:ledger      hash: appended, stored, dead: counts of events
-    eb:{events:0}:progress    hash: what the drain last proved, for readiness
-    eb:{events:0}:dead        stream of dead letters
+    eb:{events:0}:entries          the stream; one entry is one group of records (field `r`), and its counts
+                                   for the ledger (field `c`), which survive an unreadable `r`
+    eb:{events:0}:producers        hash: edge incarnation -> last sequence number appended
+    eb:{events:0}:producers:order  list: incarnations, oldest first; bounds the hash
+    eb:{events:0}:lease            owner of the partition, expires
+    eb:{events:0}:epoch            counts owners; fences the scripts of a former one
+    eb:{events:0}:plan             the batch that is being inserted, if any
+    eb:{events:0}:ledger           hash: fate -> number of events (`app.ledger`)
+    eb:{events:0}:ledger:hours     hash: project, hour and fate -> number of events
+    eb:{events:0}:progress         hash: what the drain last proved, and the last entry acknowledged
+    eb:{events:0}:dead             stream of dead letters
+    eb:{events:0}:dead:ids         hash: unique_req_id -> its dead letter
 
 Everything in the entries stream is unacknowledged: acknowledging trims. The edge's end is `app.append`,
 the drain's end is `app.partition`.
@@ -22,8 +26,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-APPENDED, STORED, DEAD = "appended", "stored", "dead"  # fields of the ledger
-
 
 class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One event and what the edge knows of its request: all that the drain needs to make a row.
@@ -31,7 +33,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     `request_id` are the 12 bytes, `index` the event's position from 1: together `unique_req_id`.
     `time_recorded` is Unix milliseconds. `customer_identifier` is the key's binding, which wins over
     the body's. `client_ip` is empty unless a geography database is configured. `body` are the client's
-    bytes, untouched.
+    bytes, untouched. `event_id` is that of an `Idempotency-Key` header, which the body does not hold.
     """
 
     request_id: bytes
@@ -43,6 +45,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     user_agent: str
     referer: str
     body: bytes
+    event_id: str = ""
 
     @property
     def unique_req_id(self) -> bytes:
@@ -83,86 +86,12 @@ class Keys:
         prefix = f"eb:{{{queue}:{partition}}}"
         self.entries = f"{prefix}:entries"
         self.producers = f"{prefix}:producers"
+        self.producers_order = f"{prefix}:producers:order"
         self.lease = f"{prefix}:lease"
         self.epoch = f"{prefix}:epoch"
         self.plan = f"{prefix}:plan"
         self.ledger = f"{prefix}:ledger"
+        self.hours = f"{prefix}:ledger:hours"
         self.progress = f"{prefix}:progress"
         self.dead = f"{prefix}:{dead_letter_queue or 'dead'}"
-
-
-# A repeated append is a no-op: an incarnation appends one group after the other, so a sequence number that
-# is not above the last one has been appended already. Nothing here expires, so there is no window to miss.
-APPEND = """
-local last = redis.call('HGET', KEYS[2], ARGV[1])
-if last and tonumber(last) >= tonumber(ARGV[2]) then return 0 end
-redis.call('XADD', KEYS[1], '*', 'r', ARGV[4])
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-redis.call('HINCRBY', KEYS[3], 'appended', ARGV[3])
-return 1
-"""
-
-# -> epoch of the lease that this owner now holds, 0 while another holds it.
-# An owner is `slot/incarnation`: whoever restarts in a slot need not wait for its predecessor's lease to
-# end (ARGV[4] = 1). Only a process that never owned may ask for that: two of one slot would otherwise take
-# turns for ever. The epoch rises with every change of hands, never on renewal; it alone fences the former
-# owner.
-ACQUIRE = """
-local owner = redis.call('GET', KEYS[1])
-if owner == ARGV[1] .. '/' .. ARGV[2] then
-  redis.call('PEXPIRE', KEYS[1], ARGV[3])
-  return tonumber(redis.call('GET', KEYS[2]))
-end
-if owner and (ARGV[4] ~= '1' or string.match(owner, '^(.*)/') ~= ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[1] .. '/' .. ARGV[2], 'PX', ARGV[3])
-return redis.call('INCR', KEYS[2])
-"""
-
-RENEW = """
-if redis.call('GET', KEYS[2]) ~= ARGV[2] then return 0 end
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('PEXPIRE', KEYS[1], ARGV[3])
-"""
-
-RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-"""
-
-SAVE_PLAN = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[2], ARGV[2])
-return 1
-"""
-
-# Acknowledge: dead letters, ledger, entries and plan in one step, so that no crash can separate them.
-# ARGV: epoch, oldest entry id to keep, rows stored, then one payload for each dead letter.
-ACKNOWLEDGE = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-for i = 4, #ARGV do redis.call('XADD', KEYS[5], '*', 'd', ARGV[i]) end
-redis.call('XTRIM', KEYS[3], 'MINID', ARGV[2])
-redis.call('HINCRBY', KEYS[4], 'stored', ARGV[3])
-if #ARGV > 3 then redis.call('HINCRBY', KEYS[4], 'dead', #ARGV - 3) end
-redis.call('DEL', KEYS[2])
-return 1
-"""
-
-# -> {Redis's clock in ms, ms of the oldest unacknowledged entry or 0}
-FRESHNESS = """
-local now = redis.call('TIME')
-local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
-local oldest = 0
-if first[1] then oldest = tonumber(string.match(first[1][1], '^%d+')) end
-return {tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000), oldest}
-"""
-
-
-def with_oom_allowed(script: str, redis_version: tuple[int, int]) -> str:
-    """`script` so that a Redis at `maxmemory` still runs it: the drain must be able to drain.
-
-    Redis before 7.0 knows no such mark. There a script that has written may go on writing, so a write
-    without effect comes first: https://github.com/redis/redis/blob/6.2/src/scripting.c (lua_write_dirty).
-    """
-    if redis_version >= (7, 0):
-        return "#!lua flags=allow-oom" + script
-    return "redis.call('DEL', KEYS[1] .. ':none')" + script
+        self.dead_ids = f"{prefix}:dead:ids"

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from app import event_problems, metrics
+from app import event_problems, ledger, metrics
 from app.append import Appender
 from app.errors import ApiError, Kind, Problem, invalid_body
 from app.event import BrokenRule, Event, read_event
@@ -94,7 +94,7 @@ class Track:
         recorded = time.time_ns() // 1_000_000
         record = self._record(scope, grant, identity, recorded, body)
         number = choose_partition(len(self._appenders), grant.project_id, event.event_id or "", identity)
-        await self._appenders[number].append(encode_record(record))
+        await self._appenders[number].append(encode_record(record), ledger.bucket(grant.project_id, recorded))
         return identity, recorded
 
     async def _admit(self, grant: Grant, event: Event, names: KnownNames) -> None:

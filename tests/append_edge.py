@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from app import redis_client
 from app.append import Appender
 from app.errors import ApiError, Kind
+from app.ledger import bucket
 from app.settings import Settings
 from app.stream import Keys, encode_record
 from tests.pipeline_kit import (
@@ -33,7 +34,8 @@ class Edge:
         self.appender = Appender(redis.connection_pool, self.keys, settings)
 
     async def append(self, number: int) -> int:
-        await self.appender.append(encode_record(record(b'{"n":%d}' % number)))
+        one = record(b'{"n":%d}' % number)
+        await self.appender.append(encode_record(one), bucket(one.project_id, one.time_recorded))
         return number
 
     async def numbers(self, redis: Redis | None = None) -> list[int]:

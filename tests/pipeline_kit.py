@@ -17,11 +17,13 @@ from typing import cast
 import msgspec
 from redis.asyncio import Redis
 
+from app import ledger as ledgers
 from app import redis_client
 from app.partition import Partition
 from app.settings import Settings, load
 from app.store import Store
-from app.stream import APPEND, Keys, Record, encode_record, join_group, split_group
+from app.stream import Keys, Record, encode_record, join_group, split_group
+from app.stream_scripts import APPEND
 from tests.store_fixture import StoreServer
 from workers.drain import PartitionDrain
 from workers.enrich import Geography
@@ -79,9 +81,10 @@ def make_keys(settings: Settings) -> Keys:
 async def put(redis: Redis, keys: Keys, records: Sequence[Record]) -> None:
     """One entry with `records`, by the edge's own script."""
     payload = join_group([encode_record(r) for r in records])
-    names = (keys.entries, keys.producers, keys.ledger)
-    done = redis.eval(APPEND, 3, *names, "test", str(next(_sequence)), str(len(records)), payload)
-    assert await done == 1
+    names = (keys.entries, keys.producers, keys.producers_order, keys.ledger, keys.hours)
+    counts = ledgers.encode_counts(ledgers.count(records))
+    done = redis.eval(APPEND, 5, *names, "test", str(next(_sequence)), str(len(records)), counts, payload)
+    assert await done
 
 
 async def entries(redis: Redis, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
@@ -106,10 +109,15 @@ async def dead_letters(redis: Redis, keys: Keys) -> list[DeadLetter]:
 
 
 async def assert_conserved(redis: Redis, keys: Keys) -> None:
-    """No silent fate: appended = stored + dead + queued."""
+    """No silent fate: appended = queued + all final fates, in total and in each project and hour."""
     counts = await ledger(redis, keys)
-    waiting = len(await queued(redis, keys))
-    assert counts["appended"] == counts.get("stored", 0) + counts.get("dead", 0) + waiting, counts
+    waiting = ledgers.count(await queued(redis, keys))
+    assert counts["appended"] == sum(counts.get(fate, 0) for fate in ledgers.FINAL) + waiting.total(), counts
+    hours = cast("dict[bytes, bytes]", await redis.hgetall(keys.hours))
+    by_field = {name.decode(): int(count) for name, count in hours.items()}
+    for where in {name.rpartition("|")[0] for name in by_field}:
+        known = sum(by_field.get(ledgers.field(where, fate), 0) for fate in ledgers.FINAL)
+        assert by_field[ledgers.field(where, ledgers.APPENDED)] == known + waiting[where], by_field
 
 
 Fault = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]

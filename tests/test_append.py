@@ -53,7 +53,7 @@ def test_a_group_is_bounded(tmp_path: Path, redis_url: str) -> None:
         async with edge(make_settings(tmp_path, redis_url)) as made:
             await asyncio.gather(*(made.append(n) for n in range(2500)))
             big = encode_record(record(b'{"x":"%s"}' % (b"x" * 300_000)))
-            await asyncio.gather(*(made.appender.append(big) for _ in range(12)))
+            await asyncio.gather(*(made.appender.append(big, "prj_test|1") for _ in range(12)))
             payloads = [fields[b"r"] for _, fields in await entries(made.redis, made.keys.entries)]
             assert max(len(split_group(payload)) for payload in payloads) <= 1000
             assert max(map(len, payloads)) < 1024 * 1024 + len(big) + 16

@@ -14,7 +14,16 @@ MODULES = {
 MAX_LINES = 300
 LEAVES = {
     *("app.errors", "app.grant", "app.timestamp", "app.event", "app.event_problems", "app.event_schema"),
-    *("app.rate_limit", "app.stream", "app.settings", "app.metrics", "app.query", "app.sql"),
+    *(
+        "app.rate_limit",
+        "app.stream",
+        "app.stream_scripts",
+        "app.ledger",
+        "app.settings",
+        "app.metrics",
+        "app.query",
+        "app.sql",
+    ),
 }
 HANDLERS = {"app.track", "app.read", "app.manage", "app.probes"}
 SERVERS = {"hypercorn", "uvicorn", "granian"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -12,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from app import redis_client
+from app.ledger import bucket, field
 from app.partition import Freshness, LeaseLost, Partition
 from app.settings import Settings
 from app.stream import Keys
@@ -55,6 +57,12 @@ async def everything(redis: Redis, keys: Keys) -> dict[bytes, object]:
     """All keys of the partition as Redis would dump them, but for the lease, whose time runs."""
     names = cast("list[bytes]", await redis.keys("eb:*"))
     return {name: await redis.dump(name) for name in sorted(names) if name != keys.lease.encode()}
+
+
+def fates(**numbers: int) -> dict[str, int]:
+    """Changes of the ledger, all of this hour and of the project that `record` names."""
+    where = bucket("prj_test", time.time_ns() // 1_000_000)
+    return {field(where, fate): number for fate, number in numbers.items()}
 
 
 async def last_id(redis: Redis, keys: Keys) -> str:
@@ -155,7 +163,7 @@ def test_a_former_owner_changes_nothing(tmp_path: Path, redis_url: str) -> None:
             with pytest.raises(LeaseLost):
                 await former.save_plan(b"late")
             with pytest.raises(LeaseLost):
-                await former.acknowledge(await last_id(redis, keys), 2, [b"dead"])
+                await former.acknowledge(await last_id(redis, keys), fates(stored=2), [("ab", b"dead")])
             with pytest.raises(LeaseLost):
                 await former.renew(LEASE_MS)
             assert await everything(redis, keys) == before
@@ -177,11 +185,14 @@ def test_acknowledging_is_one_step(tmp_path: Path, redis_url: str) -> None:
             await put(redis, keys, [later])
             await owner.save_plan(b"plan")
             await assert_conserved(redis, keys)
-            await owner.acknowledge(last, 2, [b"dead"])
+            await owner.acknowledge(last, fates(stored=2, dead=1), [("ab", b"dead")])
             assert await queued(redis, keys) == [later]
             assert await owner.load_plan() is None
             assert await ledger(redis, keys) == {"appended": 4, "stored": 2, "dead": 1}
-            assert [fields for _, fields in await entries(redis, keys.dead)] == [{b"d": b"dead"}]
+            ((letter, fields),) = await entries(redis, keys.dead)
+            assert fields == {b"d": b"dead"}
+            assert await redis.hgetall(keys.dead_ids) == {b"ab": letter}
+            assert await redis.hget(keys.progress, "acknowledged") == last.encode()
             await assert_conserved(redis, keys)
 
     asyncio.run(run())
@@ -202,7 +213,7 @@ def test_a_dead_letter_that_cannot_be_written_blocks_the_acknowledgement(
             await redis.set(keys.dead, "not a stream")
             before = await everything(redis, keys)
             with pytest.raises(Exception, match="WRONGTYPE"):
-                await owner.acknowledge(await last_id(redis, keys), 0, [b"dead"])
+                await owner.acknowledge(await last_id(redis, keys), fates(dead=1), [("ab", b"dead")])
             assert await everything(redis, keys) == before
 
     asyncio.run(run())
@@ -220,7 +231,7 @@ def test_a_full_redis_can_be_drained(tmp_path: Path) -> None:
             assert await owner.acquire(LEASE_MS)
             await owner.renew(LEASE_MS)
             await owner.save_plan(b"plan")
-            await owner.acknowledge(await last_id(redis, keys), 1, [b"dead"])
+            await owner.acknowledge(await last_id(redis, keys), fates(stored=1, dead=1), [("ab", b"dead")])
             assert await queued(redis, keys) == []
             await owner.release()
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -62,15 +62,17 @@ async def crash_at(made: Bench, fault: Fault) -> None:
         await asyncio.wait_for(reached.wait(), 10)
 
 
-Acknowledge = Callable[[Partition, str, int, Sequence[bytes]], Awaitable[None]]
+Acknowledge = Callable[[Partition, str, Mapping[str, int], Sequence[tuple[str, bytes]]], Awaitable[None]]
 
 
 def stop_around(real: Acknowledge, reached: asyncio.Event, *, is_done: bool) -> Acknowledge:
     """An acknowledgement that never returns, having done its work or not."""
 
-    async def stuck(self: Partition, last: str, stored: int, dead: Sequence[bytes]) -> None:
+    async def stuck(
+        self: Partition, last: str, changes: Mapping[str, int], dead: Sequence[tuple[str, bytes]]
+    ) -> None:
         if is_done:
-            await real(self, last, stored, dead)
+            await real(self, last, changes, dead)
         reached.set()
         await asyncio.Event().wait()
 

@@ -180,7 +180,9 @@ class PartitionDrain:
 
     async def _carry_out(self, plan: plans.Plan, items: list[Item], *, resumed: bool) -> None:
         await self._inserter.carry_out(plan, items, resumed=resumed)
-        await self._partition.acknowledge(plan.last, plan.stored, plans.dead_letters(plan, items))
+        await self._partition.acknowledge(
+            plan.last, plans.ledger_changes(plan, items), plans.dead_letters(plan, items)
+        )
         metrics.ROWS_STORED.inc(plan.stored)
         metrics.DEAD_LETTERS.inc(len(plan.dead))
         oldest_ms = int(plan.first.partition("-")[0])

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 
+from app import ledger
 from app.partition import Entry
 from app.stream import Record, split_group
 from workers.enrich import Geography
@@ -27,7 +29,11 @@ class Part(msgspec.Struct):
 
 
 class Plan(msgspec.Struct):
-    """`parts` are not yet known to be stored; `stored` rows are; `dead` are (item, reason)."""
+    """`parts` are not yet known to be stored; `stored` rows are.
+
+    `dead` are (item, reason). `duplicates` are (item, unique_req_id of the first copy as hex): the verdict is
+    kept here because a look-up after a crash would find the plan's own rows and call them copies.
+    """
 
     id: str
     first: str
@@ -35,6 +41,7 @@ class Plan(msgspec.Struct):
     parts: list[Part]
     stored: int = 0
     dead: list[tuple[int, str]] = []
+    duplicates: list[tuple[int, str]] = []
 
 
 class DeadLetter(msgspec.Struct):
@@ -45,16 +52,21 @@ class DeadLetter(msgspec.Struct):
     entry: str
     record: Record | None
     payload: bytes = b""
+    counts: str = ""
 
 
 class Item(msgspec.Struct):
-    """One record of a batch, or one entry that holds none. `row` is None where no row can be made."""
+    """One record of a batch, or one entry that holds none. `row` is None where no row can be made.
+
+    `counts`: where the ledger counted the events of an entry that cannot be read.
+    """
 
     entry: str
     record: Record | None
     row: bytes | None
     reason: str = ""
     payload: bytes = b""
+    counts: str = ""
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -69,7 +81,7 @@ def read_items(entry: Entry, geography: Geography) -> list[Item]:
     try:
         records = split_group(entry.payload)
     except msgspec.DecodeError as error:
-        return [Item(entry.id, None, None, f"unreadable entry: {error}", entry.payload)]
+        return [Item(entry.id, None, None, f"unreadable entry: {error}", entry.payload, entry.counts)]
     return [_item(entry.id, record, geography) for record in records]
 
 
@@ -125,10 +137,38 @@ def halves(part: Part) -> list[Part]:
     return [Part(part.rows[:middle], part.attempt + 1), Part(part.rows[middle:], part.attempt + 1)]
 
 
-def dead_letters(plan: Plan, items: Sequence[Item]) -> list[bytes]:
-    """The payloads of the plan's dead letters."""
+def ledger_changes(plan: Plan, items: Sequence[Item]) -> dict[str, int]:
+    """What the acknowledgement of a finished plan adds to the ledger: field -> number of events."""
+    fates = dict.fromkeys(range(len(items)), ledger.STORED)
+    fates |= dict.fromkeys((row for row, _ in plan.duplicates), ledger.DUPLICATE)
+    fates |= dict.fromkeys((row for row, _ in plan.dead), ledger.DEAD)
+    changes: Counter[str] = Counter()
+    for row, fate in fates.items():
+        for where, number in _counts(items[row]).items():
+            changes[ledger.field(where, fate)] += number
+    return changes
+
+
+def _counts(item: Item) -> dict[str, int]:
+    if item.record is not None:
+        return ledger.count([item.record])
+    try:
+        return ledger.decode_counts(item.counts)
+    except ValueError:  # whoever wrote this entry was no edge of ours: it counted nothing either
+        return {}
+
+
+def dead_letters(plan: Plan, items: Sequence[Item]) -> list[tuple[str, bytes]]:
+    """The plan's dead letters: unique_req_id as hex ("" for an unreadable entry), and payload."""
     now = time.time_ns() // 1_000_000
     return [
-        _ENCODER.encode(DeadLetter(reason, now, items[row].entry, items[row].record, items[row].payload))
+        (
+            identity(items[row]).hex(),
+            _ENCODER.encode(
+                DeadLetter(
+                    reason, now, items[row].entry, items[row].record, items[row].payload, items[row].counts
+                )
+            ),
+        )
         for row, reason in plan.dead
     ]

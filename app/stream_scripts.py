@@ -1,0 +1,117 @@
+"""Every script that changes a partition, and what makes each safe to repeat. No I/O; keys are `app.stream`'s.
+
+A script is atomic: all of it happens, or (when Redis refuses it at its first write) nothing. What must never
+be seen apart stands in one script.
+"""
+
+from __future__ import annotations
+
+# How many incarnations of edges are remembered. A spool is exact until so many others have appended since.
+MAX_PRODUCERS = 100_000
+
+# A repeated append is a no-op: an incarnation appends one group after the other, so a sequence number that
+# is not above the last one has been appended already. Nothing here expires, so there is no window to miss;
+# what is remembered is bounded by number, and the incarnation first seen longest ago goes first.
+# KEYS: entries, producers, producers' order, ledger, hours.
+# ARGV: incarnation, sequence of the first group, then for each group its count of records, its counts for
+# the ledger as `bucket=n;bucket=n`, its payload.
+# -> id of the last entry that was appended, "" when all of them had been
+APPEND = f"""
+local last = redis.call('HGET', KEYS[2], ARGV[1])
+local id = ''
+local sequence = tonumber(ARGV[2])
+for i = 3, #ARGV, 3 do
+  if not last or tonumber(last) < sequence then
+    id = redis.call('XADD', KEYS[1], '*', 'r', ARGV[i + 2], 'c', ARGV[i + 1])
+    redis.call('HINCRBY', KEYS[4], 'appended', ARGV[i])
+    for bucket, count in string.gmatch(ARGV[i + 1], '([^=;]+)=(%d+)') do
+      redis.call('HINCRBY', KEYS[5], bucket .. '|appended', count)
+    end
+  end
+  sequence = sequence + 1
+end
+if id ~= '' then
+  redis.call('HSET', KEYS[2], ARGV[1], string.format('%.0f', sequence - 1))
+  if not last then
+    redis.call('RPUSH', KEYS[3], ARGV[1])
+    if redis.call('LLEN', KEYS[3]) > {MAX_PRODUCERS} then
+      redis.call('HDEL', KEYS[2], redis.call('LPOP', KEYS[3]))
+    end
+  end
+end
+return id
+"""
+
+# -> epoch of the lease that this owner now holds, 0 while another holds it.
+# An owner is `slot/incarnation`: whoever restarts in a slot need not wait for its predecessor's lease to
+# end (ARGV[4] = 1). Only a process that never owned may ask for that: two of one slot would otherwise take
+# turns for ever. The epoch rises with every change of hands, never on renewal; it alone fences the former
+# owner.
+ACQUIRE = """
+local owner = redis.call('GET', KEYS[1])
+if owner == ARGV[1] .. '/' .. ARGV[2] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  return tonumber(redis.call('GET', KEYS[2]))
+end
+if owner and (ARGV[4] ~= '1' or string.match(owner, '^(.*)/') ~= ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1] .. '/' .. ARGV[2], 'PX', ARGV[3])
+return redis.call('INCR', KEYS[2])
+"""
+
+RENEW = """
+if redis.call('GET', KEYS[2]) ~= ARGV[2] then return 0 end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[3])
+"""
+
+RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+SAVE_PLAN = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2])
+return 1
+"""
+
+# Acknowledge: dead letters, ledger, entries and plan in one step, so that no crash can separate them.
+# KEYS: epoch, plan, entries, ledger, hours, dead, dead ids, progress.
+# ARGV: epoch, oldest entry id to keep, last entry id that is done, number of changes to the ledger's hours,
+# these as pairs of `bucket|fate` and count; then for each dead letter its unique_req_id (or "") and payload.
+ACKNOWLEDGE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local first_dead = 5 + 2 * tonumber(ARGV[4])
+for i = first_dead, #ARGV, 2 do
+  local id = redis.call('XADD', KEYS[6], '*', 'd', ARGV[i + 1])
+  if ARGV[i] ~= '' then redis.call('HSET', KEYS[7], ARGV[i], id) end
+end
+redis.call('XTRIM', KEYS[3], 'MINID', ARGV[2])
+for i = 5, first_dead - 1, 2 do
+  redis.call('HINCRBY', KEYS[5], ARGV[i], ARGV[i + 1])
+  redis.call('HINCRBY', KEYS[4], string.match(ARGV[i], '[^|]+$'), ARGV[i + 1])
+end
+redis.call('HSET', KEYS[8], 'acknowledged', ARGV[3])
+redis.call('DEL', KEYS[2])
+return 1
+"""
+
+# -> {Redis's clock in ms, ms of the oldest unacknowledged entry or 0}
+FRESHNESS = """
+local now = redis.call('TIME')
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
+local oldest = 0
+if first[1] then oldest = tonumber(string.match(first[1][1], '^%d+')) end
+return {tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000), oldest}
+"""
+
+
+def with_oom_allowed(script: str, redis_version: tuple[int, int]) -> str:
+    """`script` so that a Redis at `maxmemory` still runs it: the drain must be able to drain.
+
+    Redis before 7.0 knows no such mark. There a script that has written may go on writing, so a write
+    without effect comes first: https://github.com/redis/redis/blob/6.2/src/scripting.c (lua_write_dirty).
+    """
+    if redis_version >= (7, 0):
+        return "#!lua flags=allow-oom" + script
+    return "redis.call('DEL', KEYS[1] .. ':none')" + script
