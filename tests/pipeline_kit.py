@@ -17,8 +17,9 @@ from typing import cast
 import msgspec
 from redis.asyncio import Redis
 
+from app import dead_letter, redis_client
 from app import ledger as ledgers
-from app import redis_client
+from app.dead_letter import DeadLetter
 from app.partition import Partition
 from app.settings import Settings, load
 from app.store import Store
@@ -28,14 +29,12 @@ from tests.store_fixture import StoreServer
 from workers.drain import PartitionDrain
 from workers.enrich import Geography
 from workers.migrate import migrate
-from workers.plan import DeadLetter
 
 LEASE_MS = 5000
 EVENT = b'{"event_name":"test","value":1}'
 # The engine's JSON column refuses a path that stands twice; no edge of ours lets it through.
 POISON = b'{"event_name":"test","value":1,"value":2}'
 
-_DEAD = msgspec.msgpack.Decoder(DeadLetter)
 _sequence = itertools.count(1)
 
 
@@ -105,7 +104,7 @@ async def ledger(redis: Redis, keys: Keys) -> dict[str, int]:
 
 
 async def dead_letters(redis: Redis, keys: Keys) -> list[DeadLetter]:
-    return [_DEAD.decode(fields[b"d"]) for _, fields in await entries(redis, keys.dead)]
+    return [dead_letter.decode(fields[b"d"]) for _, fields in await entries(redis, keys.dead)]
 
 
 async def assert_conserved(redis: Redis, keys: Keys) -> None:

@@ -7,20 +7,19 @@ import json
 import time
 from typing import cast
 
-import msgspec
 import pytest
 
+from app import dead_letter as dead_letters
 from app import redis_client, registry_scripts
 from app import store as store_client
+from app.dead_letter import DeadLetter
 from app.partition import Freshness
 from app.settings import Settings, load
 from app.stream import Keys, Record
 from tests.client import Client, equals
 from tests.service import Service
 from tests.waiting import until
-from workers import plan as plans
 from workers.erase import ProjectEraser
-from workers.plan import DeadLetter
 
 pytestmark = pytest.mark.service
 
@@ -40,7 +39,7 @@ def settings_of(service: Service) -> Settings:
 
 def dead_letter(project_id: str) -> bytes:
     record = Record(bytes(12), 1, 0, project_id, "", "", "", "", b"{}")
-    return plans.encode(DeadLetter("a reason", 0, "1-0", record))
+    return dead_letters.encode(DeadLetter("a reason", 0, "1-0", record))
 
 
 def erase(
@@ -79,7 +78,7 @@ def erase(
 
 
 def owner(payload: bytes) -> str:
-    record = msgspec.msgpack.decode(payload, type=DeadLetter).record
+    record = dead_letters.decode(payload).record
     assert record is not None
     return record.project_id
 

@@ -19,6 +19,7 @@ LEAVES = {
         "app.stream",
         "app.stream_scripts",
         "app.ledger",
+        "app.dead_letter",
         "app.settings",
         "app.metrics",
         "app.query",

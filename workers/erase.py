@@ -10,23 +10,20 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-import msgspec
 import structlog
 from redis.asyncio import Redis
 
-from app import registry_scripts
+from app import dead_letter, registry_scripts
 from app.partition import Freshness
 from app.redis_client import UNREACHABLE
 from app.store import Store, StoreError
 from app.stream import Keys
-from workers.plan import DeadLetter
 
 EVERY_SECONDS = 60.0
 DELETE_SECONDS = 600.0
 DEAD_LETTERS_A_READ = 500
 
 log = structlog.get_logger()
-_DEAD_LETTER = msgspec.msgpack.Decoder(DeadLetter)
 
 
 class ProjectEraser:
@@ -99,7 +96,7 @@ class ProjectEraser:
                 await self._redis.xrange(keys.dead, min=after, count=DEAD_LETTERS_A_READ),
             )
             for entry_id, fields in rows:
-                record = _DEAD_LETTER.decode(fields[b"d"]).record
+                record = dead_letter.decode(fields[b"d"]).record
                 if record is not None and record.project_id == project_id:
                     await self._redis.xdel(keys.dead, entry_id)
             if len(rows) < DEAD_LETTERS_A_READ:

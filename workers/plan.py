@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from app import ledger
+from app import dead_letter, ledger
+from app.dead_letter import DeadLetter
 from app.partition import Entry
 from app.stream import Record, split_group
 from workers.enrich import Geography
@@ -44,17 +45,6 @@ class Plan(msgspec.Struct):
     duplicates: list[tuple[int, str]] = []
 
 
-class DeadLetter(msgspec.Struct):
-    """One event, or one unreadable entry, that was set aside, with everything needed to look at it."""
-
-    reason: str
-    at: int
-    entry: str
-    record: Record | None
-    payload: bytes = b""
-    counts: str = ""
-
-
 class Item(msgspec.Struct):
     """One record of a batch, or one entry that holds none. `row` is None where no row can be made.
 
@@ -81,7 +71,7 @@ def read_items(entry: Entry, geography: Geography) -> list[Item]:
     try:
         records = split_group(entry.payload)
     except msgspec.DecodeError as error:
-        return [Item(entry.id, None, None, f"unreadable entry: {error}", entry.payload, entry.counts)]
+        return [Item(entry.id, None, None, f"{dead_letter.UNREADABLE}: {error}", entry.payload, entry.counts)]
     return [_item(entry.id, record, geography) for record in records]
 
 
@@ -89,7 +79,7 @@ def _item(entry_id: str, record: Record, geography: Geography) -> Item:
     try:
         return Item(entry_id, record, to_row(record, geography))
     except (msgspec.DecodeError, ValueError) as error:
-        return Item(entry_id, record, None, f"no row can be made: {error}")
+        return Item(entry_id, record, None, f"{dead_letter.ROWLESS}: {error}")
 
 
 def make(plan_id: str, items: Sequence[Item]) -> Plan:
@@ -164,7 +154,7 @@ def dead_letters(plan: Plan, items: Sequence[Item]) -> list[tuple[str, bytes]]:
     return [
         (
             identity(items[row]).hex(),
-            _ENCODER.encode(
+            dead_letter.encode(
                 DeadLetter(
                     reason, now, items[row].entry, items[row].record, items[row].payload, items[row].counts
                 )
