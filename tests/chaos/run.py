@@ -1,0 +1,163 @@
+"""One chaos run: start everything, load it, do the faults in their order, mend, count, and say so."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+
+from tests.chaos.book import Book, open_http
+from tests.chaos.clients import Clients
+from tests.chaos.clock import NoClock
+from tests.chaos.disk import NoDisk, own_mounts
+from tests.chaos.faults import Fault
+from tests.chaos.probe import ALL_TIME, Probe
+from tests.chaos.report import Done, Report, line
+from tests.chaos.schedule import Planned, draw, rounds
+from tests.chaos.topology import Topology
+from tests.chaos.trace import NoTrace
+from tests.chaos.verdict import Row, judge
+from tests.client import equals, unique
+
+EMPTY_SECONDS = 120.0
+ALL_STORED_SECONDS = 60.0
+PAGE = 10_000
+CALM_SECONDS = 0.5  # between two rounds
+
+Say = Callable[[str], None]
+
+
+def run(seed: int, count: int, *, rate: float, say: Say) -> Report:
+    """Returns the report; `say` gets a line for each thing that happens."""
+    report = Report(seed)
+    began = time.monotonic()
+    refusal = own_mounts()
+    if refusal:
+        say(f"no small disks: {refusal}")
+    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as directory:
+        with Topology(Path(directory), no_mounts=refusal) as topology:
+            _Run(topology, report, rate, say).all(draw(seed, count))
+        if not report.is_good:
+            for process in topology.processes.values():
+                say(f"--- the last words of {process.name}\n{process.last_words()}")
+    report.seconds = time.monotonic() - began
+    return report
+
+
+class _Run:
+    def __init__(self, topology: Topology, report: Report, rate: float, say: Say) -> None:
+        self._topology = topology
+        self._report = report
+        self._rate = rate
+        self._say = say
+        self._book = Book()
+        self._name = unique("chaos")
+        self._probe = Probe(topology, self._book, self._name)
+
+    def all(self, faults: list[Planned]) -> None:
+        """The whole run. What fails is in the report."""
+        report, topology = self._report, self._topology
+        self._note(lambda: self._break_things(faults))
+        self._probe.close()
+        self._look_at_deaths()
+        self._note(self._wait_until_empty)
+        report.verdict = judge(self._book, self._rows())
+        with topology.redis() as client:
+            report.dead = sum(int(client.xlen(one.dead)) for one in topology.partitions())
+        if report.dead:
+            report.failures.append(f"{report.dead} dead letters, and no event was bad")
+        report.failures += topology.stop()
+
+    def _look_at_deaths(self) -> None:
+        """Redis ends itself when its disk is full, and cannot start before there is room. Ours must not."""
+        for process in self._topology.processes.values():
+            if process.deaths:
+                words = f"{process.name} died by itself: {', '.join(process.deaths)}"
+                self._say(words)
+                if process.name.startswith(("edge", "drain")):
+                    self._report.failures.append(words)
+
+    def _note(self, part: Callable[[], None]) -> None:
+        try:
+            part()
+        except AssertionError as error:
+            self._report.failures.append(str(error))
+
+    def _break_things(self, faults: list[Planned]) -> None:
+        self._probe.recovery()  # everything works before anything is broken
+        with Clients(self._topology, self._book, self._name, self._rate, self._report.seed):
+            for together in rounds(faults):
+                self._topology.pass_time(CALM_SECONDS)
+                self._do(together)
+            self._topology.pass_time(CALM_SECONDS)
+
+    def _do(self, together: list[Planned]) -> None:
+        """One round: begin each fault at its time, heal each at its time, measure the recovery."""
+        began = time.monotonic()
+        agenda = []
+        done: dict[int, Done] = {}
+        for planned in together:
+            start = planned.lag if planned.overlaps else 0.0
+            fault = Fault(self._topology, planned)
+            agenda += [(start, fault, fault.begin), (start + planned.seconds, fault, fault.heal)]
+            at = began - self._book.began + start
+            done[planned.number] = Done(planned, at, shared=len(together) > 1)
+        for due, fault, action in sorted(agenda, key=lambda item: item[0]):
+            self._topology.pass_time(max(0.0, began + due - time.monotonic()))
+            entry = done[fault.planned.number]
+            if entry.skipped:
+                continue
+            try:
+                action()
+                entry.note = fault.note
+            except (NoDisk, NoClock, NoTrace) as error:
+                entry.skipped = str(error)
+        recovery = self._probe.recovery()
+        for entry in done.values():
+            entry.recovery = None if entry.skipped else recovery
+            self._report.faults.append(entry)
+            self._say(line(entry))
+
+    def _wait_until_empty(self) -> None:
+        """Streams and spools are empty, plans done, and every acknowledged event can be seen."""
+
+        def is_drained() -> bool:
+            with self._topology.redis() as client:
+                return not any(
+                    client.xlen(one.entries) or client.exists(one.plan) for one in self._topology.partitions()
+                )
+
+        self._topology.wait(is_drained, EMPTY_SECONDS, "empty streams")
+        wanted = {event.number for event in self._book.events if event.told}
+        self._topology.wait(
+            lambda: wanted <= {row.number for row in self._rows()},
+            ALL_STORED_SECONDS,
+            "every acknowledged event in query results",
+        )
+
+    def _rows(self) -> list[Row]:
+        """Everything that queries return."""
+        with open_http(self._topology.edge_urls[0]) as http:
+            return list(self._pages(http))
+
+    def _pages(self, http: httpx.Client) -> Iterator[Row]:
+        offset = 0
+        while True:
+            query = {
+                "time_period": ALL_TIME,
+                "filters": [equals("event_name", self._name)],
+                "order_by": [{"field_name": "unique_req_id", "direction": "ASC"}],
+                "limit": PAGE,
+                "offset": offset,
+            }
+            headers = {"x-eventbunker-query-key": self._topology.query_key}
+            answer = http.post("/v1/query/json", json=query, headers=headers)
+            assert answer.status_code == 200, answer.text
+            page = answer.json()["data"]
+            yield from (Row(e["number"], e["unique_req_id"], e.get("event_id") or "") for e in page)
+            if len(page) < PAGE:
+                return
+            offset += len(page)
