@@ -13,7 +13,7 @@ BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help run-edge test chaos bench check constraints schema clean redis
+.PHONY: help run-edge test chaos sabotage bench check constraints schema clean redis
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ test: .venv/.test redis ## Run the tests; ARGS="-k name" goes to pytest
 
 chaos: .venv/.test redis ## Faults of every kind under load, and what they cost; ARGS="--seed 7 8 --faults 60"
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
+
+sabotage: .venv/.test redis ## Take out one safeguard after the other: a test must fail each time; ARGS="plan token"
+	@exec $(BIN)/python -m tests.chaos.prove $(ARGS)
 
 bench: .venv/.test redis ## Measure: freshness, memory, 100,000 posts, a minute of crashes; ARGS="fresh memory" for a part
 	@exec $(BIN)/python -m bench.figures $(ARGS)

@@ -16,8 +16,10 @@ def main() -> int:
     """Run the role of the argv. Returns its exit code."""
     if path := os.environ.get(clock.VARIABLE):
         clock.follow(Path(path))
+    from tests.chaos import sabotage  # takes out what CHAOS_SABOTAGE names, before it is used
     from workers import process  # after the clock: modules may keep a reference to it
 
+    del sabotage
     return process.main(sys.argv[1:])
 
 

@@ -1,0 +1,60 @@
+"""`make sabotage`: each safeguard is taken out in turn, and the test that guards it must fail.
+
+First all of these tests must pass with everything in place; otherwise their failing says nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+from tests.chaos.sabotage import SAFEGUARDS, VARIABLE
+from tests.service import ROOT
+
+RUN_SECONDS = 300.0
+PASSED, FAILED = 0, 1  # pytest's exit codes; others mean that no test was run
+
+
+def run(tests: list[str], without: str = "") -> tuple[int, str]:
+    """pytest's exit code and what it printed."""
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "tests.chaos.sabotage", "--timeout", "60"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *tests],
+        cwd=ROOT,
+        env={**os.environ, VARIABLE: without},
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def main() -> int:
+    """Returns the exit code: 0 when every safeguard is missed by its test."""
+    parser = argparse.ArgumentParser(prog="make sabotage")
+    parser.add_argument("names", nargs="*", help="safeguards; default: all")
+    names = parser.parse_args().names
+    chosen = [one for one in SAFEGUARDS if one.name in names or not names]
+    code, printed = run(sorted({one.test for one in chosen}))
+    if code != PASSED:
+        print(f"the tests do not even pass with everything in place\n{printed}")
+        return 1
+    missed = 0
+    for one in chosen:
+        began = time.monotonic()
+        code, printed = run([one.test], one.name)
+        caught = code == FAILED
+        missed += not caught
+        verdict = "caught" if caught else f"NOT CAUGHT (exit {code})"
+        print(f"{one.name:10} {verdict}  {time.monotonic() - began:5.1f} s  {one.test}", flush=True)
+        if not caught:
+            print(printed[-3000:])
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Takes one safeguard out of the product, to prove that a test fails without it. The product has no hook for it.
+
+As a pytest plugin (`-p tests.chaos.sabotage`) it works on the tests' own process, through `inside` on the
+processes of `make chaos`. CHAOS_SABOTAGE names the safeguard; without it nothing happens. `make sabotage`
+runs every one of SAFEGUARDS: see `tests.chaos.prove`.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+VARIABLE = "CHAOS_SABOTAGE"
+EPOCH_CHECK = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end"
+SEQUENCE_CHECK = "if not last or tonumber(last) < sequence then"
+
+
+class Useless(Exception):
+    """What was to be taken out is not there any more: the proof proves nothing."""
+
+
+@dataclass(frozen=True)
+class Safeguard:
+    """`test` is the one that must fail once `remove` was called."""
+
+    name: str
+    what: str
+    test: str
+    remove: Callable[[], None]
+
+
+def apply(name: str) -> None:
+    """Take it out of this process. Call it before the product's modules are imported."""
+    next(one for one in SAFEGUARDS if one.name == name).remove()
+
+
+async def _nothing(*_: object, **__: object) -> None:
+    """Instead of whatever was to be done."""
+
+
+def _replace(owner: Any, name: str, value: object) -> None:
+    """Errors: Useless when there is nothing of that name."""
+    if not hasattr(owner, name):
+        raise Useless(f"{owner} has no {name}")
+    setattr(owner, name, value)
+
+
+def _edit(owner: Any, name: str, piece: str, by: str) -> None:
+    """Replace a piece of a script. Errors: Useless when it does not hold it."""
+    script = getattr(owner, name)
+    if piece not in script:
+        raise Useless(f"{name} does not hold {piece!r}")
+    setattr(owner, name, script.replace(piece, by))
+
+
+def _no_plan() -> None:
+    from app.partition import Partition
+
+    _replace(Partition, "save_plan", _nothing)
+
+
+def _random_token() -> None:
+    from workers import plan
+
+    _replace(plan, "token", lambda part, items: uuid.uuid4().hex)
+
+
+def _no_count() -> None:
+    from workers.insert import Inserter
+
+    async def present(self: Any, part: Any, items: Any) -> set[str]:
+        return {item.record.unique_req_id.hex() for item in items if item.record is not None}
+
+    _replace(Inserter, "_present", present)
+
+
+def _no_quiet() -> None:
+    from workers.insert import Inserter
+
+    _replace(Inserter, "_wait_until_quiet", _nothing)
+
+
+def _no_sequence() -> None:
+    from app import stream_scripts
+
+    _edit(stream_scripts, "APPEND", SEQUENCE_CHECK, "if true then")
+
+
+def _no_epoch() -> None:
+    from app import stream_scripts
+
+    for name in ("SAVE_PLAN", "ACKNOWLEDGE"):
+        _edit(stream_scripts, name, EPOCH_CHECK, "")
+
+
+def _no_fence() -> None:
+    from workers.insert import Inserter
+
+    real = Inserter.__init__
+
+    def without(self: Any, store: Any, partition: Any, fence: Any, **more: Any) -> None:
+        real(self, store, partition, _nothing, **more)
+
+    _replace(Inserter, "__init__", without)
+
+
+def _no_plan_of_halves() -> None:
+    from workers.insert import Inserter
+
+    _replace(Inserter, "_save", _nothing)
+
+
+SAFEGUARDS = (
+    Safeguard(
+        "plan",
+        "the plan is written before the insert",
+        "tests/test_takeover.py::test_a_crash_is_taken_over",
+        _no_plan,
+    ),
+    Safeguard(
+        "token",
+        "an insert carries the plan's token",
+        "tests/test_settle.py::test_a_late_insert_of_a_former_owner_adds_nothing",
+        _random_token,
+    ),
+    Safeguard(
+        "count",
+        "after an error the rows are counted, whatever a repeat answers",
+        "tests/test_settle.py::test_an_ok_to_a_repeated_token_is_not_believed",
+        _no_count,
+    ),
+    Safeguard(
+        "quiet",
+        "counting waits until none of the plan's inserts runs",
+        "tests/test_settle.py::test_an_insert_that_still_runs_is_waited_for",
+        _no_quiet,
+    ),
+    Safeguard(
+        "sequence",
+        "an append skips what its incarnation has appended",
+        "tests/test_append.py::test_a_lost_reply_is_repeated_and_stored_once",
+        _no_sequence,
+    ),
+    Safeguard(
+        "epoch",
+        "scripts refuse a former owner",
+        "tests/test_partition.py::test_a_former_owner_changes_nothing",
+        _no_epoch,
+    ),
+    Safeguard(
+        "fence",
+        "the lease is proven before each insert",
+        "tests/test_takeover.py::test_no_insert_leaves_without_the_lease",
+        _no_fence,
+    ),
+    Safeguard(
+        "bisect",
+        "halves replace the plan before they are inserted",
+        "tests/chaos/test_bisected_zombie.py",
+        _no_plan_of_halves,
+    ),
+)
+
+if _name := os.environ.get(VARIABLE):
+    apply(_name)
