@@ -26,7 +26,7 @@ and a question's way back:
 
 Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `grant`, `timestamp`, `event`,
 `query`, `sql`, `settings`, `metrics`, `stream` and what they are split into) import only leaves. Redis is
-imported by `append`, `partition`, the registry's modules and `redis_client`; httpx by `store` alone; chDB by
-the embedded store alone. Handlers (`track`, `read`, `manage`, `probes`) never import one another. `app`
-imports no server, and never `workers`.
+imported by `append`, `partition`, `dead`, the registry's modules and `redis_client`; httpx by `store`
+alone; chDB by the embedded store alone. Handlers (`track`, `read`, `manage`, `manage_dead`, `probes`) never
+import one another. `app` imports no server, and never `workers`.
 """

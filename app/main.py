@@ -20,10 +20,12 @@ from starlette.types import ASGIApp
 from app import redis_client
 from app import store as store_client
 from app.append import Appender
+from app.dead import DeadLetters
 from app.errors import ApiError, Kind
 from app.gate import Gate
 from app.http import answer_error, error_response
 from app.manage import ManageHandlers
+from app.manage_dead import DeadHandlers
 from app.partition import Freshness
 from app.pressure import Pressure
 from app.probes import Probes
@@ -59,6 +61,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     store = store_client.connect(settings)
     track = Track(registry, appenders, pressure, settings)
     manage = ManageHandlers(registry, settings)
+    dead = DeadHandlers(registry, DeadLetters(redis, settings), store, settings)
     read = ReadHandlers(registry, store, freshness, settings)
     probes = Probes(freshness, pressure, lambda: draining.is_set)
 
@@ -90,6 +93,10 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
             Route("/v1/manage/apikey/delete", manage.delete_key, methods=["POST"]),
             Route("/v1/manage/name/list", manage.list_names, methods=["POST"]),
             Route("/v1/manage/name/delete", manage.delete_names, methods=["POST"]),
+            Route("/v1/manage/dead/list", dead.list_letters, methods=["POST"]),
+            Route("/v1/manage/dead/show", dead.show, methods=["POST"]),
+            Route("/v1/manage/dead/replay", dead.replay, methods=["POST"]),
+            Route("/v1/manage/dead/purge", dead.purge, methods=["POST"]),
             Route("/livez", probes.livez),
             Route("/readyz", probes.readyz),
             Route("/metrics", probes.metrics),

@@ -1,39 +1,31 @@
 """The management API (api.md section 4): handlers over `app.accounts` and `app.names`.
 
-Each is the same straight line: master key, body, the id in the body against the key's own, one call.
+Each is the same straight line: master key, body, the id in the body against the key's own
+(`app.master_request`), one call. Dead letters are `app.manage_dead`'s.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.errors import ApiError, Kind, Problem, invalid_body
-from app.event import has_repeated_name
-from app.grant import Grant, KeyType
-from app.http import json_response, read_json_body
+from app.errors import Problem
+from app.grant import KeyType
+from app.http import json_response
+from app.master_request import AccountRequest, MasterRequests, ProjectRequest, answered
 from app.names import KINDS
-from app.redis_client import UNREACHABLE
 from app.registry import Registry
 from app.settings import Settings
 from app.timestamp import parse_timestamp
-from app.walk import find_problems
 
 Name = Annotated[str, Meta(min_length=1, max_length=100)]
 Description = Annotated[str, Meta(max_length=1000)]
 NameList = Annotated[tuple[Annotated[str, Meta(max_length=300)], ...], Meta(max_length=10_000)]
-T = TypeVar("T")
-R = TypeVar("R", bound=msgspec.Struct)
-
-
-class AccountRequest(msgspec.Struct, frozen=True):
-    account_id: str
 
 
 class CreateProject(AccountRequest, frozen=True):
@@ -42,10 +34,6 @@ class CreateProject(AccountRequest, frozen=True):
 
 
 class ProjectOfAccount(AccountRequest, frozen=True):
-    project_id: str
-
-
-class ProjectRequest(msgspec.Struct, frozen=True):
     project_id: str
 
 
@@ -91,29 +79,29 @@ class ManageHandlers:
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
         self._accounts = registry.accounts
-        self._max_bytes = settings.limits.max_request_bytes
+        self._requests = MasterRequests(registry, settings, _broken_rules)
 
     async def create_project(self, request: Request) -> Response:
-        asked = await self._of_account(request, CreateProject)
+        asked = await self._requests.of_account(request, CreateProject)
         made = self._accounts.create_project(asked.account_id, asked.name, asked.description)
-        return json_response(await _answered(made))
+        return json_response(await answered(made))
 
     async def list_projects(self, request: Request) -> Response:
-        asked = await self._of_account(request, AccountRequest)
-        return json_response({"projects": await _answered(self._accounts.list_projects(asked.account_id))})
+        asked = await self._requests.of_account(request, AccountRequest)
+        return json_response({"projects": await answered(self._accounts.list_projects(asked.account_id))})
 
     async def reset_master_key(self, request: Request) -> Response:
-        asked = await self._of_account(request, ProjectOfAccount)
-        secret = await _answered(self._accounts.reset_master_key(asked.account_id, asked.project_id))
+        asked = await self._requests.of_account(request, ProjectOfAccount)
+        secret = await answered(self._accounts.reset_master_key(asked.account_id, asked.project_id))
         return json_response({"project_id": asked.project_id, "master_api_key": secret, "status": "ACTIVE"})
 
     async def delete_project(self, request: Request) -> Response:
-        asked = await self._of_account(request, ProjectOfAccount)
-        await _answered(self._accounts.delete_project(asked.account_id, asked.project_id))
+        asked = await self._requests.of_account(request, ProjectOfAccount)
+        await answered(self._accounts.delete_project(asked.account_id, asked.project_id))
         return json_response({"project_id": asked.project_id, "status": "DELETED"})
 
     async def create_key(self, request: Request) -> Response:
-        asked = await self._of_project(request, CreateKey)
+        asked = await self._requests.of_project(request, CreateKey)
         bound = asked.key_filter_data
         made = self._accounts.create_key(
             asked.project_id,
@@ -125,63 +113,34 @@ class ManageHandlers:
             rate_limit=asked.rate_limit,
             allow_client_context=asked.allow_client_context,
         )
-        return json_response(await _answered(made))
+        return json_response(await answered(made))
 
     async def list_keys(self, request: Request) -> Response:
-        asked = await self._of_project(request, ListKeys)
-        keys, cursor = await _answered(
+        asked = await self._requests.of_project(request, ListKeys)
+        keys, cursor = await answered(
             self._accounts.list_keys(asked.project_id, asked.cursor or "", asked.limit)
         )
         return json_response({"api_keys": keys, "cursor": cursor})
 
     async def delete_key(self, request: Request) -> Response:
-        asked = await self._of_project(request, DeleteKey)
-        revoked = await _answered(
+        asked = await self._requests.of_project(request, DeleteKey)
+        revoked = await answered(
             self._accounts.delete_key(asked.project_id, api_key_id=asked.api_key_id, api_key=asked.api_key)
         )
         return json_response({"project_id": asked.project_id, "api_key_id": revoked, "status": "DELETED"})
 
     async def list_names(self, request: Request) -> Response:
-        asked = await self._of_project(request, ListNames)
-        found = await _answered(self._registry.names.list(asked.project_id, asked.kind))
+        asked = await self._requests.of_project(request, ListNames)
+        found = await answered(self._registry.names.list(asked.project_id, asked.kind))
         names = [{"name": name, "last_used_at": used * 1000} for name, used in found.items()]
         return json_response({"project_id": asked.project_id, "kind": asked.kind, "names": names})
 
     async def delete_names(self, request: Request) -> Response:
-        asked = await self._of_project(request, DeleteNames)
+        asked = await self._requests.of_project(request, DeleteNames)
         freed = self._registry.names.delete(asked.project_id, asked.event_names, asked.field_paths)
         return json_response(
-            {"project_id": asked.project_id, "freed": await _answered(freed), "status": "DELETED"}
+            {"project_id": asked.project_id, "freed": await answered(freed), "status": "DELETED"}
         )
-
-    async def _of_account(self, request: Request, kind: type[R]) -> R:
-        """The request of an account master key, which must name its own account."""
-        grant, asked = await self._read(request, kind, KeyType.ACCOUNT)
-        if getattr(asked, "account_id", "") != grant.account_id:
-            raise ApiError(Kind.INVALID_ACCOUNT, "The key belongs to another account_id.")
-        return asked
-
-    async def _of_project(self, request: Request, kind: type[R]) -> R:
-        """The request of a project master key, which must name its own project."""
-        grant, asked = await self._read(request, kind, KeyType.PROJECT)
-        if getattr(asked, "project_id", "") != grant.project_id:
-            raise ApiError(Kind.INVALID_PROJECT, "The key belongs to another project_id.")
-        return asked
-
-    async def _read(self, request: Request, kind: type[R], key_type: KeyType) -> tuple[Grant, R]:
-        """The key first, then the body: every problem of it at once."""
-        grant = await self._registry.authorise(request.headers.get("x-eventbunker-apikey"), key_type)
-        body = await read_json_body(request, self._max_bytes)
-        try:
-            decoded = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise invalid_body([Problem("$", f"malformed JSON: {str(error)[:200]}")]) from None
-        if has_repeated_name(body):
-            raise invalid_body([Problem("$", "a name stands twice in one object")])
-        problems = [*find_problems(decoded, kind, "$"), *_broken_rules(decoded, kind)]
-        if problems:
-            raise invalid_body(problems)
-        return grant, msgspec.convert(decoded, kind, strict=True)
 
 
 def _broken_rules(body: object, kind: type[msgspec.Struct]) -> list[Problem]:
@@ -200,15 +159,3 @@ def _broken_rules(body: object, kind: type[msgspec.Struct]) -> list[Problem]:
     if kind is DeleteNames and not body.get("event_names") and not body.get("field_paths"):
         return [Problem("$", f"list what to free in {' or '.join(f'{kind}s' for kind in KINDS)}")]
     return []
-
-
-async def _answered(call: Awaitable[T]) -> T:
-    """The result of a registry call, or 503 when Redis does not answer."""
-    try:
-        return await call
-    except UNREACHABLE:
-        raise ApiError(
-            Kind.UNAVAILABLE,
-            "The registry does not answer, so the change may or may not be made; list, then try again.",
-            retry_after_seconds=2,
-        ) from None

@@ -11,16 +11,12 @@ from importlib.metadata import version
 
 from app.errors import Kind
 from app.event_schema import EVENT_SCHEMA, Schema
+from app.openapi_dead import POSTS as _DEAD_POSTS
+from app.openapi_schema import INTEGER as _INTEGER
+from app.openapi_schema import TEXT as _TEXT
+from app.openapi_schema import object_of as _object
 
-_TEXT: Schema = {"type": "string"}
-_INTEGER: Schema = {"type": "integer"}
 _ANY: Schema = {}
-
-
-def _object(required: str = "", **properties: Schema) -> Schema:
-    return {"type": "object", "required": required.split(), "properties": properties}
-
-
 _FIELD_NAME: Schema = {"type": "string", "description": "A field's name; nested ones as parent.child."}
 _PERIOD_WORDS = "minus_<N>_<minutes|hours|days|weeks|months|years>, today, yesterday, this_week or this_month"
 _PERIOD: Schema = {
@@ -157,6 +153,7 @@ _POSTS: dict[str, tuple[str, str, Schema, Schema]] = {
         _object("project_id", **_PROJECT_ID, event_names=_NAMES, field_paths=_NAMES),
         _object("status"),
     ),
+    **_DEAD_POSTS,
 }  # fmt: skip
 _UNREADY = "/readyz"  # the one GET that answers 503 in the form of its 200
 _GETS: dict[str, tuple[str, str]] = {

@@ -96,6 +96,39 @@ redis.call('DEL', KEYS[2])
 return 1
 """
 
+# A dead letter goes back to the end of its partition's stream. Not appended again: it was counted once, and
+# is queued by being dead no more. The entry comes first, so that a Redis without room changes nothing.
+# KEYS: dead, dead ids, entries, ledger, hours.
+# ARGV: the letter's id, its unique_req_id (or ""), payload and counts of the entry.
+# -> id of the entry, "" when the letter is gone: replayed or purged by somebody else
+REPLAY = """
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return '' end
+local id = redis.call('XADD', KEYS[3], '*', 'r', ARGV[3], 'c', ARGV[4])
+redis.call('XDEL', KEYS[1], ARGV[1])
+if redis.call('HGET', KEYS[2], ARGV[2]) == ARGV[1] then redis.call('HDEL', KEYS[2], ARGV[2]) end
+for bucket, count in string.gmatch(ARGV[4], '([^=;]+)=(%d+)') do
+  redis.call('HINCRBY', KEYS[4], 'dead', -count)
+  redis.call('HINCRBY', KEYS[5], bucket .. '|dead', -count)
+end
+return id
+"""
+
+# A dead letter is given up: its events count as erased. It frees room, so it begins with what a Redis
+# without room allows; what follows a first write is allowed too.
+# KEYS: dead, dead ids, ledger, hours. ARGV: the letter's id, its unique_req_id (or ""), counts.
+# -> 0 when the letter is gone
+PURGE = """
+if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+if redis.call('HGET', KEYS[2], ARGV[2]) == ARGV[1] then redis.call('HDEL', KEYS[2], ARGV[2]) end
+for bucket, count in string.gmatch(ARGV[3], '([^=;]+)=(%d+)') do
+  for fate, sign in pairs({dead = -1, erased = 1}) do
+    redis.call('HINCRBY', KEYS[3], fate, sign * count)
+    redis.call('HINCRBY', KEYS[4], bucket .. '|' .. fate, sign * count)
+  end
+end
+return 1
+"""
+
 # -> {Redis's clock in ms, ms of the oldest unacknowledged entry or 0}
 FRESHNESS = """
 local now = redis.call('TIME')

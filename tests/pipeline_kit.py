@@ -80,9 +80,13 @@ def make_keys(settings: Settings) -> Keys:
 async def put(redis: Redis, keys: Keys, records: Sequence[Record]) -> None:
     """One entry with `records`, by the edge's own script."""
     payload = join_group([encode_record(r) for r in records])
+    await put_payload(redis, keys, payload, ledgers.encode_counts(ledgers.count(records)), len(records))
+
+
+async def put_payload(redis: Redis, keys: Keys, payload: bytes, counts: str, number: int) -> None:
+    """One entry of any bytes, which the ledger counts as `number` events."""
     names = (keys.entries, keys.producers, keys.producers_order, keys.ledger, keys.hours)
-    counts = ledgers.encode_counts(ledgers.count(records))
-    done = redis.eval(APPEND, 5, *names, "test", str(next(_sequence)), str(len(records)), counts, payload)
+    done = redis.eval(APPEND, 5, *names, "test", str(next(_sequence)), str(number), counts, payload)
     assert await done
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from app.settings import Settings, SettingsError, json_schema, load
+from workers.dead_commands import dead
 
 
 class _Context:
@@ -140,6 +141,9 @@ def migrate(context: _Context) -> None:
     from workers.migrate import main as run  # noqa: PLC0415
 
     sys.exit(run(context.settings()))
+
+
+main.add_command(dead)
 
 
 @main.group()

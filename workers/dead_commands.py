@@ -1,0 +1,153 @@
+"""The words of `eventbunker dead …`: arguments and options. What they do is `workers.dead`'s."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import click
+
+from app.settings import Settings
+from app.timestamp import parse_timestamp
+
+if TYPE_CHECKING:
+    from app.dead import Wanted
+
+F = TypeVar("F", bound=Callable[..., Any])
+_AGO = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class _Context(Protocol):
+    """What `workers.cli` hands on."""
+
+    def settings(self) -> Settings: ...
+
+
+class _Since(click.ParamType[int]):
+    """`2h`, `3d`, or a moment: Unix milliseconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if ago := _AGO.fullmatch(value):
+            return max(0, time.time_ns() // 1_000_000 - int(ago[1]) * _SECONDS[ago[2]] * 1000)
+        try:
+            return parse_timestamp(value)
+        except ValueError as error:
+            self.fail(f"{value!r}: a number of s, m, h or d ago (2h), or a timestamp: {error}", param, ctx)
+
+
+def _filters(command: F) -> F:
+    for option in (
+        click.option("--since", type=_Since(), default=0, help="Set aside then or later: 2h, 3d, a date."),
+        click.option("--reason", default="", help="A part of the reason or message, in any case."),
+        click.option("--project", default="", help="Of this project_id only; without, unreadable ones too."),
+    ):
+        command = option(command)
+    return command
+
+
+def _choice(command: F) -> F:
+    command = click.option("--limit", type=click.IntRange(1), help="With --all: at most so many.")(command)
+    command = click.option("--all", "every", is_flag=True, help="All that the filters admit.")(command)
+    return click.argument("ids", nargs=-1, metavar="[ID]...")(_filters(command))
+
+
+@click.group()
+def dead() -> None:
+    """Events that were set aside: look at them, put them back, give them up.
+
+    An ID is the event's unique_req_id or, of an entry that cannot be read, its place PARTITION/ID.
+    """
+
+
+@dead.command("list")
+@_filters
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def list_command(
+    context: _Context, *, project: str, reason: str, since: int, limit: int, as_json: bool
+) -> None:
+    """List dead letters, the oldest of each partition first."""
+    from workers import dead as work  # noqa: PLC0415
+
+    sys.exit(work.list_letters(context.settings(), _wanted(project, reason, since), limit, as_json=as_json))
+
+
+@dead.command()
+@click.argument("id_", metavar="ID")
+@click.option("--body", "only_body", is_flag=True, help="Only the client's bytes, as they came.")
+@click.pass_obj
+def show(context: _Context, id_: str, only_body: bool) -> None:
+    """Show one: reason, message, time, project, and the client's bytes."""
+    from workers import dead as work  # noqa: PLC0415
+
+    sys.exit(work.show(context.settings(), id_, only_body=only_body))
+
+
+@dead.command()
+@_choice
+@click.pass_obj
+def replay(
+    context: _Context,
+    *,
+    ids: tuple[str, ...],
+    every: bool,
+    project: str,
+    reason: str,
+    since: int,
+    limit: int | None,
+) -> None:
+    """Put letters back into the stream, as events that were never set aside."""
+    from workers import dead as work  # noqa: PLC0415
+
+    _check(ids, every, project=project, reason=reason, since=since, limit=limit)
+    chosen = work.Chosen(ids, _wanted(project, reason, since), limit)
+    sys.exit(work.replay(context.settings(), chosen))
+
+
+@dead.command()
+@_choice
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def purge(
+    context: _Context,
+    *,
+    ids: tuple[str, ...],
+    every: bool,
+    project: str,
+    reason: str,
+    since: int,
+    limit: int | None,
+    yes: bool,
+) -> None:
+    """Give letters up for good; their receipts say `erased`."""
+    from workers import dead as work  # noqa: PLC0415
+
+    _check(ids, every, project=project, reason=reason, since=since, limit=limit)
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("nobody can be asked here: add --yes to purge for good")
+    chosen = work.Chosen(ids, _wanted(project, reason, since), limit)
+    sys.exit(work.purge(context.settings(), chosen, asks=not yes))
+
+
+def _wanted(project: str, reason: str, since: int) -> Wanted:
+    from app.dead import Wanted  # noqa: PLC0415
+
+    return Wanted(project, reason, since)
+
+
+def _check(
+    ids: tuple[str, ...], every: bool, *, project: str, reason: str, since: int, limit: int | None
+) -> None:
+    if bool(ids) == every:
+        raise click.UsageError("name letters by ID, or mean all that the filters admit with --all")
+    if ids and (project or reason or since or limit):
+        raise click.UsageError("filters and --limit narrow --all; letters that are named need none")
