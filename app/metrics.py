@@ -28,6 +28,13 @@ GROUP_RECORDS = Histogram(
     "eventbunker_append_group_records", "Events that shared one append.", buckets=COUNTS
 )
 APPEND_RETRIES = Counter("eventbunker_append_retries", "Appends repeated under the same group id.")
+SPOOLED_EVENTS = Counter("eventbunker_spooled_events", "Events kept in an edge's own spool.")
+REPLAYED_EVENTS = Counter("eventbunker_replayed_events", "Events that went from a spool to Redis.")
+SPOOL_DAMAGED_BYTES = Counter(
+    "eventbunker_spool_damaged_bytes", "Bytes of a spool that cannot be read; they are set aside."
+)
+SPOOL_GROUPS = Gauge("eventbunker_spool_groups", "Groups that wait in spools.", multiprocess_mode="livesum")
+SPOOL_BYTES = Gauge("eventbunker_spool_bytes", "Size of the spools.", multiprocess_mode="livesum")
 
 ROWS_STORED = Counter("eventbunker_rows_stored", "Rows that the store confirmed.")
 DEAD_LETTERS = Counter("eventbunker_dead_letters", "Events set aside with their reason.")

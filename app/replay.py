@@ -1,0 +1,151 @@
+"""Spool -> stream: in order, under the group ids of the first attempt, so that nothing is doubled.
+
+One task for each edge process. It opens the process's own spool, sends what waits there as soon as Redis
+takes it, and adopts the spools of processes that are gone from the same disk. A crash at any line only
+repeats groups that Redis then knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+import structlog
+from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import RedisError
+
+from app import metrics, spool_slot
+from app.pressure import Pressure
+from app.producer import NotTaken, Producer, Unanswered
+from app.spool import Spool
+from app.spool_format import Frame
+from app.stream import Keys
+
+SEND_SECONDS = 5.0  # one bunch, fsync included; sent again after that
+LOOK_SECONDS = 0.05  # while something waits
+IDLE_SECONDS = 0.25
+ADOPT_SECONDS = 2.0
+REOPEN_SECONDS = 2.0
+
+log = structlog.get_logger()
+
+
+class Replayer:
+    """Empties `spool`, which lies in `directory`, and what others left there."""
+
+    def __init__(
+        self, spool: Spool, directory: Path, pool: ConnectionPool, queue: str, pressure: Pressure
+    ) -> None:
+        self._spool = spool
+        self._directory = directory
+        self._pool = pool
+        self._queue = queue
+        self._pressure = pressure
+        self._producers: dict[int, Producer] = {}
+        self._adopt_at = 0.0
+
+    def refusal(self) -> str:
+        """Why an event could not be kept now, "" while it could: for `/readyz`."""
+        if not self._spool.problem and self._spool.has_room():
+            return ""
+        redis = self._pressure.refusal()
+        if not redis and not self._spool.groups:
+            return ""
+        return f"{redis or 'events wait in the spool'}; {self._spool.problem or 'the spool is full'}"
+
+    async def run(self) -> None:
+        """For ever; whatever fails is tried again."""
+        while True:
+            try:
+                await self._work()
+            except OSError as error:
+                self._spool.problem = f"the spool cannot be used: {error.strerror or error}"
+                log.error("the spool cannot be used", directory=str(self._directory), error=str(error))
+                await asyncio.sleep(REOPEN_SECONDS)
+            except Exception:
+                log.exception("replaying failed unexpectedly")
+                await asyncio.sleep(REOPEN_SECONDS)
+
+    async def close(self) -> None:
+        """Disconnect. The spool itself is closed by who opened the app."""
+        for producer in self._producers.values():
+            await producer.close()
+
+    async def _work(self) -> None:
+        if not self._spool.is_open:
+            await self._spool.open()
+            self._spool.problem = ""
+            if self._spool.groups:
+                log.info("a former life left groups in the spool", groups=self._spool.groups)
+        while True:
+            await self._empty(self._spool)
+            if time.monotonic() >= self._adopt_at and not self._pressure.reason:
+                self._adopt_at = time.monotonic() + ADOPT_SECONDS
+                await self._adopt()
+            metrics.SPOOL_GROUPS.set(self._spool.groups)
+            metrics.SPOOL_BYTES.set(self._spool.size_bytes)
+            await asyncio.sleep(LOOK_SECONDS if self._spool.groups else IDLE_SECONDS)
+
+    async def _empty(self, spool: Spool) -> bool:
+        """Replay until nothing waits (True), or until Redis takes no more for now. Errors: OSError."""
+        while spool.groups:
+            if self._pressure.reason:
+                return False
+            frames = await spool.peek()
+            if not frames:
+                return False  # what is counted is on its way to the disk
+            for run in _runs(frames):
+                if not await self._send(run):
+                    return False
+            await spool.done()
+            metrics.REPLAYED_EVENTS.inc(sum(frame.records for frame in frames))
+        return True
+
+    async def _adopt(self) -> None:
+        slot = spool_slot.adopt(self._directory)
+        if slot is None:
+            return
+        spool = Spool(lambda: slot, 0, is_adopted=True)
+        await spool.open()
+        log.info("adopted a spool that nobody owns", path=str(slot.path), groups=spool.groups)
+        try:
+            if not await self._empty(spool):
+                log.info("the adopted spool waits for Redis", path=str(slot.path), groups=spool.groups)
+        finally:
+            await spool.close(SEND_SECONDS)
+
+    async def _send(self, run: list[Frame]) -> bool:
+        first = run[0]
+        producer = self._producers.get(first.partition)
+        if producer is None:
+            producer = self._producers[first.partition] = Producer(
+                self._pool, Keys(self._queue, first.partition)
+            )
+        groups = [(frame.records, frame.counts, frame.payload) for frame in run]
+        try:
+            await producer.append(first.incarnation, first.sequence, groups, timeout_seconds=SEND_SECONDS)
+        except (NotTaken, Unanswered):
+            return False
+        except RedisError as error:
+            # Neither lost nor passed over: it stays at the head of the spool until somebody mends Redis.
+            log.error("redis refuses a replayed group", partition=first.partition, error=str(error)[:200])
+            return False
+        return True
+
+
+def _runs(frames: list[Frame]) -> Iterator[list[Frame]]:
+    """Frames that one append can take: of one partition and incarnation, with consecutive sequences.
+
+    The order of each partition is kept; that between partitions means nothing.
+    """
+    for _, some in groupby(sorted(frames, key=lambda frame: frame.partition), lambda frame: frame.partition):
+        run: list[Frame] = []
+        for frame in some:
+            if run and (frame.incarnation, frame.sequence) != (run[-1].incarnation, run[-1].sequence + 1):
+                yield run
+                run = []
+            run.append(frame)
+        yield run

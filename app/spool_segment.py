@@ -1,0 +1,140 @@
+"""One file of the spool: append and sync, read on, begin anew. Blocking: `app.spool` calls it in a thread."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from app import spool_format
+from app.spool_format import SEGMENT_HEAD, Damage, Frame
+from app.spool_slot import Slot
+
+SEGMENT_BYTES = 8 * 1024 * 1024
+READ_BYTES = 1024 * 1024
+NEWER_MS, OLDER_MS = 1_000, 120_000  # between a request's id and the moment at which it was spooled
+
+
+class SpoolError(Exception):
+    """The group is not in the spool; the message says why."""
+
+
+class SpoolFull(SpoolError):
+    """Nothing was kept."""
+
+
+class SpoolUnsure(SpoolError):
+    """It is not known whether the group was kept."""
+
+
+class Segment:
+    """One open file. `end`: up to here it is synced. `position`: up to here it was replayed.
+
+    `groups`: partition -> groups in it that were not replayed yet.
+    """
+
+    def __init__(self, slot: Slot, path: Path, descriptor: int, *, end: int, size: int) -> None:
+        self.path = path
+        self.end = end
+        self.size = size
+        self.position = len(SEGMENT_HEAD)
+        self.groups: Counter[int] = Counter()
+        self._slot = slot
+        self._descriptor = descriptor
+        self._first_ms, self._last_ms = 0, 2**63  # a former life's may be of any time
+
+    @property
+    def room(self) -> int:
+        """Bytes that can still be appended."""
+        return self.size - self.end
+
+    def append(self, frames: list[bytes]) -> None:
+        """Write and sync all of these, or none. Errors: SpoolFull, SpoolUnsure."""
+        content = b"".join(frames)
+        try:
+            if os.pwrite(self._descriptor, content, self.end) != len(content):
+                raise OSError(0, "a write was cut short")
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            self._cut(error)
+        self.end += len(content)
+        self._last_ms = _now_ms()
+
+    def read(self) -> tuple[list[Frame], int]:
+        """About a megabyte of frames from the position on, and where they end."""
+        frames: list[Frame] = []
+        size = 0
+        for item, end in spool_format.read(self._content()):
+            if isinstance(item, Frame):
+                frames.append(item)
+                size += len(item.payload)
+            if size >= READ_BYTES:
+                return frames, self.position + end
+        return frames, self.end
+
+    def contains(self, request_id: bytes, moment_ms: int) -> bool:
+        """Is there an event of this request, made at `moment_ms`, that was not replayed yet?"""
+        is_its_time = self._first_ms - OLDER_MS <= moment_ms <= self._last_ms + NEWER_MS
+        return is_its_time and request_id in self._content()
+
+    def rewind(self) -> None:
+        """Everything was replayed: begin anew, so that a crash replays nothing twice. Errors: OSError."""
+        self.end = self.position = self.size = len(SEGMENT_HEAD)
+        os.ftruncate(self._descriptor, self.end)
+        os.posix_fallocate(self._descriptor, 0, SEGMENT_BYTES)
+        self.size = SEGMENT_BYTES
+        self._first_ms = self._last_ms = _now_ms()
+
+    def close(self, *, remove: bool) -> None:
+        """Close it, and remove the file if nothing in it is needed any more. Errors: OSError."""
+        os.close(self._descriptor)
+        if remove:
+            self._slot.remove(self.path)
+
+    def _content(self) -> bytes:
+        return os.pread(self._descriptor, self.end - self.position, self.position)
+
+    def _cut(self, error: OSError) -> NoReturn:
+        """Take a failed write back, so that a later life does not find what was refused."""
+        self.size = self.end  # nothing more goes into it
+        try:
+            os.ftruncate(self._descriptor, self.end)
+            os.fsync(self._descriptor)
+        except OSError:
+            raise SpoolUnsure(f"the disk of the spool: {error.strerror}") from error
+        raise SpoolFull(f"the disk of the spool: {error.strerror}") from error
+
+
+def create(slot: Slot) -> Segment:
+    """A new, last segment of the slot. Errors: OSError."""
+    path, descriptor = slot.create(SEGMENT_BYTES)
+    segment = Segment(slot, path, descriptor, end=len(SEGMENT_HEAD), size=SEGMENT_BYTES)
+    segment._first_ms = segment._last_ms = _now_ms()
+    return segment
+
+
+def load(slot: Slot, tell_of: Callable[[Damage, Path], None]) -> list[Segment]:
+    """What a former life left in the slot, closed for writing. Unreadable bytes are set aside and told of.
+
+    Errors: OSError.
+    """
+    segments = []
+    for path in slot.segments():
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        size = os.fstat(descriptor).st_size
+        segment = Segment(slot, path, descriptor, end=size, size=size)
+        for item, _ in spool_format.read(os.pread(descriptor, size, 0)):
+            if isinstance(item, Frame):
+                segment.groups[item.partition] += 1
+            else:
+                tell_of(item, path)
+                slot.keep_damaged(path, item.content)
+        segments.append(segment)
+    return segments
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
