@@ -17,7 +17,7 @@ import time
 from collections import deque
 
 import structlog
-from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import RedisError
 
 from app import ledger, metrics, redis_client, spool_format
 from app.errors import ApiError, Kind
@@ -26,7 +26,7 @@ from app.producer import Group, NotTaken, Producer, Unanswered
 from app.settings import Settings
 from app.spool import Spool, SpoolError, SpoolFull
 from app.spool_format import Frame
-from app.stream import Keys, join_group
+from app.stream import join_group
 
 MAX_GROUP_RECORDS = 1000
 MAX_GROUP_BYTES = 1024 * 1024  # bounds one entry, and with it the drain's smallest bite
@@ -57,14 +57,14 @@ class Appender:
 
     def __init__(
         self,
-        pool: ConnectionPool,
-        keys: Keys,
+        producer: Producer,
         partition: int,
+        *,
         spool: Spool,
         pressure: Pressure,
         settings: Settings,
     ) -> None:
-        self._producer = Producer(pool, keys)
+        self._producer = producer
         self._partition = partition
         self._spool = spool
         self._pressure = pressure
@@ -81,8 +81,8 @@ class Appender:
     async def append(self, record: bytes, bucket: str) -> str:
         """Return when `record` (encoded) is kept: in Redis, as durably as it is configured, or in the spool.
 
-        `bucket`: where the ledger counts it (`app.ledger.bucket`). Returns the id of its stream entry, "" when
-        that is not known (it is in the spool, or Redis had it from an attempt whose answer was lost).
+        `bucket`: where the ledger counts it (`app.ledger.bucket`). Returns the id of its entry, "" where
+        that is not known: it is in the spool, or Redis had it from an attempt whose answer was lost.
         Errors: ApiError 503, whose detail says whether the event may have been kept nevertheless.
         """
         if self._pending_bytes + len(record) > self._max_pending_bytes:
@@ -203,6 +203,11 @@ class _Attempt:
             except Unanswered as error:
                 self.reason = str(error)
                 self.may_be_kept = True
+            except RedisError as error:
+                # Nothing that waiting mends, such as a missing permission: the spool keeps it meanwhile.
+                log.error("redis refuses an append", error=str(error)[:200])
+                self.reason = "Redis refuses to append"
+                return False
             metrics.APPEND_RETRIES.inc()
             await asyncio.sleep(RETRY_PAUSE_SECONDS)
         return False

@@ -21,6 +21,7 @@ from app.walk import find_problems, suggest
 
 Table: TypeAlias = Mapping[str, object]
 
+DEFAULT_SPOOL = ".eventbunker/spool"  # beside deploy.toml
 NOT_INHERITED = ("queues", "stores", "vars", "secrets")
 TOP_LEVEL_ONLY = ("dev", "env")
 # What a pattern wants, for people; the schema keeps the pattern.
@@ -169,6 +170,7 @@ def _settings(
         environment=environment,
         dev=replace(file.dev, persist_to=beside(file.dev.persist_to)),
         server=replace(server, certfile=beside(server.certfile), keyfile=beside(server.keyfile)),
+        spool=file.spool,
         limits=file.limits,
         cors=file.cors,
         producer=producer,
@@ -177,5 +179,6 @@ def _settings(
         vars=variables,
         redis_url=environ.get("REDIS_URL") or producer.url,
         clickhouse_url=environ.get("CLICKHOUSE_URL") or store.url,
+        spool_path=directory.absolute() / (environ.get("SPOOL_PATH") or file.spool.path or DEFAULT_SPOOL),
         secrets=secrets,
     )

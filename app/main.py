@@ -29,10 +29,14 @@ from app.manage_dead import DeadHandlers
 from app.partition import Freshness
 from app.pressure import Pressure
 from app.probes import Probes
+from app.producer import Producer
 from app.read import ReadHandlers
 from app.redis_client import UNREACHABLE
 from app.registry import Registry
+from app.replay import Replayer
 from app.settings import Settings
+from app.spool import Spool
+from app.spool_slot import take_free
 from app.stream import Keys
 from app.track import Track
 
@@ -52,28 +56,39 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     redis = redis_client.connect(settings)
     producer = settings.producer
     registry = Registry(redis, settings)
-    appenders = [
-        Appender(redis.connection_pool, Keys(producer.queue, partition), settings)
-        for partition in range(producer.shards)
-    ]
     freshness = Freshness(redis, producer.queue, producer.shards)
     pressure = Pressure(freshness, producer.max_backlog)
+    spools = settings.spool_path / producer.queue
+    spool = Spool(lambda: take_free(spools), settings.spool.max_bytes)
+    replayer = Replayer(spool, spools, redis.connection_pool, producer.queue, pressure)
+    appenders = [
+        Appender(
+            Producer(redis.connection_pool, Keys(producer.queue, partition)),
+            partition,
+            spool=spool,
+            pressure=pressure,
+            settings=settings,
+        )
+        for partition in range(producer.shards)
+    ]
     store = store_client.connect(settings)
-    track = Track(registry, appenders, pressure, settings)
+    track = Track(registry, appenders, settings)
     manage = ManageHandlers(registry, settings)
     dead = DeadHandlers(registry, DeadLetters(redis, settings), store, settings)
     read = ReadHandlers(registry, store, freshness, settings)
-    probes = Probes(freshness, pressure, lambda: draining.is_set)
+    probes = Probes(freshness, replayer, lambda: draining.is_set)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await registry.start()
-        watcher = asyncio.create_task(pressure.watch())
+        await replayer.open()  # before the first event: what a former life left goes first
+        tasks = [asyncio.create_task(work) for work in (pressure.watch(), replayer.run())]
         try:
             yield
         finally:
-            await redis_client.stop_tasks(watcher)
+            await redis_client.stop_tasks(*tasks)
             await asyncio.gather(*(appender.close() for appender in appenders))
+            await replayer.close()
             await registry.close()
             await store.close()
             with contextlib.suppress(*UNREACHABLE):

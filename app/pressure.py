@@ -1,4 +1,4 @@
-"""Back-pressure: says when this edge must refuse events so that what is kept can still be drained.
+"""Back-pressure: says when events must not go to Redis, so that what is there can still be drained.
 
 Two high-water marks, looked at once a second and never per request: the entries of a partition, and
 Redis's memory. Beyond 80 % of `maxmemory` the rest belongs to the drain, whose plan and acknowledgement
@@ -11,13 +11,11 @@ import asyncio
 
 import structlog
 
-from app.errors import ApiError, Kind
 from app.partition import Freshness
 from app.redis_client import UNREACHABLE
 
 WATCH_SECONDS = 1.0
 MAX_MEMORY_SHARE = 0.8
-RETRY_AFTER_SECONDS = 5
 
 log = structlog.get_logger()
 
@@ -35,15 +33,6 @@ class Pressure:
         """Why an event would not be kept now, "" while it would: for `/readyz`."""
         return self.reason or ("" if self._answers else "Redis does not answer")
 
-    def check(self) -> None:
-        """Errors: ApiError 503 while events must be refused; nothing was kept."""
-        if self.reason:
-            raise ApiError(
-                Kind.UNAVAILABLE,
-                f"{self.reason}; nothing was kept. Send the event again later.",
-                retry_after_seconds=RETRY_AFTER_SECONDS,
-            )
-
     async def watch(self) -> None:
         """Look once a second, for ever. Redis being away is no pressure: the append itself will tell."""
         while True:
@@ -53,7 +42,9 @@ class Pressure:
             except UNREACHABLE:
                 reason, self._answers = self.reason, False
             if reason != self.reason:
-                log.warning("events are refused" if reason else "events are accepted again", reason=reason)
+                log.warning(
+                    "events go to the spool" if reason else "events go to the stream again", reason=reason
+                )
             self.reason = reason
             await asyncio.sleep(WATCH_SECONDS)
 

@@ -29,6 +29,7 @@ LOOK_SECONDS = 0.05  # while something waits
 IDLE_SECONDS = 0.25
 ADOPT_SECONDS = 2.0
 REOPEN_SECONDS = 2.0
+CLOSE_SECONDS = 5.0
 
 log = structlog.get_logger()
 
@@ -56,38 +57,49 @@ class Replayer:
             return ""
         return f"{redis or 'events wait in the spool'}; {self._spool.problem or 'the spool is full'}"
 
+    async def open(self) -> bool:
+        """Open the spool. False when the disk does not allow it: then events go to Redis alone for now."""
+        try:
+            await self._spool.open()
+        except OSError as error:
+            self._say(error)
+            return False
+        self._spool.problem = ""
+        if self._spool.groups:
+            log.info("a former life left groups in the spool", groups=self._spool.groups)
+        return True
+
     async def run(self) -> None:
         """For ever; whatever fails is tried again."""
         while True:
+            pause = REOPEN_SECONDS
             try:
-                await self._work()
+                if self._spool.is_open or await self.open():
+                    await self._work()
+                    pause = LOOK_SECONDS if self._spool.groups else IDLE_SECONDS
             except OSError as error:
-                self._spool.problem = f"the spool cannot be used: {error.strerror or error}"
-                log.error("the spool cannot be used", directory=str(self._directory), error=str(error))
-                await asyncio.sleep(REOPEN_SECONDS)
+                self._say(error)
             except Exception:
                 log.exception("replaying failed unexpectedly")
-                await asyncio.sleep(REOPEN_SECONDS)
+            await asyncio.sleep(pause)
 
     async def close(self) -> None:
-        """Disconnect. The spool itself is closed by who opened the app."""
+        """Disconnect, and close the spool; what waits in it stays there."""
         for producer in self._producers.values():
             await producer.close()
+        await self._spool.close(CLOSE_SECONDS)
 
     async def _work(self) -> None:
-        if not self._spool.is_open:
-            await self._spool.open()
-            self._spool.problem = ""
-            if self._spool.groups:
-                log.info("a former life left groups in the spool", groups=self._spool.groups)
-        while True:
-            await self._empty(self._spool)
-            if time.monotonic() >= self._adopt_at and not self._pressure.reason:
-                self._adopt_at = time.monotonic() + ADOPT_SECONDS
-                await self._adopt()
-            metrics.SPOOL_GROUPS.set(self._spool.groups)
-            metrics.SPOOL_BYTES.set(self._spool.size_bytes)
-            await asyncio.sleep(LOOK_SECONDS if self._spool.groups else IDLE_SECONDS)
+        await self._empty(self._spool)
+        if time.monotonic() >= self._adopt_at and not self._pressure.refusal():
+            self._adopt_at = time.monotonic() + ADOPT_SECONDS
+            await self._adopt()
+        metrics.SPOOL_GROUPS.set(self._spool.groups)
+        metrics.SPOOL_BYTES.set(self._spool.size_bytes)
+
+    def _say(self, error: OSError) -> None:
+        self._spool.problem = f"the spool cannot be used: {error.strerror or error}"
+        log.error("the spool cannot be used", directory=str(self._directory), error=str(error))
 
     async def _empty(self, spool: Spool) -> bool:
         """Replay until nothing waits (True), or until Redis takes no more for now. Errors: OSError."""
@@ -115,7 +127,7 @@ class Replayer:
             if not await self._empty(spool):
                 log.info("the adopted spool waits for Redis", path=str(slot.path), groups=spool.groups)
         finally:
-            await spool.close(SEND_SECONDS)
+            await spool.close(CLOSE_SECONDS)
 
     async def _send(self, run: list[Frame]) -> bool:
         first = run[0]

@@ -68,9 +68,17 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     query_timeout: Seconds = 10.0
     query_max_memory_bytes: Bytes = 1024 * MIB
     max_concurrent_queries: Count = 8
-    grant_grace: Seconds = 60.0
+    grant_grace: Seconds = 3600.0
     max_event_names: Count = 2000
     max_field_paths: Count = 5000
+
+
+class SpoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[spool]: where an edge keeps events while Redis is away, full or slow."""
+
+    path: str = ""
+    max_bytes: Annotated[int, Meta(ge=16 * MIB, le=TIB)] = 1024 * MIB
+    redis_timeout: Seconds = 1.0
 
 
 class Cors(Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,6 +149,7 @@ class Environment(Struct, frozen=True, forbid_unknown_fields=True):
     compatibility_date: Annotated[str, Meta(pattern=DATE)] = "2026-11-23"
     server: Server = Server()
     limits: Limits = Limits()
+    spool: SpoolSettings = SpoolSettings()
     cors: Cors = Cors()
     queues: Queues = Queues()
     stores: Annotated[tuple[Warehouse, ...], Meta(min_length=1, max_length=1)] = (Warehouse(),)
@@ -173,6 +182,7 @@ class Settings(Struct, frozen=True):
     dev: Dev
     server: Server
     limits: Limits
+    spool: SpoolSettings
     cors: Cors
     producer: Producer
     consumer: Consumer
@@ -180,6 +190,7 @@ class Settings(Struct, frozen=True):
     vars: dict[str, Var]
     redis_url: str
     clickhouse_url: str
+    spool_path: Path
     secrets: dict[str, str]
     warnings: tuple[str, ...] = ()
 

@@ -21,7 +21,6 @@ from app.event import BrokenRule, Event, read_event
 from app.grant import Grant, KeyType
 from app.http import answer_error, header, read_body, refuse_encoding, request_id, send_json
 from app.names import KnownNames
-from app.pressure import Pressure
 from app.rate_limit import RateLimits
 from app.registry import Registry
 from app.settings import Settings
@@ -36,11 +35,8 @@ log = structlog.get_logger()
 class Track:
     """The endpoint. One instance serves a process."""
 
-    def __init__(
-        self, registry: Registry, appenders: list[Appender], pressure: Pressure, settings: Settings
-    ) -> None:
+    def __init__(self, registry: Registry, appenders: list[Appender], settings: Settings) -> None:
         self._registry = registry
-        self._pressure = pressure
         self._limits = RateLimits()
         self._appenders = appenders
         self._max_event_bytes = settings.limits.max_event_bytes
@@ -82,7 +78,6 @@ class Track:
         if grant is None:
             grant = await self._registry.authorise(secret, KeyType.WRITE)
         self._limits.take(grant)
-        self._pressure.check()
         refuse_encoding(scope)
         body = await read_body(scope, receive, self._max_event_bytes)
         names = self._registry.names.known(grant.project_id)

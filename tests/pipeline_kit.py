@@ -46,6 +46,7 @@ def make_settings(
     *,
     limits: Mapping[str, float] | None = None,
     consumer: Mapping[str, float] | None = None,
+    spool: Mapping[str, float] | None = None,
     insert_timeout: float = 30.0,
 ) -> Settings:
     """The settings of an empty deploy.toml for this Redis and store, with some values replaced."""
@@ -63,6 +64,7 @@ def make_settings(
         settings,
         limits=replace(settings.limits, **dict(limits or {})),
         consumer=replace(settings.consumer, **dict(consumer or {})),
+        spool=replace(settings.spool, **dict(spool or {})),
         store=store,
     )
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import cast
 
-from app.stream import encode_record, split_group
+import pytest
+
+from app.ledger import count, encode_counts
+from app.producer import Producer
+from app.stream import encode_record, join_group, split_group
+from app.stream_scripts import APPEND, MAX_PRODUCERS
 from tests.append_edge import edge
 from tests.pipeline_kit import (
+    assert_conserved,
     entries,
     make_settings,
     record,
@@ -110,14 +117,45 @@ def test_flushed_scripts_are_no_failure(tmp_path: Path, redis_url: str) -> None:
     asyncio.run(run())
 
 
-def test_close_removes_the_incarnation(tmp_path: Path, redis_url: str) -> None:
-    """Safeguard: the producers hash does not grow by one field with each clean stop."""
+def test_what_is_remembered_of_edges_is_bounded(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Safeguard: the oldest incarnation is forgotten beyond MAX_PRODUCERS; all others stay exact."""
+    few = APPEND.replace(str(MAX_PRODUCERS), "3")
+    monkeypatch.setattr("app.producer.APPEND", few)
+
+    async def run() -> None:
+        settings = make_settings(tmp_path, redis_url)
+        seen = []
+        for number in range(5):
+            async with edge(settings) as made:
+                await made.append(number)
+                seen.append(made.appender._incarnation)
+                keys = made.keys
+                assert await made.redis.hlen(keys.producers) == min(number + 1, 3)
+        async with edge(settings) as made:
+            remembered = cast("list[bytes]", await made.redis.hkeys(keys.producers))
+            assert sorted(name.decode() for name in remembered) == sorted(seen[2:])
+
+    asyncio.run(run())
+
+
+def test_several_groups_in_one_append_are_each_known(tmp_path: Path, redis_url: str) -> None:
+    """Safeguard: a bunch of which Redis knows the beginning adds only its rest, in order, counted once."""
 
     async def run() -> None:
         async with edge(make_settings(tmp_path, redis_url)) as made:
-            await made.append(1)
-            assert await made.redis.hlen(made.keys.producers) == 1
-            await made.appender.close()
-            assert await made.redis.hlen(made.keys.producers) == 0
+            producer = Producer(made.redis.connection_pool, made.keys)
+            records = [record(b'{"n":%d}' % n) for n in range(6)]
+            groups = [
+                (1, encode_counts(count([one])).encode(), join_group([encode_record(one)])) for one in records
+            ]
+            assert await producer.append("ab" * 12, 1, groups[:2], timeout_seconds=5)
+            assert await producer.append("ab" * 12, 1, groups[:4], timeout_seconds=5)
+            assert await producer.append("ab" * 12, 2, groups[1:3], timeout_seconds=5) == ""
+            assert await producer.append("ab" * 12, 4, groups[3:], timeout_seconds=5)
+            assert await made.numbers() == list(range(6))
+            await assert_conserved(made.redis, made.keys)
+            await producer.close()
 
     asyncio.run(run())

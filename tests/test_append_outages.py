@@ -1,4 +1,4 @@
-"""Appending while Redis is killed, full, paused or demoted: no answer claims what is not so."""
+"""Redis is killed, full, paused or demoted, and there is no spool: no answer claims what is not so."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_pending_bytes_are_bounded(tmp_path: Path, own_redis: RedisServer) -> No
             results = await asyncio.gather(*tasks, return_exceptions=True)
             kept = [result for result in results if isinstance(result, int)]
             details = {result.detail for result in results if isinstance(result, ApiError)}
-            assert details == {"Too many events wait for Redis; nothing was kept."}
+            assert details == {"Too many events wait to be kept; nothing was kept."}
             assert sorted(await made.numbers()) == kept
             assert 20 < len(kept) < 500
             await made.append(5000)  # the bytes were given back

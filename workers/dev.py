@@ -82,12 +82,15 @@ class Dev:
         self._own_store = not settings.clickhouse_url
         self._socket = state.redis_socket()
         self._store_port = state.store_port() if self._own_store else 0
+        is_chosen = settings.spool.path or os.environ.get("SPOOL_PATH")
+        self._spool = settings.spool_path if is_chosen else state.path / "spool"
         self._settings = self._complete(settings)
         self._environment = child_environment(settings, config=config, metrics=state.fresh_metrics())
         self._environment |= {
             "REDIS_URL": self._settings.redis_url,
             "CLICKHOUSE_URL": self._settings.clickhouse_url,
             "CLICKHOUSE_PASSWORD": self._settings.secret("CLICKHOUSE_PASSWORD"),
+            "SPOOL_PATH": str(self._spool),
             "DRAIN_SLOT": f"dev-{state.secret('drain.slot')}",  # the next start takes over its lease at once
         }
 

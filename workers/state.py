@@ -4,6 +4,7 @@ lock            held by the supervisor and its children: one service for each di
 dev.json        the developer's keys and url      redis/    append-only file, redis.conf, redis.log
 store.json      url and token of the store        store/    the engine's data
 drain.slot      the drain's name in its leases    metrics/  counters, emptied at each start
+                                                  spool/    what edges keep while Redis is away
 """
 
 from __future__ import annotations
