@@ -10,8 +10,9 @@ Read an event's life from socket to table in this order:
      3  app.track       POST /post: key, body, validation, append, answer: a straight line
      4  app.registry    a presented key -> a Grant, from memory (app.accounts writes what it reads)
      5  app.event       every rule of the event contract (app.event_problems names what is wrong)
-     6  app.stream      the record, the entry, the keys, the scripts
-     7  app.append      group commit: one append for all who wait; then the 200
+     6  app.stream      the record, the entry, the keys (app.stream_scripts: every change of them)
+     7  app.append      group commit: one append for all who wait; then the 200 (app.producer: the connection)
+        app.spool       while Redis is away, full or slow: this edge's own disk; app.replay empties it
      8  workers.drain   the loop of the partition's one owner (app.partition is its end of the stream)
      9  workers.plan    what is inserted under which token, written down before it is done
     10  workers.enrich, workers.rows   record -> row
@@ -26,7 +27,7 @@ and a question's way back:
 
 Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `grant`, `timestamp`, `event`,
 `query`, `sql`, `settings`, `metrics`, `stream` and what they are split into) import only leaves. Redis is
-imported by `append`, `partition`, `dead`, the registry's modules and `redis_client`; httpx by `store`
+imported by `producer`, `partition`, `dead`, the registry's modules and `redis_client`; httpx by `store`
 alone; chDB by the embedded store alone. Handlers (`track`, `read`, `manage`, `manage_dead`, `probes`) never
 import one another. `app` imports no server, and never `workers`.
 """

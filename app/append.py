@@ -17,7 +17,6 @@ import time
 from collections import deque
 
 import structlog
-from redis.exceptions import RedisError
 
 from app import ledger, metrics, redis_client, spool_format
 from app.errors import ApiError, Kind
@@ -198,16 +197,11 @@ class _Attempt:
                 return True
             except NotTaken as error:
                 self.reason = str(error)
-                if error.is_full:
+                if error.is_final:
                     return False
             except Unanswered as error:
                 self.reason = str(error)
                 self.may_be_kept = True
-            except RedisError as error:
-                # Nothing that waiting mends, such as a missing permission: the spool keeps it meanwhile.
-                log.error("redis refuses an append", error=str(error)[:200])
-                self.reason = "Redis refuses to append"
-                return False
             metrics.APPEND_RETRIES.inc()
             await asyncio.sleep(RETRY_PAUSE_SECONDS)
         return False

@@ -60,15 +60,13 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     pressure = Pressure(freshness, producer.max_backlog)
     spools = settings.spool_path / producer.queue
     spool = Spool(lambda: take_free(spools), settings.spool.max_bytes)
-    replayer = Replayer(spool, spools, redis.connection_pool, producer.queue, pressure)
+
+    def connect(partition: int) -> Producer:
+        return Producer(redis.connection_pool, Keys(producer.queue, partition))
+
+    replayer = Replayer(spool, spools, connect, pressure)
     appenders = [
-        Appender(
-            Producer(redis.connection_pool, Keys(producer.queue, partition)),
-            partition,
-            spool=spool,
-            pressure=pressure,
-            settings=settings,
-        )
+        Appender(connect(partition), partition, spool=spool, pressure=pressure, settings=settings)
         for partition in range(producer.shards)
     ]
     store = store_client.connect(settings)

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
+import structlog
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import (
     ClusterDownError,
@@ -31,13 +32,15 @@ from app.stream_scripts import APPEND
 PASSING_ERRORS = (ReadOnlyError, MasterDownError, ClusterDownError, TryAgainError)
 PASSING_CODES = ("LOADING", "MISCONF", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
 
+log = structlog.get_logger()
+
 
 class NotTaken(Exception):
-    """Nothing was kept by this attempt. `is_full`: Redis is out of memory, so trying again is of no use."""
+    """Nothing was kept by this attempt. `is_final`: another one at once would not fare better."""
 
-    def __init__(self, reason: str, *, is_full: bool = False) -> None:
+    def __init__(self, reason: str, *, is_final: bool = False) -> None:
         super().__init__(reason)
-        self.is_full = is_full
+        self.is_final = is_final
 
 
 class Unanswered(Exception):
@@ -62,8 +65,7 @@ class Producer:
     ) -> str:
         """Append groups of consecutive sequences; those that Redis knows already are passed over.
 
-        Returns the entry id of the last one, "" when all were known. Errors: NotTaken, Unanswered,
-        ResponseError for what no repetition would change.
+        Returns the entry id of the last one, "" when all were known. Errors: NotTaken, Unanswered.
         """
         was_sent = False
         try:
@@ -74,11 +76,13 @@ class Producer:
                 return entry_id.decode()
         except ResponseError as error:
             if _is_out_of_memory(error):
-                raise NotTaken("Redis is out of memory", is_full=True) from None
+                raise NotTaken("Redis is out of memory", is_final=True) from None
             await self.close()
-            if not _is_passing(error):
-                raise
-            raise NotTaken("Redis cannot write now") from None
+            if _is_passing(error):
+                raise NotTaken("Redis cannot write now") from None
+            # Nothing that waiting mends, such as a missing permission: somebody must.
+            log.error("redis refuses an append", entries=self._keys.entries, error=str(error)[:200])
+            raise NotTaken("Redis refuses to append", is_final=True) from None
         except UNREACHABLE as error:
             await self.close()
             if was_sent:

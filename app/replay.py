@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 
 import structlog
-from redis.asyncio.connection import ConnectionPool
-from redis.exceptions import RedisError
 
 from app import metrics, spool_slot
 from app.pressure import Pressure
 from app.producer import NotTaken, Producer, Unanswered
 from app.spool import Spool
 from app.spool_format import Frame
-from app.stream import Keys
 
 SEND_SECONDS = 5.0  # one bunch, fsync included; sent again after that
 LOOK_SECONDS = 0.05  # while something waits
@@ -38,12 +35,12 @@ class Replayer:
     """Empties `spool`, which lies in `directory`, and what others left there."""
 
     def __init__(
-        self, spool: Spool, directory: Path, pool: ConnectionPool, queue: str, pressure: Pressure
+        self, spool: Spool, directory: Path, connect: Callable[[int], Producer], pressure: Pressure
     ) -> None:
+        """`connect`: a producer for a partition, also for one that this edge no longer appends to."""
         self._spool = spool
         self._directory = directory
-        self._pool = pool
-        self._queue = queue
+        self._connect = connect
         self._pressure = pressure
         self._producers: dict[int, Producer] = {}
         self._adopt_at = 0.0
@@ -133,18 +130,12 @@ class Replayer:
         first = run[0]
         producer = self._producers.get(first.partition)
         if producer is None:
-            producer = self._producers[first.partition] = Producer(
-                self._pool, Keys(self._queue, first.partition)
-            )
+            producer = self._producers[first.partition] = self._connect(first.partition)
         groups = [(frame.records, frame.counts, frame.payload) for frame in run]
         try:
             await producer.append(first.incarnation, first.sequence, groups, timeout_seconds=SEND_SECONDS)
         except (NotTaken, Unanswered):
-            return False
-        except RedisError as error:
-            # Neither lost nor passed over: it stays at the head of the spool until somebody mends Redis.
-            log.error("redis refuses a replayed group", partition=first.partition, error=str(error)[:200])
-            return False
+            return False  # it stays at the head of the spool
         return True
 
 

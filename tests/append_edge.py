@@ -49,7 +49,10 @@ class Edge:
             settings=settings,
         )
         self.replayer = Replayer(
-            self.spool, settings.spool_path, redis.connection_pool, settings.producer.queue, self.pressure
+            self.spool,
+            settings.spool_path,
+            lambda _: Producer(redis.connection_pool, self.keys),
+            self.pressure,
         )
 
     async def append(self, number: int) -> int:

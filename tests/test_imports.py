@@ -85,7 +85,7 @@ def test_leaves_know_no_redis_no_store_and_no_http(leaf: str) -> None:
 
 
 def test_who_talks_to_what() -> None:
-    talks_to_redis = {"app.append", "app.partition", "app.redis_client", "app.accounts", "app.changes"}
+    talks_to_redis = {"app.producer", "app.partition", "app.redis_client", "app.accounts", "app.changes"}
     talks_to_redis |= {"app.names", "app.registry", "app.dead"}
     assert {name for name in users_of("redis") if name.startswith("app.")} == talks_to_redis
     assert {name for name in users_of("httpx") if name.startswith("app.")} == {"app.store"}
