@@ -4,6 +4,7 @@
 PORT   ?=
 STATE  ?=
 ARGS   ?=
+ROUNDS ?=
 PYTHON ?=
 
 # Through the environment, so that no character of theirs is the shell's.
@@ -13,7 +14,7 @@ BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help run-edge test chaos sabotage bench check constraints schema clean redis
+.PHONY: help run-edge test chaos sabotage rolling bench check constraints schema clean redis
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +33,9 @@ sabotage: .venv/.test redis ## Take out one safeguard after the other: a test mu
 
 bench: .venv/.test redis ## Measure: freshness, memory, 100,000 posts, a minute of crashes; ARGS="fresh memory" for a part
 	@exec $(BIN)/python -m bench.figures $(ARGS)
+
+rolling: .venv/.test redis ## Restart two edges in turn behind HAProxy and nginx, under load; ROUNDS=5
+	@EVENTBUNKER_ROUNDS=$(or $(ROUNDS),5) $(BIN)/python -m pytest tests/test_rolling.py -q -s
 
 check: .venv/.test ## Lint, formatting, types
 	@$(BIN)/ruff check

@@ -50,6 +50,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     worker_class: Literal["uvloop", "asyncio"] = "uvloop"
     backlog: Annotated[int, Meta(ge=1, le=65_535)] = 2048
     keep_alive_timeout: Seconds = 75.0
+    shutdown_delay: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     graceful_timeout: Seconds = 20.0
     read_timeout: Seconds = 30.0
     trusted_proxies: tuple[str, ...] = ()

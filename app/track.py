@@ -174,8 +174,9 @@ def _client_address(scope: Scope, trusted: list[ipaddress.IPv4Network | ipaddres
     Never the left-most of X-Forwarded-For, which the client itself may write.
     """
     peer = scope["client"][0] if scope.get("client") else ""
-    forwarded = header(scope, b"x-forwarded-for")
-    hops = [hop.strip() for hop in forwarded.decode("latin-1").split(",")] if forwarded else []
+    # A balancer may add a line of its own behind the client's instead of making that one longer.
+    lines: list[bytes] = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    hops = [hop.strip() for line in lines for hop in line.decode("latin-1").split(",")]
     for hop in [peer, *reversed(hops)]:
         try:
             address = ipaddress.ip_address(hop)

@@ -26,6 +26,7 @@ class Told:
     acknowledged: dict[int, str] = field(default_factory=dict)  # number -> unique_req_id
     refused: Counter[int] = field(default_factory=Counter)  # by status; 503 may or may not have been kept
     unanswered: int = 0  # the connection broke: the client knows nothing
+    slowest_seconds: float = 0.0  # from sending to a 200
     longest_gap_seconds: float = 0.0  # between two 200s: how long the service was away
 
 
@@ -77,6 +78,7 @@ class Load:
         with self._lock:
             number, self._next = self._next, self._next + 1
         body = {"event_name": self._event_name, "number": number, "text": "x" * 100}
+        began = time.monotonic()
         try:
             answer = http.post("/post", json=body, headers={"x-eventbunker-write-key": self._write_key})
         except httpx.TransportError:
@@ -88,6 +90,7 @@ class Load:
                 self.told.refused[answer.status_code] += 1
                 return
             now = time.monotonic()
+            self.told.slowest_seconds = max(self.told.slowest_seconds, now - began)
             self.told.longest_gap_seconds = max(self.told.longest_gap_seconds, now - self._last_ok)
             self._last_ok = now
             self.told.acknowledged[number] = answer.json()["unique_req_id"]

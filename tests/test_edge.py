@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -16,41 +15,12 @@ import httpx
 import pytest
 
 from app.settings import load
+from tests.edge_process import Edge
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service, StartService
-from tests.store_fixture import free_port
 from tests.waiting import until
 from workers.edge import EdgeError, load_app, server_config
 
 pytestmark = pytest.mark.service
-
-
-class Edge:
-    """`eventbunker edge`, on the Redis and store of a running service."""
-
-    def __init__(self, directory: Path, service: Service) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        config = directory / "edge.toml"
-        config.write_text(f'[server]\nhost = "127.0.0.1"\nport = {self.port}\nworkers = 2\n')
-        store = json.loads((service.state / "store.json").read_text())
-        environ = {
-            "REDIS_URL": f"unix://{service.state}/redis/redis.sock",
-            "CLICKHOUSE_URL": store["url"],
-            "CLICKHOUSE_PASSWORD": store["password"],
-        }
-        self.log = directory / "edge.log"
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, "-c", str(config), "edge"],
-                cwd=ROOT,
-                env={**os.environ, **environ},
-                stdout=output,
-                stderr=output,
-            )
-
-    def pids(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in children.read_text().split()]
 
 
 @pytest.fixture
@@ -61,9 +31,7 @@ def edge(service: Service, tmp_path: Path) -> Iterator[Edge]:
         until(lambda: '"serving"' in one.log.read_text(), 30, "the edge")
         yield one
     finally:
-        if one.process.poll() is None:
-            one.process.terminate()
-        one.process.wait(60)
+        one.end()
 
 
 def test_edges_share_the_port_and_the_keys_of_the_service(edge: Edge, service: Service) -> None:
@@ -86,14 +54,43 @@ def test_killed_edge_is_replaced_while_the_other_serves(edge: Edge) -> None:
     until(lambda: len(edge.pids()) == 2 and set(edge.pids()) != before, 20, "a new edge")
 
 
-def test_stop_leaves_nothing(edge: Edge) -> None:
+def test_a_stopping_edge_serves_on_and_ends_its_connections(edge: Edge) -> None:
+    """What a load balancer sees: first readiness falls, then every connection ends with its answer."""
     pids = edge.pids()
-    edge.process.terminate()
+    with httpx.Client(base_url=edge.url, timeout=10) as http:
+        assert "connection" not in http.get("/livez").headers
+        edge.process.terminate()
+        until(lambda: http.get("/readyz").status_code == 503, 4, "/readyz of a stopping edge")
+        assert http.get("/readyz").json() == {"ready": False, "degraded": ["serving"]}
+        answer = http.get("/livez")
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
     assert edge.process.wait(30) == 0
     for pid in pids:
         assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{edge.url}/livez", timeout=5)
+
+
+def test_a_second_signal_ends_the_waiting_and_nothing_else(service: Service, tmp_path: Path) -> None:
+    service.wait_ready()
+    edge = Edge(tmp_path, service, "shutdown_delay = 600\n")
+    try:
+        edge.wait_ready()
+        edge.process.terminate()
+        until(lambda: "stopping" in edge.log.read_text(), 10, "the first signal")
+        with httpx.Client(base_url=edge.url, timeout=10) as http:
+            until(lambda: http.get("/readyz").status_code == 503, 10, "/readyz of a stopping edge")
+
+        def ends() -> bool:  # a repetition within half a second is the same wish
+            edge.process.terminate()
+            try:
+                return edge.process.wait(1) == 0
+            except subprocess.TimeoutExpired:
+                return "not waiting" in edge.log.read_text() and edge.process.wait(30) == 0
+
+        until(ends, 30, "the end")
+    finally:
+        edge.end()
 
 
 def test_edge_without_redis_says_what_is_missing(tmp_path: Path) -> None:

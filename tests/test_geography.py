@@ -58,6 +58,12 @@ def test_an_event_carries_the_place_of_its_client(start_service: StartService, d
             "not believed": client.post({"event_name": "geo"}, x_eventbunker_client_ip="203.0.113.9"),
             "behind a proxy": client.post({"event_name": "geo"}, x_forwarded_for="192.0.2.7, 203.0.113.9, 127.0.0.1"),
         }  # fmt: skip
+        lines = [("x-forwarded-for", "192.0.2.7"), ("x-forwarded-for", "203.0.113.9")]
+        key = ("x-eventbunker-write-key", client.keys["write_key"])
+        sent["of a forged line"] = client.http.post(
+            "/post", json={"event_name": "geo"}, headers=[*lines[::-1], key]
+        )
+        sent["a line each"] = client.http.post("/post", json={"event_name": "geo"}, headers=[*lines, key])
         stored = {how: client.one(answer.json()["unique_req_id"]) for how, answer in sent.items()}
     found = {
         how: (event["ip_country"], event["ip_region"], event["ip_city"]) for how, event in stored.items()
@@ -66,6 +72,8 @@ def test_an_event_carries_the_place_of_its_client(start_service: StartService, d
         "named": ("DE", "Berlin", "Berlin"),
         "not believed": (None, None, None),
         "behind a proxy": ("DE", "Berlin", "Berlin"),
+        "of a forged line": (None, None, None),
+        "a line each": ("DE", "Berlin", "Berlin"),
     }
 
 

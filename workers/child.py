@@ -99,11 +99,16 @@ class Child:
         if self._task is not None:
             await asyncio.wait({self._task})
 
+    def terminate(self) -> None:
+        """SIGTERM, without waiting."""
+        if self._process is not None and self.pid is not None:
+            self._process.send_signal(signal.SIGTERM)
+
     async def stop(self) -> None:
         """SIGTERM, a bounded wait, SIGKILL. Never raises; afterwards nothing of the role is left."""
         self._stopping.set()
-        if self._process is not None and self.pid is not None:
-            self._process.send_signal(signal.SIGTERM)
+        if self.pid is not None:
+            self.terminate()
             try:
                 async with asyncio.timeout(self.role.stop_seconds):
                     await self._exited.wait()

@@ -1,7 +1,10 @@
 """One edge process: the ASGI app of `main` in deploy.toml under Hypercorn, on a socket it inherits.
 
 The supervisor listens, the edges accept: while one is restarted, connections wait in the socket's queue
-instead of being refused. Knows the server, not the routes. Next: `app.main`.
+instead of being refused. Leaving has two steps, so that a load balancer has the time to notice: after the
+first SIGTERM everything is served as before, except that `/readyz` is 503 and every answer ends its
+connection; after the second one, or `leave_seconds` later, what is in flight is finished. Knows the server,
+not the routes. Next: `app.main`.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ import structlog
 import uvloop
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
-from hypercorn.typing import ASGIFramework
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 
 from app.logs import configure_logging
 from app.main import Draining
 from app.settings import Settings
+from workers.supervisor import SAME_SIGNAL_SECONDS
 
 REQUESTS_PER_CONNECTION = 10_000  # then it is closed, and a load balancer can spread anew
 
@@ -59,6 +63,25 @@ def load_app(settings: Settings, draining: Draining) -> ASGIFramework:
     return cast(ASGIFramework, target(settings, **given))
 
 
+def ending_connections(app: ASGIFramework, draining: Draining) -> ASGIFramework:
+    """`app`, whose HTTP/1.1 answers end their connections while the edge is leaving.
+
+    A kept connection that a balancer still believes in when it is closed costs the request it sends then.
+    """
+
+    async def wrapped(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def send_and_end(message: ASGISendEvent) -> None:
+            # Looked at now, not when the request came: it may have been in flight at the signal.
+            if draining.is_set and message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        is_old = scope["type"] == "http" and scope["http_version"].startswith("1")
+        await app(scope, receive, send_and_end if is_old else send)
+
+    return wrapped
+
+
 def server_config(settings: Settings, descriptor: int) -> Config:
     """Hypercorn's configuration for one process on an open listening socket."""
     server = settings.server
@@ -79,8 +102,8 @@ def server_config(settings: Settings, descriptor: int) -> Config:
     return config
 
 
-def main(settings: Settings, *, descriptor: int) -> int:
-    """Serve until SIGTERM or SIGINT, then finish what is in flight. Returns the exit code."""
+def main(settings: Settings, *, descriptor: int, leave_seconds: float) -> int:
+    """Serve until SIGTERM or SIGINT and `leave_seconds` longer, finish what is in flight. The exit code."""
     configure_logging("edge")
     draining = Draining()
     try:
@@ -90,22 +113,28 @@ def main(settings: Settings, *, descriptor: int) -> int:
         return 2
     factory = uvloop.new_event_loop if settings.server.worker_class == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve(app, server_config(settings, descriptor), draining))
+        runner.run(_serve(app, server_config(settings, descriptor), draining, leave_seconds))
     return 0
 
 
-async def _serve(app: ASGIFramework, config: Config, draining: Draining) -> None:
+async def _serve(app: ASGIFramework, config: Config, draining: Draining, leave_seconds: float) -> None:
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    asked_at = 0.0
 
     def ask_to_stop() -> None:
-        draining.is_set = True  # readiness falls while the connections are still served
-        stop.set()
+        nonlocal asked_at
+        if not draining.is_set:
+            draining.is_set = True
+            asked_at = loop.time()
+            loop.call_later(leave_seconds, stop.set)
+        elif loop.time() - asked_at > SAME_SIGNAL_SECONDS:  # systemd asks the supervisor and us at once
+            stop.set()
 
-    loop = asyncio.get_running_loop()
     loop.set_exception_handler(_ignore_handshakes)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask_to_stop)
-    await serve(app, config, shutdown_trigger=stop.wait)
+    await serve(ending_connections(app, draining), config, shutdown_trigger=stop.wait)
 
 
 def _ignore_handshakes(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

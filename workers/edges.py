@@ -7,8 +7,11 @@ listening socket and the edge's role. Next: `workers.edge`, which runs in each o
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import signal
 import socket
+import struct
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -18,12 +21,24 @@ import structlog
 
 from app.logs import configure_logging
 from app.settings import Settings
-from workers.child import Role, die_with_parent
+from workers.child import Child, Role, die_with_parent
 from workers.probe import http_ok
 from workers.supervisor import StartFailed, Supervisor
 
 EDGE_STAGE = 4
 STOP_MARGIN_SECONDS = 5.0  # for the lifespan's end, after the requests in flight
+SETTLE_SECONDS = 0.2  # handshakes under way end in this time, and what they bring has been accepted
+LEAVE_MARGIN_SECONDS = 2.0  # an edge that nobody tells to stop serving does so by itself, but not before us
+
+_SO_ATTACH_FILTER = 26
+_TCP_FLAGS_AT, _SYN = 13, 2
+# Classic BPF, run on each segment that reaches the listening socket: does it ask for a new connection?
+_NO_SYN = (
+    (0x30, 0, 0, _TCP_FLAGS_AT),  # load the byte
+    (0x45, 0, 1, _SYN),  # is the bit set?
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFF_FFFF),  # pass
+)
 
 log = structlog.get_logger()
 
@@ -45,6 +60,20 @@ def listen(host: str, port: int, backlog: int, *, how: str) -> socket.socket:
             f"cannot listen on {host}:{port} ({error.strerror}): "
             f"choose another port with {how}, or stop what uses this one"
         ) from error
+
+
+def turn_away(listener: socket.socket) -> None:
+    """Take no further connection; those whose handshake has begun still come.
+
+    A socket that is closed resets what waits in its queue, at 500 connections a second surely one, whose
+    request a balancer must not repeat. A client that is turned away has sent nothing: it asks again after a
+    second, finds the port closed, and goes elsewhere.
+    """
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _NO_SYN))
+    with contextlib.suppress(OSError):  # a kernel without it: the few of this moment are reset
+        listener.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_SYN), ctypes.addressof(program))
+        )
 
 
 def url_of(listener: socket.socket, *, tls: bool) -> str:
@@ -69,9 +98,16 @@ def child_environment(settings: Settings, *, config: Path, metrics: Path) -> dic
 
 
 def edge_roles(
-    settings: Settings, listener: socket.socket, environment: Mapping[str, str], *inherited: int
+    settings: Settings,
+    listener: socket.socket,
+    environment: Mapping[str, str],
+    *inherited: int,
+    leave_seconds: float = 0.0,
 ) -> list[Role]:
-    """One role for each edge process; `inherited` descriptors are passed on beside the socket's."""
+    """One role for each edge process; `inherited` descriptors are passed on beside the socket's.
+
+    `leave_seconds`: how long it serves on after its first SIGTERM; 0 where no load balancer need notice.
+    """
     host, port = listener.getsockname()[:2]
     tls = bool(settings.server.certfile)
     metrics = Path(environment["PROMETHEUS_MULTIPROC_DIR"])
@@ -81,10 +117,10 @@ def edge_roles(
 
     role = Role(
         name="edge",
-        argv=process("edge", str(listener.fileno())),
+        argv=process("edge", str(listener.fileno()), str(leave_seconds)),
         environment=environment,
         ready=ready,
-        stop_seconds=settings.server.graceful_timeout + STOP_MARGIN_SECONDS,
+        stop_seconds=leave_seconds + settings.server.graceful_timeout + STOP_MARGIN_SECONDS,
         pass_fds=(listener.fileno(), *inherited),
         on_exit=lambda pid: forget_gauges(metrics, pid),
     )
@@ -124,9 +160,25 @@ async def _run(settings: Settings, config: Path) -> int:
         environment = child_environment(settings, config=config, metrics=Path(metrics))
         async with Supervisor() as supervisor:
             supervisor.before_stop(listener.close)
-            edges = supervisor.launch(EDGE_STAGE, *edge_roles(settings, listener, environment))
+            delay = server.shutdown_delay
+            leave_seconds = delay + LEAVE_MARGIN_SECONDS if delay else 0.0
+            roles = edge_roles(settings, listener, environment, leave_seconds=leave_seconds)
+            edges = supervisor.launch(EDGE_STAGE, *roles)
             await supervisor.wait_ready(*edges)
             if not supervisor.stop_requested.is_set():
                 log.info("serving", url=url_of(listener, tls=bool(server.certfile)), processes=server.workers)
             await supervisor.stop_requested.wait()
+            if delay:
+                await _take_leave(supervisor, edges, listener, delay)
     return 0
+
+
+async def _take_leave(
+    supervisor: Supervisor, edges: list[Child], listener: socket.socket, delay: float
+) -> None:
+    """Serve on until load balancers send nothing any more. The edges' next SIGTERM ends them."""
+    for edge in edges:
+        edge.terminate()
+    await supervisor.pause(delay)
+    turn_away(listener)
+    await asyncio.sleep(SETTLE_SECONDS)

@@ -1,6 +1,7 @@
 """Starts roles in order, keeps each of them running, stops them in the opposite order. Knows no role.
 
-The first SIGINT, SIGTERM or SIGHUP stops in order; a second one ends everything at once. If the
+The first SIGINT, SIGTERM or SIGHUP stops in order; a second one ends everything at once (or, where the
+caller pauses between the wish and the stop, the pause, and a third one everything). If the
 supervisor itself is killed, the kernel ends its children (`workers.child`). What is started is decided by
 `workers.dev` (everything) and `workers.edges` (edges only).
 """
@@ -8,6 +9,7 @@ supervisor itself is killed, the kernel ends its children (`workers.child`). Wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -40,6 +42,7 @@ class Supervisor:
         self._stages: dict[int, list[Child]] = {}
         self._asked_at = 0.0
         self._before_stop: list[Callable[[], None]] = []
+        self._pausing: asyncio.Event | None = None
 
     async def __aenter__(self) -> Supervisor:
         loop = asyncio.get_running_loop()
@@ -64,6 +67,14 @@ class Supervisor:
     def before_stop(self, call: Callable[[], None]) -> None:
         """Call this before the first child is stopped."""
         self._before_stop.append(call)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait between the wish to stop and stopping; one more signal ends the wait, and nothing else."""
+        self._pausing = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._pausing.wait()
+        self._pausing = None
 
     def launch(self, stage: int, *roles: Role) -> list[Child]:
         """Start roles; returns at once. The highest stage is stopped first, all of a stage together.
@@ -138,7 +149,13 @@ class Supervisor:
             self._asked_at = now
             log.info("stopping; again to end at once", signal=number.name)
             self.stop_requested.set()
-        elif now - self._asked_at > SAME_SIGNAL_SECONDS:
+        elif now - self._asked_at <= SAME_SIGNAL_SECONDS:
+            return
+        elif self._pausing is not None:
+            self._asked_at = now
+            log.info("not waiting any longer; again to end at once", signal=number.name)
+            self._pausing.set()
+        else:
             self._end_at_once(number)
 
     def _end_at_once(self, number: signal.Signals) -> None:

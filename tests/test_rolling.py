@@ -1,0 +1,180 @@
+"""Rolling restarts: two edges behind a real HAProxy and a real nginx lose no request.
+
+The balancers run docs/haproxy.cfg and docs/nginx.conf as they stand there, but for addresses. `make rolling`
+runs more rounds, with the delay that is the default, and prints what it saw.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.client import Client
+from tests.edge_process import Edge
+from tests.load import Load, check
+from tests.service import ROOT, Service
+from tests.store_fixture import free_port
+from tests.waiting import until
+
+pytestmark = pytest.mark.service
+
+RATE = 500.0
+CLIENTS = 16
+ROUNDS = int(os.environ.get("EVENTBUNKER_ROUNDS", "1"))
+EDGES = ("10.0.0.11:8787", "10.0.0.12:8787")  # in the files of docs/
+NGINX = """
+daemon off;
+{user}
+worker_processes 2;
+pid {directory}/nginx.pid;
+error_log {directory}/nginx.log;
+events {{ worker_connections 768; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    include {directory}/eventbunker.conf;
+}}
+"""
+
+
+def program(name: str) -> str:
+    """Where it is installed; Debian's are not in everybody's PATH."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        assert not os.environ.get("CI"), f"CI must have {name}: apt-get install {name}"
+        pytest.skip(f"no {name}; apt-get install {name}")
+    return found
+
+
+def documented(name: str, listen: str, port: int, edges: list[Edge]) -> str:
+    """The file of docs/ with this run's addresses."""
+    text = (ROOT / "docs" / name).read_text()
+    for old, new in [(listen, listen.replace("80", str(port))), *zip(EDGES, _addresses(edges), strict=True)]:
+        assert text.count(old) == 1, f"{old} in docs/{name}"
+        text = text.replace(old, new)
+    return text
+
+
+def _addresses(edges: list[Edge]) -> list[str]:
+    return [f"127.0.0.1:{edge.port}" for edge in edges]
+
+
+def haproxy(directory: Path, port: int, edges: list[Edge]) -> list[str]:
+    path = directory / "haproxy.cfg"
+    path.write_text(documented("haproxy.cfg", "    bind :80\n", port, edges))
+    return [program("haproxy"), "-db", "-f", str(path)]
+
+
+def nginx(directory: Path, port: int, edges: list[Edge]) -> list[str]:
+    user = "user root;" if os.getuid() == 0 else ""  # its workers would be nobody, without this directory
+    (directory / "eventbunker.conf").write_text(documented("nginx.conf", "    listen 80;\n", port, edges))
+    (directory / "nginx.conf").write_text(NGINX.format(directory=directory, user=user))
+    return [program("nginx"), "-p", str(directory), "-c", str(directory / "nginx.conf")]
+
+
+BALANCERS = {"HAProxy": haproxy, "nginx": nginx}
+
+
+@contextmanager
+def balancer(name: str, directory: Path, edges: list[Edge]) -> Iterator[str]:
+    """The url of a running one."""
+    port = free_port()
+    command = BALANCERS[name](directory, port, edges)
+    log = directory / "balancer.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            return httpx.get(f"{url}/livez", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        until(answers, 20, name)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def edges(service: Service, tmp_path: Path) -> Iterator[list[Edge]]:
+    """Two, one process each, with the shutdown_delay of an empty deploy.toml."""
+    service.wait_ready()
+    trusted = 'trusted_proxies = ["127.0.0.0/8"]\n'
+    both = [Edge(tmp_path, service, trusted, f"edge{number}", workers=1) for number in (1, 2)]
+    try:
+        for edge in both:
+            edge.wait_ready()
+        yield both
+    finally:
+        for edge in both:
+            edge.end()
+
+
+@pytest.mark.parametrize("name", BALANCERS)
+def test_a_rolling_restart_loses_no_request(
+    name: str, edges: list[Edge], client: Client, tmp_path: Path
+) -> None:
+    event_name = f"rolling_{uuid.uuid4().hex[:8]}"
+    with balancer(name, tmp_path, edges) as url:
+        with Load([url], client.keys["write_key"], event_name, RATE, CLIENTS) as load:
+            load.wait_for(100)
+            for _ in range(ROUNDS):
+                for edge in edges:
+                    edge.restart()
+            load.wait_for(100)
+        told = load.told
+        found = check(client, event_name, told)
+    failed = told.refused.total() + told.unanswered
+    print(
+        f"\nRolling restart of two edges behind {name} under {RATE:.0f} events/s: {failed} failed requests"
+        f" ({len(told.acknowledged)} events acknowledged, {2 * ROUNDS} restarts,"
+        f" slowest {told.slowest_seconds:.2f} s, longest time without a 200 {told.longest_gap_seconds:.2f} s)"
+    )
+    assert not failed, f"{told.refused}, unanswered: {told.unanswered}"
+    assert found.total() == len(told.acknowledged)
+
+
+@pytest.mark.parametrize("name", BALANCERS)
+def test_a_balancer_passes_what_the_edge_would_answer(
+    name: str, edges: list[Edge], client: Client, tmp_path: Path
+) -> None:
+    with balancer(name, tmp_path, edges) as url, httpx.Client(base_url=url, timeout=30) as http:
+        key = {"x-eventbunker-write-key": client.keys["write_key"]}
+        too_large = http.post("/post", headers=key, content=b"x" * 1_500_000)
+        assert (too_large.status_code, too_large.json()["code"]) == (413, "body_too_large")
+        assert http.post("/post", headers=key, content=b"x" * 2_500_000).status_code == 413
+        assert http.post("/post", headers=key, json={"event_name": "e"}).status_code == 200
+        assert http.get("/metrics").status_code == 404
+        assert http.get("/readyz").json()["ready"] is True
+
+
+def test_pages_name_the_delay_that_the_balancers_need() -> None:
+    """Figures that belong together stand in three files."""
+    deploy = (ROOT / "deploy.toml").read_text()
+    delay = float(re.findall(r"^shutdown_delay = (\S+)", deploy, re.M)[0])
+    keep_alive = float(re.findall(r"^keep_alive_timeout = (\S+)", deploy, re.M)[0])
+    haproxy, nginx = ((ROOT / "docs" / name).read_text() for name in ("haproxy.cfg", "nginx.conf"))
+    interval, fall = re.findall(r"check inter (\d+)s fall (\d+)", haproxy)[0]
+    assert float(interval) * float(fall) + 2 < delay  # the time of a check is added
+    [idle] = re.findall(r"keepalive_timeout (\d+)s;\n    keepalive_requests 10000;\n}", nginx)
+    assert float(idle) + 1 < delay < keep_alive
+    [fail] = set(re.findall(r"fail_timeout=(\d+)s", nginx))
+    assert float(fail) < delay  # the edge that came back is asked again before the other leaves
