@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -19,6 +22,7 @@ from tests.edge_process import Edge
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service, StartService
 from tests.waiting import until
 from workers.edge import EdgeError, load_app, server_config
+from workers.edges import listen, turn_away
 
 pytestmark = pytest.mark.service
 
@@ -81,16 +85,65 @@ def test_a_second_signal_ends_the_waiting_and_nothing_else(service: Service, tmp
         with httpx.Client(base_url=edge.url, timeout=10) as http:
             until(lambda: http.get("/readyz").status_code == 503, 10, "/readyz of a stopping edge")
 
-        def ends() -> bool:  # a repetition within half a second is the same wish
-            edge.process.terminate()
-            try:
-                return edge.process.wait(1) == 0
-            except subprocess.TimeoutExpired:
-                return "not waiting" in edge.log.read_text() and edge.process.wait(30) == 0
+        def is_heard() -> bool:
+            if "not waiting" not in edge.log.read_text():
+                edge.process.terminate()  # within half a second it would be the same wish
+                return False
+            return True
 
-        until(ends, 30, "the end")
+        until(is_heard, 10, "the second signal")
+        assert edge.process.wait(30) == 0
     finally:
         edge.end()
+
+
+def test_what_is_in_flight_is_answered(service: Service, tmp_path: Path) -> None:
+    """A sender that is slow at the worst moment: half of its body before the signal, the rest after it."""
+    service.wait_ready()
+    edge = Edge(tmp_path, service, "shutdown_delay = 0\n", workers=1)
+    body = json.dumps({"event_name": "slow"}).encode()
+    head = (
+        f"POST /post?write_key={service.keys['write_key']} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}"
+    )
+    try:
+        edge.wait_ready()
+        with socket.create_connection(("127.0.0.1", edge.port), timeout=10) as connection:
+            connection.sendall(head.encode() + b"\r\n\r\n" + body[:5])
+            httpx.get(f"{edge.url}/livez", timeout=5)  # by then the head has been read
+            edge.process.terminate()
+            until(lambda: not accepts(edge.port), 10, "a closed port")
+            connection.sendall(body[5:])
+            answer = connection.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer
+        assert edge.process.wait(30) == 0
+    finally:
+        edge.end()
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_who_is_turned_away_finds_a_closed_port_and_nobody_is_reset() -> None:
+    with listen("127.0.0.1", 0, 16, how="") as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address, timeout=5) as early, ThreadPoolExecutor() as threads:
+            turn_away(listener)
+            late = threads.submit(socket.create_connection, address, timeout=10)
+            with listener.accept()[0] as served:
+                listener.settimeout(0.3)
+                with pytest.raises(TimeoutError):
+                    listener.accept()
+                listener.close()
+                early.sendall(b"still served")
+                assert served.recv(100) == b"still served"
+            with pytest.raises(ConnectionRefusedError):
+                late.result(10)
 
 
 def test_edge_without_redis_says_what_is_missing(tmp_path: Path) -> None:

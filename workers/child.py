@@ -25,6 +25,7 @@ LONGEST_DELAY_SECONDS = 5.0
 HEALTHY_SECONDS = 10.0  # a child that lived this long has not failed for its configuration
 WATCH_SECONDS = 1.0
 FULL_DISK_BYTES = 32 * 1024 * 1024
+FINISH = signal.SIGUSR1  # after `take_leave`; a child that does not listen yet ends without a word
 _PR_SET_PDEATHSIG = 1
 
 log = structlog.get_logger()
@@ -38,7 +39,8 @@ class Role:
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # added to the supervisor's
     ready: Callable[[], Awaitable[bool]] | None = None  # one short attempt; None: ready once started
-    stop_seconds: float = 10.0  # after SIGTERM, before SIGKILL
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_seconds: float = 10.0  # after that signal, before SIGKILL
     death_signal: signal.Signals = signal.SIGKILL  # what the kernel sends it when the supervisor is killed
     pass_fds: tuple[int, ...] = ()
     socket: Path | None = None  # where it listens, if that is a file that somebody may remove
@@ -99,16 +101,16 @@ class Child:
         if self._task is not None:
             await asyncio.wait({self._task})
 
-    def terminate(self) -> None:
-        """SIGTERM, without waiting."""
-        if self._process is not None and self.pid is not None:
-            self._process.send_signal(signal.SIGTERM)
+    def take_leave(self) -> None:
+        """SIGTERM, without waiting: it will end, and is not started again. `stop` must follow."""
+        self._stopping.set()
+        self._signal(signal.SIGTERM)
 
     async def stop(self) -> None:
-        """SIGTERM, a bounded wait, SIGKILL. Never raises; afterwards nothing of the role is left."""
+        """The role's signal, a bounded wait, SIGKILL. Never raises; afterwards nothing is left."""
         self._stopping.set()
         if self.pid is not None:
-            self.terminate()
+            self._signal(self.role.stop_signal)
             try:
                 async with asyncio.timeout(self.role.stop_seconds):
                     await self._exited.wait()
@@ -131,6 +133,10 @@ class Child:
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self.pid is not None:
+            self._process.send_signal(number)
 
     def _spawn(self) -> None:
         role = self.role

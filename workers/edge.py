@@ -1,10 +1,10 @@
 """One edge process: the ASGI app of `main` in deploy.toml under Hypercorn, on a socket it inherits.
 
 The supervisor listens, the edges accept: while one is restarted, connections wait in the socket's queue
-instead of being refused. Leaving has two steps, so that a load balancer has the time to notice: after the
-first SIGTERM everything is served as before, except that `/readyz` is 503 and every answer ends its
-connection; after the second one, or `leave_seconds` later, what is in flight is finished. Knows the server,
-not the routes. Next: `app.main`.
+instead of being refused. Leaving has two steps, so that a load balancer has the time to notice: after
+SIGTERM everything is served as before, except that `/readyz` is 503 and every answer ends its connection;
+after FINISH, or `leave_seconds` later, what is in flight is finished. Knows the server, not the routes.
+Next: `app.main`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 from app.logs import configure_logging
 from app.main import Draining
 from app.settings import Settings
-from workers.supervisor import SAME_SIGNAL_SECONDS
+from workers.child import FINISH
 
 REQUESTS_PER_CONNECTION = 10_000  # then it is closed, and a load balancer can spread anew
 
@@ -103,7 +103,7 @@ def server_config(settings: Settings, descriptor: int) -> Config:
 
 
 def main(settings: Settings, *, descriptor: int, leave_seconds: float) -> int:
-    """Serve until SIGTERM or SIGINT and `leave_seconds` longer, finish what is in flight. The exit code."""
+    """Serve until SIGTERM or SIGINT and `leave_seconds` longer, then finish. Returns the exit code."""
     configure_logging("edge")
     draining = Draining()
     try:
@@ -120,20 +120,15 @@ def main(settings: Settings, *, descriptor: int, leave_seconds: float) -> int:
 async def _serve(app: ASGIFramework, config: Config, draining: Draining, leave_seconds: float) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    asked_at = 0.0
 
-    def ask_to_stop() -> None:
-        nonlocal asked_at
-        if not draining.is_set:
-            draining.is_set = True
-            asked_at = loop.time()
-            loop.call_later(leave_seconds, stop.set)
-        elif loop.time() - asked_at > SAME_SIGNAL_SECONDS:  # systemd asks the supervisor and us at once
-            stop.set()
+    def leave(seconds: float) -> None:
+        draining.is_set = True
+        loop.call_later(seconds, stop.set)
 
     loop.set_exception_handler(_ignore_handshakes)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask_to_stop)
+        loop.add_signal_handler(number, leave, leave_seconds)
+    loop.add_signal_handler(FINISH, leave, 0)
     await serve(ending_connections(app, draining), config, shutdown_trigger=stop.wait)
 
 

@@ -21,14 +21,14 @@ import structlog
 
 from app.logs import configure_logging
 from app.settings import Settings
-from workers.child import Child, Role, die_with_parent
+from workers.child import FINISH, Child, Role, die_with_parent
 from workers.probe import http_ok
 from workers.supervisor import StartFailed, Supervisor
 
 EDGE_STAGE = 4
 STOP_MARGIN_SECONDS = 5.0  # for the lifespan's end, after the requests in flight
 SETTLE_SECONDS = 0.2  # handshakes under way end in this time, and what they bring has been accepted
-LEAVE_MARGIN_SECONDS = 2.0  # an edge that nobody tells to stop serving does so by itself, but not before us
+LEAVE_MARGIN_SECONDS = 2.0  # an edge that nobody tells to finish does so by itself, but not before us
 
 _SO_ATTACH_FILTER = 26
 _TCP_FLAGS_AT, _SYN = 13, 2
@@ -106,7 +106,7 @@ def edge_roles(
 ) -> list[Role]:
     """One role for each edge process; `inherited` descriptors are passed on beside the socket's.
 
-    `leave_seconds`: how long it serves on after its first SIGTERM; 0 where no load balancer need notice.
+    `leave_seconds`: how long it serves on after SIGTERM; 0 where no load balancer need notice.
     """
     host, port = listener.getsockname()[:2]
     tls = bool(settings.server.certfile)
@@ -120,7 +120,8 @@ def edge_roles(
         argv=process("edge", str(listener.fileno()), str(leave_seconds)),
         environment=environment,
         ready=ready,
-        stop_seconds=leave_seconds + settings.server.graceful_timeout + STOP_MARGIN_SECONDS,
+        stop_signal=FINISH,
+        stop_seconds=settings.server.graceful_timeout + STOP_MARGIN_SECONDS,
         pass_fds=(listener.fileno(), *inherited),
         on_exit=lambda pid: forget_gauges(metrics, pid),
     )
@@ -176,9 +177,9 @@ async def _run(settings: Settings, config: Path) -> int:
 async def _take_leave(
     supervisor: Supervisor, edges: list[Child], listener: socket.socket, delay: float
 ) -> None:
-    """Serve on until load balancers send nothing any more. The edges' next SIGTERM ends them."""
+    """Serve on until load balancers send nothing any more. The supervisor's stop then ends the edges."""
     for edge in edges:
-        edge.terminate()
+        edge.take_leave()
     await supervisor.pause(delay)
     turn_away(listener)
     await asyncio.sleep(SETTLE_SECONDS)
