@@ -4,11 +4,11 @@
 PORT   ?=
 STATE  ?=
 ARGS   ?=
-ROUNDS ?=
+ROUNDS ?= 5
 PYTHON ?=
 
 # Through the environment, so that no character of theirs is the shell's.
-export PORT STATE
+export PORT STATE ROUNDS
 
 BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
@@ -35,7 +35,7 @@ bench: .venv/.test redis ## Measure: freshness, memory, 100,000 posts, a minute 
 	@exec $(BIN)/python -m bench.figures $(ARGS)
 
 rolling: .venv/.test redis ## Restart two edges in turn behind HAProxy and nginx, under load; ROUNDS=5
-	@EVENTBUNKER_ROUNDS=$(or $(ROUNDS),5) $(BIN)/python -m pytest tests/test_rolling.py -q -s
+	@EVENTBUNKER_ROUNDS="$$ROUNDS" $(BIN)/python -m pytest tests/test_rolling.py -q -s
 
 check: .venv/.test ## Lint, formatting, types
 	@$(BIN)/ruff check

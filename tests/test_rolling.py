@@ -6,13 +6,16 @@ runs more rounds, with the delay that is the default, and prints what it saw.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -59,26 +62,23 @@ def program(name: str) -> str:
     return found
 
 
-def documented(name: str, listen: str, port: int, edges: list[Edge]) -> str:
-    """The file of docs/ with this run's addresses."""
+def documented(name: str, listen: str, port: int, edges: list[int]) -> str:
+    """The file of docs/ with this run's addresses; `edges` are ports."""
     text = (ROOT / "docs" / name).read_text()
-    for old, new in [(listen, listen.replace("80", str(port))), *zip(EDGES, _addresses(edges), strict=True)]:
+    own = [f"127.0.0.1:{edge}" for edge in edges]
+    for old, new in [(listen, listen.replace("80", str(port))), *zip(EDGES, own, strict=True)]:
         assert text.count(old) == 1, f"{old} in docs/{name}"
         text = text.replace(old, new)
     return text
 
 
-def _addresses(edges: list[Edge]) -> list[str]:
-    return [f"127.0.0.1:{edge.port}" for edge in edges]
-
-
-def haproxy(directory: Path, port: int, edges: list[Edge]) -> list[str]:
+def haproxy(directory: Path, port: int, edges: list[int]) -> list[str]:
     path = directory / "haproxy.cfg"
     path.write_text(documented("haproxy.cfg", "    bind :80\n", port, edges))
     return [program("haproxy"), "-db", "-f", str(path)]
 
 
-def nginx(directory: Path, port: int, edges: list[Edge]) -> list[str]:
+def nginx(directory: Path, port: int, edges: list[int]) -> list[str]:
     user = "user root;" if os.getuid() == 0 else ""  # its workers would be nobody, without this directory
     (directory / "eventbunker.conf").write_text(documented("nginx.conf", "    listen 80;\n", port, edges))
     (directory / "nginx.conf").write_text(NGINX.format(directory=directory, user=user))
@@ -89,7 +89,7 @@ BALANCERS = {"HAProxy": haproxy, "nginx": nginx}
 
 
 @contextmanager
-def balancer(name: str, directory: Path, edges: list[Edge]) -> Iterator[str]:
+def balancer(name: str, directory: Path, edges: list[int]) -> Iterator[str]:
     """The url of a running one."""
     port = free_port()
     command = BALANCERS[name](directory, port, edges)
@@ -133,7 +133,7 @@ def test_a_rolling_restart_loses_no_request(
     name: str, edges: list[Edge], client: Client, tmp_path: Path
 ) -> None:
     event_name = f"rolling_{uuid.uuid4().hex[:8]}"
-    with balancer(name, tmp_path, edges) as url:
+    with balancer(name, tmp_path, [edge.port for edge in edges]) as url:
         with Load([url], client.keys["write_key"], event_name, RATE, CLIENTS) as load:
             load.wait_for(100)
             for _ in range(ROUNDS):
@@ -156,7 +156,10 @@ def test_a_rolling_restart_loses_no_request(
 def test_a_balancer_passes_what_the_edge_would_answer(
     name: str, edges: list[Edge], client: Client, tmp_path: Path
 ) -> None:
-    with balancer(name, tmp_path, edges) as url, httpx.Client(base_url=url, timeout=30) as http:
+    with (
+        balancer(name, tmp_path, [edge.port for edge in edges]) as url,
+        httpx.Client(base_url=url, timeout=30) as http,
+    ):
         key = {"x-eventbunker-write-key": client.keys["write_key"]}
         too_large = http.post("/post", headers=key, content=b"x" * 1_500_000)
         assert (too_large.status_code, too_large.json()["code"]) == (413, "body_too_large")
@@ -164,6 +167,33 @@ def test_a_balancer_passes_what_the_edge_would_answer(
         assert http.post("/post", headers=key, json={"event_name": "e"}).status_code == 200
         assert http.get("/metrics").status_code == 404
         assert http.get("/readyz").json()["ready"] is True
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Stands where an edge would, and tells every X-Forwarded-For that it was sent."""
+
+    def do_GET(self) -> None:
+        content = json.dumps(self.headers.get_all("x-forwarded-for") or []).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("name", BALANCERS)
+def test_a_balancer_adds_the_client_behind_what_the_client_wrote(name: str, tmp_path: Path) -> None:
+    """The edge believes the right-most address, also when it stands on a line of its own."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as echo, ThreadPoolExecutor() as threads:
+        threads.submit(echo.serve_forever)
+        try:
+            with balancer(name, tmp_path, [echo.server_port] * 2) as url:
+                lines = httpx.get(f"{url}/x", headers={"x-forwarded-for": "203.0.113.9"}, timeout=10).json()
+        finally:
+            echo.shutdown()
+    assert ", ".join(lines) == "203.0.113.9, 127.0.0.1"
 
 
 def test_pages_name_the_delay_that_the_balancers_need() -> None:
