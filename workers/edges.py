@@ -66,8 +66,8 @@ def turn_away(listener: socket.socket) -> None:
     """Take no further connection; those whose handshake has begun still come.
 
     A socket that is closed resets what waits in its queue, at 500 connections a second surely one, whose
-    request a balancer must not repeat. A client that is turned away has sent nothing: it asks again after a
-    second, finds the port closed, and goes elsewhere.
+    request a balancer must not repeat. Who is turned away has sent nothing: it asks again, finds the port
+    closed (the kernel within a second, a balancer at its time-out for connecting), and goes elsewhere.
     """
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _NO_SYN))
     with contextlib.suppress(OSError):  # a kernel without it: the few of this moment are reset
