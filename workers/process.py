@@ -29,7 +29,7 @@ def _run(role: str, rest: list[str], settings: Settings) -> int:
     if role == "edge":
         from workers import edge  # noqa: PLC0415
 
-        return edge.main(settings, descriptor=int(rest[0]), leave_seconds=float(rest[1]))
+        return edge.main(settings, descriptor=int(rest[0]), leave_seconds=float(rest[1]) if rest[1:] else 0.0)
     if role == "drain":
         from workers import drain  # noqa: PLC0415
 
