@@ -2,19 +2,24 @@
 
 Every appended event has exactly one fate. Counted where the act itself happens, in the same script:
 `appended` in APPEND, the others in ACKNOWLEDGE and in the scripts that move an event on from there
-(`app.stream_scripts`). So
+(`app.stream_scripts`, `app.ledger_scripts`). So
 
     queued = appended - stored - dead - duplicate - erased - expired
 
 A fate that changes later moves: when a stored row is erased, `stored` falls and `erased` rises. Therefore
 `stored` of a project and hour equals its rows in the store at every moment at which nothing is queued.
 The hour is that of `time_recorded`, the server's clock, so that the store can be asked for the same hour.
+
+Hours that no event can enter any more are folded into one bucket of their project, `project|before`, so
+that the ledger's size depends on the projects at work and not on its age. Who reads it: `app.ledger_reader`;
+who compares it with the store: `workers.verify`; who moves and folds: `workers.erase`, `workers.tidy`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 from app.stream import Record
 
@@ -22,12 +27,32 @@ APPENDED, STORED, DEAD = "appended", "stored", "dead"
 DUPLICATE, ERASED, EXPIRED = "duplicate", "erased", "expired"
 FINAL = (STORED, DEAD, DUPLICATE, ERASED, EXPIRED)
 FATES = (APPENDED, *FINAL)
+QUEUED = "queued"  # computed, never counted
+
 HOUR_MS = 3_600_000
+BEFORE = "before"  # stands in place of the hour in a folded bucket
+# An event_id is known for 7 days, and a spool is replayed for as long: until then hours still move, and
+# `verify --since 7d` can name them. One day more, so that neither meets the edge.
+KEPT_HOURS = 8 * 24
+
+Fates: TypeAlias = dict[str, int]
+Buckets: TypeAlias = dict[str, Fates]
 
 
 def bucket(project_id: str, time_recorded: int) -> str:
     """Where an event is counted: `project|hour`, the hour counted from 1970."""
     return f"{project_id}|{time_recorded // HOUR_MS}"
+
+
+def folded(project_id: str) -> str:
+    """The bucket of a project's folded hours."""
+    return f"{project_id}|{BEFORE}"
+
+
+def split_bucket(where: str) -> tuple[str, int | None]:
+    """Project and hour of a bucket; None for the folded one. Errors: ValueError."""
+    project_id, _, hour = where.rpartition("|")
+    return project_id, None if hour == BEFORE else int(hour)
 
 
 def field(where: str, fate: str) -> str:
@@ -49,3 +74,25 @@ def decode_counts(text: str) -> dict[str, int]:
     """The counts of an entry. Errors: ValueError."""
     pairs = [pair.rpartition("=") for pair in text.split(";") if pair]
     return {where: int(number) for where, _, number in pairs}
+
+
+def queued(fates: Mapping[str, int]) -> int:
+    """What was appended and has no final fate yet. Below zero: something was counted twice."""
+    return fates.get(APPENDED, 0) - sum(fates.get(fate, 0) for fate in FINAL)
+
+
+def imbalance(fates: Mapping[str, int], entries: int) -> int:
+    """Events without a fate, from one atomic look at a partition: 0 unless the ledger is wrong.
+
+    While entries wait nobody but a reader of the stream can tell what should be queued; too many fates
+    are wrong at any time.
+    """
+    waiting = queued(fates)
+    return waiting if waiting < 0 or not entries else 0
+
+
+def add(into: Buckets, where: str, fates: Mapping[str, int]) -> None:
+    """Sum up: what several partitions, or several hours, count for one bucket."""
+    sums = into.setdefault(where, {})
+    for fate, number in fates.items():
+        sums[fate] = sums.get(fate, 0) + number

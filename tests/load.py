@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from tests.client import Client, equals
+from tests.service import Service
 from tests.waiting import until
 
 PAGE = 10_000
@@ -112,9 +113,17 @@ def stored(client: Client, event_name: str) -> Counter[tuple[int, str]]:
 
 
 def check(
-    client: Client, event_name: str, told: Told, deadline_seconds: float = 60
+    client: Client,
+    event_name: str,
+    told: Told,
+    deadline_seconds: float = 60,
+    *,
+    service: Service | None = None,
 ) -> Counter[tuple[int, str]]:
-    """Every 200 is in query results exactly once, and nothing else is there twice."""
+    """Every 200 is in query results exactly once, and nothing else is there twice.
+
+    `service`: its ledger must say the same, of all projects and hours.
+    """
     until(
         lambda: client.count(event_name) >= len(told.acknowledged),
         deadline_seconds,
@@ -129,4 +138,12 @@ def check(
     assert not lost, f"{len(lost)} acknowledged events are lost, such as {lost[:3]}"
     # What was not acknowledged may be there (the answer was lost), but no more than was sent.
     assert found.total() <= len(told.acknowledged) + told.unanswered + told.refused[503]
+    if service is not None:
+        assert_verified(service)
     return found
+
+
+def assert_verified(service: Service) -> None:
+    """`eventbunker verify` finds no difference."""
+    done = service.eventbunker("verify", "--state", str(service.state), "--wait", "20")
+    assert done.returncode == 0, done.stdout + done.stderr

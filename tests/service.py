@@ -24,6 +24,7 @@ from tests.waiting import until
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
+COMMAND_SECONDS = 60.0
 COMMAND = "from workers.cli import main; main()"  # works without an installed script
 MARK = "EVENTBUNKER_TEST"  # inherited by every process of one service: how its orphans are found
 FROM_OUTSIDE = (
@@ -68,6 +69,18 @@ class Service:
                 stderr=stderr,
                 umask=0,  # the most careless of users
             )
+
+    def eventbunker(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command with this service's deploy.toml, to its end."""
+        return subprocess.run(
+            [sys.executable, "-c", COMMAND, "-c", str(self.directory / "deploy.toml"), *arguments],
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if name not in FROM_OUTSIDE},
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
 
     @property
     def keys(self) -> dict[str, str]:

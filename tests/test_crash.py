@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.client import Client, unique
-from tests.load import Load, check
+from tests.load import Load, assert_verified, check
 from tests.service import ROOT, Service, StartService
 from tests.waiting import until
 
@@ -46,8 +46,10 @@ def test_kill_9_under_load_loses_and_doubles_nothing(crashing: Service, role: st
             old = crashing.kill(role)
             crashing.wait_restarted(role, old)
             load.wait_for(200)
+        crashing.wait_ready()
+        assert_verified(crashing)  # while events arrive
     with Client(crashing.keys).http as http:
-        check(Client(crashing.keys, http), name, load.told)
+        check(Client(crashing.keys, http), name, load.told, service=crashing)
     crashing.wait_ready()
 
 
@@ -60,7 +62,7 @@ def test_all_of_them_at_once(crashing: Service) -> None:
             crashing.wait_restarted(role, pid)
         load.wait_for(200)
     with Client(crashing.keys).http as http:
-        check(Client(crashing.keys, http), name, load.told)
+        check(Client(crashing.keys, http), name, load.told, service=crashing)
 
 
 def test_the_machine_goes_down_and_comes_back(start_service: StartService) -> None:
@@ -73,7 +75,7 @@ def test_the_machine_goes_down_and_comes_back(start_service: StartService) -> No
     assert load.told.acknowledged
     again = start_service(directory=one.directory)
     with Client(again.keys).http as http:
-        check(Client(again.keys, http), name, load.told)
+        check(Client(again.keys, http), name, load.told, service=again)
 
 
 def test_two_edges_and_two_drains_on_one_redis(start_service: StartService) -> None:
@@ -107,7 +109,7 @@ def test_two_edges_and_two_drains_on_one_redis(start_service: StartService) -> N
                 load.wait_for(150)
         with Client(first.keys).http as http, Client(edge.keys).http as other:
             client = Client(first.keys, http)
-            check(client, name, load.told)
+            check(client, name, load.told, service=first)
             made = client.create_key()
             through_edge = Client(first.keys, other)
             for one in (client, through_edge):

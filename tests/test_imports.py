@@ -21,6 +21,7 @@ LEAVES = {
         "app.ledger",
         "app.dead_letter",
         "app.envelope",
+        "app.ledger_scripts",
         "app.settings",
         "app.metrics",
         "app.query",
@@ -86,7 +87,7 @@ def test_leaves_know_no_redis_no_store_and_no_http(leaf: str) -> None:
 
 def test_who_talks_to_what() -> None:
     talks_to_redis = {"app.producer", "app.partition", "app.redis_client", "app.accounts", "app.changes"}
-    talks_to_redis |= {"app.names", "app.registry", "app.dead"}
+    talks_to_redis |= {"app.names", "app.registry", "app.dead", "app.ledger_reader"}
     assert {name for name in users_of("redis") if name.startswith("app.")} == talks_to_redis
     assert {name for name in users_of("httpx") if name.startswith("app.")} == {"app.store"}
     assert users_of("chdb") <= {name for name in MODULES if name.startswith("workers.embedded")}

@@ -146,6 +146,28 @@ def migrate(context: _Context) -> None:
 main.add_command(dead)
 
 
+@main.command()
+@click.option("--since", default="", help="24h, 7d, or an ISO 8601 time. Default: everything.")
+@click.option(
+    "--wait",
+    default=10.0,
+    type=click.FloatRange(0, 3600),
+    show_default=True,
+    help="Seconds to look again at what moves while events arrive.",
+)
+@click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_pass
+def verify(context: _Context, since: str, wait: float, state: Path | None, as_json: bool) -> None:
+    """Prove that nothing is lost or doubled: compare what was counted with what the store holds.
+
+    Exit code 0: they agree. 1: each difference is named. 2: Redis or the store could not be asked.
+    """
+    from workers.verify import verify as run  # noqa: PLC0415
+
+    sys.exit(run(context.settings(), state=state, since=since, wait_seconds=wait, as_json=as_json))
+
+
 @main.group()
 def account() -> None:
     """Accounts are made here; there is no public sign-up."""

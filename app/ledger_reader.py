@@ -1,0 +1,155 @@
+"""The ledger as others see it: the numbers of one moment, the moves that follow an erasure, the folding.
+
+`read` takes the counts and the stream of a partition in one transaction, so that they belong together. The
+partitions are not read at one moment, and need not be: no number of one depends on another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import TypeVar, cast
+
+import msgspec
+from redis.asyncio import Redis
+
+from app import ledger, ledger_scripts
+from app.ledger import Buckets, Fates
+from app.stream import Keys
+from app.stream_scripts import with_oom_allowed
+
+MAX_PARTITIONS = 256  # as `shards` in deploy.toml
+FIELDS_A_SCRIPT = 500
+
+T = TypeVar("T")
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """One partition at one moment.
+
+    `queued`: what the entries in the stream count; None when there are too many to count at once.
+    `kept_from_hour`: buckets of earlier hours may be folded already.
+    """
+
+    partition: int
+    totals: Fates
+    buckets: Buckets
+    queued: dict[str, int] | None
+    entries: int
+    kept_from_hour: int
+
+
+class LedgerReader:
+    """Reads and moves. Methods raise redis_client.UNREACHABLE when Redis is."""
+
+    def __init__(self, redis: Redis, queue: str, shards: int, dead_letter_queue: str) -> None:
+        self._redis = redis
+        self._shards = shards
+        self._keys = [Keys(queue, partition, dead_letter_queue) for partition in range(MAX_PARTITIONS)]
+
+    async def partitions(self) -> list[tuple[int, Keys]]:
+        """Every partition that has a ledger: those in use, and former ones, whose events are still stored."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for keys in self._keys:
+            pipeline.exists(keys.ledger)
+        found = await pipeline.execute()
+        return [
+            (partition, keys)
+            for partition, keys in enumerate(self._keys)
+            if partition < self._shards or found[partition]
+        ]
+
+    async def read(self) -> list[Snapshot]:
+        """Every partition's numbers."""
+        return [await self._read(partition, keys) for partition, keys in await self.partitions()]
+
+    async def _read(self, partition: int, keys: Keys) -> Snapshot:
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hgetall(keys.ledger)
+        pipeline.hgetall(keys.hours)
+        pipeline.eval(ledger_scripts.QUEUE_COUNTS, 1, keys.entries)
+        pipeline.xlen(keys.entries)
+        pipeline.hget(keys.progress, "kept_from_hour")
+        totals, hours, queue, entries, kept = await pipeline.execute()
+        buckets: Buckets = {}
+        for name, number in cast("dict[bytes, bytes]", hours).items():
+            where, _, fate = name.decode().rpartition("|")
+            buckets.setdefault(where, {})[fate] = int(number)
+        is_whole, *pairs = cast("list[int | bytes]", queue)
+        queued = {
+            cast(bytes, where).decode(): int(number)
+            for where, number in zip(pairs[::2], pairs[1::2], strict=True)
+        }
+        return Snapshot(
+            partition,
+            {fate.decode(): int(number) for fate, number in cast("dict[bytes, bytes]", totals).items()},
+            buckets,
+            queued if is_whole else None,
+            int(entries),
+            int(kept or 0),
+        )
+
+
+class LedgerMover:
+    """The writing end for one partition: the drains' alone."""
+
+    def __init__(self, redis: Redis, keys: Keys, redis_version: tuple[int, int]) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._move = redis.register_script(with_oom_allowed(ledger_scripts.MOVE, redis_version))
+        self._fold = redis.register_script(with_oom_allowed(ledger_scripts.FOLD, redis_version))
+
+    async def stored(self, project_id: str) -> dict[str, int]:
+        """Bucket -> stored events of one project."""
+        found = {}
+        async for where, fate, number in self._fields(f"{_escape(project_id)}|*|{ledger.STORED}"):
+            if fate == ledger.STORED and where.rpartition("|")[0] == project_id and number:
+                found[where] = number
+        return found
+
+    async def move(self, seen: Mapping[str, int], to: str) -> int:
+        """Stored events that have left the store met fate `to`; how many.
+
+        `seen`: bucket -> stored events, read before the rows were deleted. What changed since stays.
+        """
+        moved = 0
+        for some in _chunks(list(seen.items())):
+            moved += int(
+                await self._move(
+                    keys=[self._keys.ledger, self._keys.hours],
+                    args=[ledger.STORED, to, *(part for pair in some for part in pair)],
+                )
+            )
+        return moved
+
+    async def fold(self, kept_from_hour: int) -> int:
+        """Fold the buckets of earlier hours into their project's `before`; how many fields."""
+        old: list[tuple[str, int, str]] = []
+        async for where, fate, _ in self._fields("*"):
+            project_id, hour = ledger.split_bucket(where)
+            if hour is not None and hour < kept_from_hour:
+                old.append((project_id, hour, fate))
+        folded = 0
+        for some in _chunks(old):
+            folded += int(
+                await self._fold(
+                    keys=[self._keys.hours, self._keys.progress],
+                    args=[kept_from_hour, *(part for triple in some for part in triple)],
+                )
+            )
+        return folded
+
+    async def _fields(self, pattern: str) -> AsyncIterator[tuple[str, str, int]]:
+        """Bucket, fate and number of matching fields, without blocking Redis; one may come twice."""
+        async for name, number in self._redis.hscan_iter(self._keys.hours, match=pattern, count=1000):
+            where, _, fate = name.decode().rpartition("|")
+            yield where, fate, int(number)
+
+
+def _escape(text: str) -> str:
+    """For a glob pattern of Redis."""
+    return "".join(f"\\{character}" if character in "*?[]\\^" else character for character in text)
+
+
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), FIELDS_A_SCRIPT):
+        yield items[start : start + FIELDS_A_SCRIPT]

@@ -1,0 +1,99 @@
+"""Counts what the store holds, by project and hour: rows, and distinct ids among them. Bounded in memory.
+
+Asks day by day. Distinct ids cost the store memory, so no question is about more than ROWS_A_QUESTION rows:
+a day is cut into hours, and an hour that is fuller into slices by a hash of the ids, in which copies meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from app import ledger
+from app.store import Store
+
+ROWS_A_QUESTION = 2_000_000  # some 100 MB in the store
+QUESTION_SECONDS = 120.0
+DAY = 24
+
+_HOUR = "intDiv(toUnixTimestamp64Milli(time_recorded), 3600000)"
+_BETWEEN = (
+    "time_recorded >= fromUnixTimestamp64Milli({from:Int64})"
+    " AND time_recorded < fromUnixTimestamp64Milli({to:Int64})"
+)
+_BY_HOUR = f"SELECT {_HOUR} AS hour, count() FROM events WHERE {_BETWEEN} GROUP BY hour ORDER BY hour"  # noqa: S608
+_BY_BUCKET = (
+    f"SELECT project_id, {_HOUR} AS hour, count(), uniqExact(unique_req_id) FROM events WHERE {_BETWEEN}"  # noqa: S608
+    " AND cityHash64(unique_req_id) % {slices:UInt64} = {number:UInt64} GROUP BY project_id, hour"
+)
+
+
+class Hours(msgspec.Struct, frozen=True):
+    """Hours since 1970, the end excluded."""
+
+    first: int
+    end: int
+
+
+class Rows(msgspec.Struct):
+    """What the store holds for one bucket of the ledger."""
+
+    count: int = 0
+    distinct: int = 0
+
+
+def days(hours: Hours) -> Iterator[Hours]:
+    """`hours`, cut at midnight UTC."""
+    first = hours.first
+    while first < hours.end:
+        end = min((first // DAY + 1) * DAY, hours.end)
+        yield Hours(first, end)
+        first = end
+
+
+async def span(store: Store) -> Hours | None:
+    """The hours of the oldest and the newest row; None when there is no row. Errors: StoreError."""
+    found = await store.ask(
+        f"SELECT count(), min({_HOUR}), max({_HOUR}) FROM events",  # noqa: S608
+        timeout_seconds=QUESTION_SECONDS,
+    )
+    rows, oldest, newest = (int(str(value)) for value in found.rows[0])
+    return Hours(oldest, newest + 1) if rows else None
+
+
+async def count_rows(store: Store, hours: Hours, place: Callable[[str], str]) -> dict[str, Rows]:
+    """Bucket -> rows. `place` says in which bucket an hour's bucket is counted. Errors: StoreError."""
+    found: dict[str, Rows] = {}
+    for day in days(hours):
+        for portion, slices in await _portions(store, day):
+            for number in range(slices):
+                result = await store.ask(
+                    _BY_BUCKET,
+                    {**_limits(portion), "slices": slices, "number": number},
+                    timeout_seconds=QUESTION_SECONDS,
+                )
+                for project_id, hour, count, distinct in result.rows:
+                    rows = found.setdefault(place(f"{project_id}|{hour}"), Rows())
+                    rows.count += int(str(count))
+                    rows.distinct += int(str(distinct))
+    return found
+
+
+async def _portions(store: Store, day: Hours) -> list[tuple[Hours, int]]:
+    """Stretches of a day, each with the number of slices in which it is asked."""
+    result = await store.ask(_BY_HOUR, _limits(day), timeout_seconds=QUESTION_SECONDS)
+    portions: list[tuple[Hours, int]] = []
+    size = ROWS_A_QUESTION + 1
+    for hour, count in ((int(str(hour)), int(str(count))) for hour, count in result.rows):
+        if size + count <= ROWS_A_QUESTION:
+            portions[-1] = Hours(portions[-1][0].first, hour + 1), 1
+            size += count
+        else:
+            portions.append((Hours(hour, hour + 1), -(-count // ROWS_A_QUESTION)))
+            size = count
+    return portions
+
+
+def _limits(hours: Hours) -> dict[str, int]:
+    return {"from": hours.first * ledger.HOUR_MS, "to": hours.end * ledger.HOUR_MS}

@@ -1,0 +1,195 @@
+"""Compares the ledger with the store, by project and hour, also while events arrive.
+
+    rows in the store  ==  stored            in each project and hour
+    rows               ==  distinct ids      nothing is doubled
+    appended           ==  every fate + what waits in the stream
+    dead letters       ==  dead
+
+Reads the ledger, then the store, then the ledger again; looks anew at what moved. What may be concluded
+from such numbers is `workers.reconcile`'s, counting `workers.count_rows`'s, the command `workers.verify`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from functools import partial
+from typing import cast
+
+import msgspec
+from redis.asyncio import Redis
+
+from app import ledger, registry_scripts
+from app.ledger import Buckets
+from app.ledger_reader import LedgerReader
+from app.store import Store
+from workers import count_rows, reconcile
+from workers.count_rows import Hours, Rows
+from workers.plan import DeadLetter
+from workers.reconcile import Report, Verdict
+
+LOOK_SECONDS = 0.25  # between two looks at what moves
+CONFIRM_SECONDS = 1.0  # a difference must last: an erasure deletes rows first and counts them then
+MARGIN_HOURS = 2  # hours that may be folded while this runs are taken as folded already
+DEAD_LETTERS_A_READ = 500
+
+_DEAD_LETTER = msgspec.msgpack.Decoder(DeadLetter)
+
+
+class Verifier:
+    """One run. Methods raise redis_client.UNREACHABLE and StoreError.
+
+    `since_hour`: None for everything. `wait_seconds`: how long what moves is looked at.
+    """
+
+    def __init__(
+        self, redis: Redis, store: Store, reader: LedgerReader, *, since_hour: int | None, wait_seconds: float
+    ) -> None:
+        self._redis = redis
+        self._store = store
+        self._reader = reader
+        self._since_hour = since_hour
+        self._end = time.monotonic() + wait_seconds
+        self._kept = int(time.time()) // 3600 - ledger.KEPT_HOURS + MARGIN_HOURS
+        self._place = partial(reconcile.place, kept_from_hour=self._kept)
+        self._buckets: Buckets = {}
+        self._report = Report()
+
+    async def run(self) -> Report:
+        """Compare everything that belongs to the hours asked for."""
+        await self._look()
+        await self._settle_dead_letters()
+        for hours in await self._windows():
+            await self._settle(hours)
+        report = self._report
+        if self._since_hour is not None:
+            report.since = reconcile.hour_text(self._since_hour, 0)
+        for where in filter(self._is_asked_for, self._buckets):
+            ledger.add({"": report.fates}, "", self._buckets[where])
+        return report
+
+    async def _look(self) -> None:
+        """Read the ledger anew; what is wrong in it by itself is a difference at once."""
+        snapshots = await self._reader.read()
+        known = set(self._report.differences)
+        self._report.differences += [one for one in reconcile.unbalanced(snapshots) if one not in known]
+        self._buckets = reconcile.total(snapshots, self._kept)
+
+    async def _windows(self) -> list[Hours]:
+        """What is compared together: the folded hours, then each day of which ledger or store know."""
+        span = await count_rows.span(self._store)
+        known = [hour for where in self._buckets if (hour := ledger.split_bucket(where)[1]) is not None]
+        known += [span.first, span.end - 1] if span else []
+        if not known:
+            known = [self._kept]
+        first, end = min(known), max(known) + 1
+        if self._since_hour is not None and self._since_hour >= self._kept:
+            return list(count_rows.days(Hours(max(first, self._since_hour), end)))
+        return [
+            Hours(min(first, self._kept), self._kept),
+            *count_rows.days(Hours(max(first, self._kept), end)),
+        ]
+
+    def _belongs(self, where: str, hours: Hours) -> bool:
+        hour = ledger.split_bucket(where)[1]
+        return hours.end == self._kept if hour is None else hours.first <= hour < hours.end
+
+    def _is_asked_for(self, where: str) -> bool:
+        hour, since = ledger.split_bucket(where)[1], self._since_hour
+        return since is None or (since < self._kept if hour is None else hour >= since)
+
+    async def _settle(self, hours: Hours) -> None:
+        """Look until each bucket is equal, or different for good, or time is up."""
+        differs_since: dict[str, float] = {}
+        pending: set[str] | None = None
+        while True:
+            before = self._buckets
+            rows = await count_rows.count_rows(self._store, hours, self._place)
+            deleting = await self._deleting()
+            await self._look()
+            places = {where for where in {*before, *self._buckets, *rows} if self._belongs(where, hours)}
+            if pending is None:
+                pending = places
+                self._report.rows += sum(one.count for one in rows.values())
+                self._report.buckets += len(places)
+            now, undecided = time.monotonic(), set()
+            for where in pending & places:
+                found, after = rows.get(where, Rows()), self._buckets.get(where, {})
+                verdict = reconcile.judge(before.get(where, {}), found, after)
+                if verdict is Verdict.EQUAL:
+                    continue
+                if verdict is Verdict.MOVING or ledger.split_bucket(where)[0] in deleting:
+                    differs_since.pop(where, None)
+                elif now - differs_since.setdefault(where, now) >= CONFIRM_SECONDS:
+                    self._report.differences.append(reconcile.difference(where, self._kept, found, after))
+                    continue
+                undecided.add(where)
+            pending = undecided
+            # At the end of the wait only a difference that is not confirmed yet is worth another look.
+            if not (pending & differs_since.keys() if now > self._end else pending):
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+        for where in sorted(pending):
+            fates = self._buckets.get(where, {})
+            is_going = ledger.split_bucket(where)[0] in deleting
+            why = "being erased" if is_going else f"events arrive; {ledger.queued(fates)} wait in the stream"
+            self._report.moving.append(
+                reconcile.moving(where, self._kept, rows.get(where, Rows()), fates, why)
+            )
+
+    async def _deleting(self) -> set[str]:
+        """Projects whose rows are being deleted: the ledger follows when they are gone."""
+        marked = cast("set[bytes]", await self._redis.smembers(registry_scripts.DELETED))
+        return {one.decode() for one in marked}
+
+    async def _settle_dead_letters(self) -> None:
+        """Every dead letter is counted, and every counted one is there."""
+        while True:
+            before = self._buckets
+            letters = await self._dead_letters()
+            await self._look()
+            differing = {
+                where
+                for where in {*letters, *self._buckets}
+                if self._is_asked_for(where) and letters[where] != _dead(self._buckets, where)
+            }
+            is_quiet = all(_dead(before, where) == _dead(self._buckets, where) for where in differing)
+            if is_quiet or time.monotonic() > self._end:
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+        for where in sorted(differing):
+            expected, found = _dead(self._buckets, where), letters[where]
+            finding = reconcile.dead_letters(where, self._kept, expected, found)
+            (self._report.differences if is_quiet else self._report.moving).append(finding)
+
+    async def _dead_letters(self) -> Counter[str]:
+        """Bucket -> events in the dead letters of all partitions."""
+        found: Counter[str] = Counter()
+        for _, keys in await self._reader.partitions():
+            after = "-"
+            while True:
+                rows = cast(
+                    "list[tuple[bytes, dict[bytes, bytes]]]",
+                    await self._redis.xrange(keys.dead, min=after, count=DEAD_LETTERS_A_READ),
+                )
+                for _, fields in rows:
+                    for where, number in _counts(fields.get(b"d", b"")).items():
+                        found[self._place(where)] += number
+                if len(rows) < DEAD_LETTERS_A_READ:
+                    break
+                after = f"({rows[-1][0].decode()}"
+        return found
+
+
+def _counts(payload: bytes) -> dict[str, int]:
+    """What the ledger counts for one dead letter."""
+    try:
+        letter = _DEAD_LETTER.decode(payload)
+        return ledger.count([letter.record]) if letter.record else ledger.decode_counts(letter.counts)
+    except (msgspec.DecodeError, ValueError):  # no drain of ours wrote it, so nothing counted it
+        return {}
+
+
+def _dead(buckets: Buckets, where: str) -> int:
+    return buckets.get(where, {}).get(ledger.DEAD, 0)

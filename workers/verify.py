@@ -1,0 +1,104 @@
+"""`eventbunker verify`: says whether the ledger and the store agree. The comparing is `workers.verifier`'s.
+
+Exit codes: 0 they agree; 1 they do not, each difference is named; 2 it could not be found out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+
+from app import ledger, redis_client
+from app import store as store_client
+from app.ledger_reader import LedgerReader
+from app.redis_client import UNREACHABLE
+from app.settings import Settings
+from app.store import StoreError
+from workers.reach import Unknown, reach
+from workers.reconcile import Finding, Report
+from workers.verifier import Verifier
+
+SHOWN = 50  # lines on a terminal; --json has all of them
+_AGO = re.compile(r"(\d{1,6})([hd])")
+_HOURS = {"h": 1, "d": 24}
+
+
+def parse_since(text: str, now: float) -> int:
+    """The hour since 1970 that `24h`, `7d` or an ISO 8601 time names. Errors: ValueError that says how."""
+    if match := _AGO.fullmatch(text.strip()):
+        return int(now) // 3600 - int(match[1]) * _HOURS[match[2]]
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(f"{text!r} is no time: write 24h, 7d, or a time such as 2026-11-24T12:00Z") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) // 3600
+
+
+def verify(
+    settings: Settings, *, since: str, wait_seconds: float, as_json: bool, state: Path | None = None
+) -> int:
+    """Compare, print, and return the exit code. `state`: where `eventbunker dev` keeps its own."""
+    try:
+        since_hour = parse_since(since, time.time()) if since else None
+        reached = reach(settings, state)
+    except (ValueError, Unknown) as error:
+        return _failed(str(error), as_json)
+    try:
+        report = asyncio.run(_verify(reached, since_hour, wait_seconds))
+    except UNREACHABLE as error:
+        return _failed(f"Redis does not answer ({type(error).__name__}); check REDIS_URL", as_json)
+    except StoreError as error:
+        hint = "check CLICKHOUSE_URL, and that `eventbunker migrate` has run"
+        return _failed(f"the store cannot be asked: {str(error)[:300]}; {hint}", as_json)
+    if as_json:
+        click.echo(msgspec.json.encode({"clean": report.clean, **msgspec.structs.asdict(report)}).decode())
+    else:
+        _print(report)
+    return 0 if report.clean else 1
+
+
+def _failed(message: str, as_json: bool) -> int:
+    click.echo(msgspec.json.encode({"error": message}).decode() if as_json else message, err=not as_json)
+    return 2
+
+
+async def _verify(settings: Settings, since_hour: int | None, wait_seconds: float) -> Report:
+    redis, store = redis_client.connect(settings), store_client.connect(settings)
+    producer, consumer = settings.producer, settings.consumer
+    reader = LedgerReader(redis, producer.queue, producer.shards, consumer.dead_letter_queue)
+    try:
+        return await Verifier(redis, store, reader, since_hour=since_hour, wait_seconds=wait_seconds).run()
+    finally:
+        await store.close()
+        await redis.aclose()
+
+
+def _print(report: Report) -> None:
+    fates = report.fates
+    click.echo(f"since    {report.since or 'the beginning'}")
+    click.echo(f"ledger   {fates.get(ledger.APPENDED, 0):,} appended")
+    for fate in (*ledger.FINAL, ledger.QUEUED):
+        number = ledger.queued(fates) if fate == ledger.QUEUED else fates.get(fate, 0)
+        click.echo(f"         {number:,} {fate}")
+    click.echo(f"store    {report.rows:,} rows, in {report.buckets:,} pairs of project and hour")
+    _list("moving: not different, but it did not come to rest", report.moving)
+    _list("different", report.differences)
+    count = len(report.differences)
+    click.echo("clean" if report.clean else f"{count} difference{'s' if count > 1 else ''}")
+
+
+def _list(title: str, findings: list[Finding]) -> None:
+    if findings:
+        click.echo(title)
+    for one in findings[:SHOWN]:
+        place = "  ".join(filter(None, (one.project_id, one.hour)))
+        click.echo(f"  {place}\n    {one.what}: expected {one.expected:,}, found {one.found:,}")
+        click.echo(f"    {one.hint}")
+    if len(findings) > SHOWN:
+        click.echo(f"  and {len(findings) - SHOWN} more; --json lists all")
