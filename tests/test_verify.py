@@ -269,9 +269,13 @@ def test_full_hours_are_asked_in_portions(opened: Open, monkeypatch: pytest.Monk
             await made.store.command("INSERT INTO events SELECT * FROM events LIMIT 1")
             span = await count_rows.span(made.store)
             assert span is not None
-            whole = await count_rows.count_rows(made.store, span, str)
+            portions = await count_rows.portion(made.store, span)
+            whole = await count_rows.count_rows(made.store, portions, str)
             monkeypatch.setattr(count_rows, "ROWS_A_QUESTION", 7)
-            assert await count_rows.count_rows(made.store, span, str) == whole
+            small = await count_rows.portion(made.store, span)
+            assert len(small) == 3
+            assert {portion.slices for portion in small} == {5}
+            assert await count_rows.count_rows(made.store, small, str) == whole
             assert sum(rows.count - rows.distinct for rows in whole.values()) == 1
 
     asyncio.run(run())

@@ -6,7 +6,7 @@ a day is cut into hours, and an hour that is fuller into slices by a hash of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -36,6 +36,13 @@ class Hours(msgspec.Struct, frozen=True):
     end: int
 
 
+class Portion(msgspec.Struct, frozen=True):
+    """What is asked at once, or in several slices of the same hour."""
+
+    hours: Hours
+    slices: int
+
+
 class Rows(msgspec.Struct):
     """What the store holds for one bucket of the ledger."""
 
@@ -62,37 +69,39 @@ async def span(store: Store) -> Hours | None:
     return Hours(oldest, newest + 1) if rows else None
 
 
-async def count_rows(store: Store, hours: Hours, place: Callable[[str], str]) -> dict[str, Rows]:
+async def portion(store: Store, hours: Hours) -> list[Portion]:
+    """`hours` in portions that may be asked at once; none for days without rows. Errors: StoreError."""
+    portions: list[Portion] = []
+    for day in days(hours):
+        result = await store.ask(_BY_HOUR, _limits(day), timeout_seconds=QUESTION_SECONDS)
+        size = ROWS_A_QUESTION + 1
+        for hour, count in ((int(str(hour)), int(str(count))) for hour, count in result.rows):
+            if size + count <= ROWS_A_QUESTION:
+                portions[-1] = Portion(Hours(portions[-1].hours.first, hour + 1), 1)
+                size += count
+            else:
+                portions.append(Portion(Hours(hour, hour + 1), -(-count // ROWS_A_QUESTION)))
+                size = count
+    return portions
+
+
+async def count_rows(
+    store: Store, portions: Sequence[Portion], place: Callable[[str], str]
+) -> dict[str, Rows]:
     """Bucket -> rows. `place` says in which bucket an hour's bucket is counted. Errors: StoreError."""
     found: dict[str, Rows] = {}
-    for day in days(hours):
-        for portion, slices in await _portions(store, day):
-            for number in range(slices):
-                result = await store.ask(
-                    _BY_BUCKET,
-                    {**_limits(portion), "slices": slices, "number": number},
-                    timeout_seconds=QUESTION_SECONDS,
-                )
-                for project_id, hour, count, distinct in result.rows:
-                    rows = found.setdefault(place(f"{project_id}|{hour}"), Rows())
-                    rows.count += int(str(count))
-                    rows.distinct += int(str(distinct))
+    for one in portions:
+        for number in range(one.slices):
+            result = await store.ask(
+                _BY_BUCKET,
+                {**_limits(one.hours), "slices": one.slices, "number": number},
+                timeout_seconds=QUESTION_SECONDS,
+            )
+            for project_id, hour, count, distinct in result.rows:
+                rows = found.setdefault(place(f"{project_id}|{hour}"), Rows())
+                rows.count += int(str(count))
+                rows.distinct += int(str(distinct))
     return found
-
-
-async def _portions(store: Store, day: Hours) -> list[tuple[Hours, int]]:
-    """Stretches of a day, each with the number of slices in which it is asked."""
-    result = await store.ask(_BY_HOUR, _limits(day), timeout_seconds=QUESTION_SECONDS)
-    portions: list[tuple[Hours, int]] = []
-    size = ROWS_A_QUESTION + 1
-    for hour, count in ((int(str(hour)), int(str(count))) for hour, count in result.rows):
-        if size + count <= ROWS_A_QUESTION:
-            portions[-1] = Hours(portions[-1][0].first, hour + 1), 1
-            size += count
-        else:
-            portions.append((Hours(hour, hour + 1), -(-count // ROWS_A_QUESTION)))
-            size = count
-    return portions
 
 
 def _limits(hours: Hours) -> dict[str, int]:

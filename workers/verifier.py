@@ -58,7 +58,6 @@ class Verifier:
 
     async def run(self) -> Report:
         """Compare everything that belongs to the hours asked for."""
-        await self._look()
         await self._settle_dead_letters()
         for hours in await self._windows():
             await self._settle(hours)
@@ -69,12 +68,13 @@ class Verifier:
             ledger.add({"": report.fates}, "", self._buckets[where])
         return report
 
-    async def _look(self) -> None:
+    async def _look(self) -> Buckets:
         """Read the ledger anew; what is wrong in it by itself is a difference at once."""
         snapshots = await self._reader.read()
         known = set(self._report.differences)
         self._report.differences += [one for one in reconcile.unbalanced(snapshots) if one not in known]
         self._buckets = reconcile.total(snapshots, self._kept)
+        return self._buckets
 
     async def _windows(self) -> list[Hours]:
         """What is compared together: the folded hours, then each day of which ledger or store know."""
@@ -104,9 +104,11 @@ class Verifier:
         differs_since: dict[str, float] = {}
         pending: set[str] | None = None
         while True:
-            before = self._buckets
-            rows = await count_rows.count_rows(self._store, hours, self._place)
+            portions = await count_rows.portion(self._store, hours)
             deleting = await self._deleting()
+            # As little as possible between the two looks: what did not move meanwhile is settled.
+            before = await self._look()
+            rows = await count_rows.count_rows(self._store, portions, self._place)
             await self._look()
             places = {where for where in {*before, *self._buckets, *rows} if self._belongs(where, hours)}
             if pending is None:
@@ -146,7 +148,7 @@ class Verifier:
     async def _settle_dead_letters(self) -> None:
         """Every dead letter is counted, and every counted one is there."""
         while True:
-            before = self._buckets
+            before = await self._look()
             letters = await self._dead_letters()
             await self._look()
             differing = {
