@@ -12,9 +12,11 @@ from textwrap import indent
 from urllib.parse import urlsplit
 
 import click
+import msgspec
 
 from app.settings import Settings, SettingsError, json_schema, load
 from workers.dead_commands import dead
+from workers.since import Since
 
 
 class _Context:
@@ -147,7 +149,7 @@ main.add_command(dead)
 
 
 @main.command()
-@click.option("--since", default="", help="24h, 7d, or an ISO 8601 time. Default: everything.")
+@click.option("--since", type=Since(), help="Recorded then or later: 24h, 7d, a date. Default: everything.")
 @click.option(
     "--wait",
     default=10.0,
@@ -158,14 +160,18 @@ main.add_command(dead)
 @click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_pass
-def verify(context: _Context, since: str, wait: float, state: Path | None, as_json: bool) -> None:
+def verify(context: _Context, since: int | None, wait: float, state: Path | None, as_json: bool) -> None:
     """Prove that nothing is lost or doubled: compare what was counted with what the store holds.
 
     Exit code 0: they agree. 1: each difference is named. 2: Redis or the store could not be asked.
     """
     from workers.verify import verify as run  # noqa: PLC0415
 
-    sys.exit(run(context.settings(), state=state, since=since, wait_seconds=wait, as_json=as_json))
+    settings = context.settings()
+    if state is not None:
+        dev = msgspec.structs.replace(settings.dev, persist_to=str(state))
+        settings = msgspec.structs.replace(settings, dev=dev)
+    sys.exit(run(settings, since_ms=since, wait_seconds=wait, as_json=as_json))
 
 
 @main.group()

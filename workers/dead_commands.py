@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
 from app.settings import Settings
-from app.timestamp import parse_timestamp
+from workers.since import Since
 
 if TYPE_CHECKING:
     from app.dead import Wanted
 
 F = TypeVar("F", bound=Callable[..., Any])
-_AGO = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class _Context(Protocol):
@@ -27,25 +23,9 @@ class _Context(Protocol):
     def settings(self) -> Settings: ...
 
 
-class _Since(click.ParamType[int]):
-    """`2h`, `3d`, or a moment: Unix milliseconds."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        if ago := _AGO.fullmatch(value):
-            return max(0, time.time_ns() // 1_000_000 - int(ago[1]) * _SECONDS[ago[2]] * 1000)
-        try:
-            return parse_timestamp(value)
-        except ValueError as error:
-            self.fail(f"{value!r}: a number of s, m, h or d ago (2h), or a timestamp: {error}", param, ctx)
-
-
 def _filters(command: F) -> F:
     for option in (
-        click.option("--since", type=_Since(), default=0, help="Set aside then or later: 2h, 3d, a date."),
+        click.option("--since", type=Since(), default=0, help="Set aside then or later: 2h, 3d, a date."),
         click.option("--reason", default="", help="A part of the reason or message, in any case."),
         click.option("--project", default="", help="Of this project_id only; without, unreadable ones too."),
     ):

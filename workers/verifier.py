@@ -20,21 +20,18 @@ from typing import cast
 import msgspec
 from redis.asyncio import Redis
 
-from app import ledger, registry_scripts
+from app import dead_letter, ledger, registry_scripts
 from app.ledger import Buckets
 from app.ledger_reader import LedgerReader
 from app.store import Store
 from workers import count_rows, reconcile
 from workers.count_rows import Hours, Rows
-from workers.plan import DeadLetter
 from workers.reconcile import Report, Verdict
 
 LOOK_SECONDS = 0.25  # between two looks at what moves
 CONFIRM_SECONDS = 1.0  # a difference must last: an erasure deletes rows first and counts them then
 MARGIN_HOURS = 2  # hours that may be folded while this runs are taken as folded already
 DEAD_LETTERS_A_READ = 500
-
-_DEAD_LETTER = msgspec.msgpack.Decoder(DeadLetter)
 
 
 class Verifier:
@@ -187,9 +184,8 @@ class Verifier:
 def _counts(payload: bytes) -> dict[str, int]:
     """What the ledger counts for one dead letter."""
     try:
-        letter = _DEAD_LETTER.decode(payload)
-        return ledger.count([letter.record]) if letter.record else ledger.decode_counts(letter.counts)
-    except (msgspec.DecodeError, ValueError):  # no drain of ours wrote it, so nothing counted it
+        return dead_letter.counts(dead_letter.decode(payload))
+    except msgspec.DecodeError:  # no drain of ours wrote it, so nothing counted it
         return {}
 
 

@@ -6,10 +6,6 @@ Exit codes: 0 they agree; 1 they do not, each difference is named; 2 it could no
 from __future__ import annotations
 
 import asyncio
-import re
-import time
-from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 import msgspec
@@ -20,37 +16,21 @@ from app.ledger_reader import LedgerReader
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.store import StoreError
-from workers.reach import Unknown, reach
 from workers.reconcile import Finding, Report
+from workers.running import NotRunning, find_running
 from workers.verifier import Verifier
 
 SHOWN = 50  # lines on a terminal; --json has all of them
-_AGO = re.compile(r"(\d{1,6})([hd])")
-_HOURS = {"h": 1, "d": 24}
 
 
-def parse_since(text: str, now: float) -> int:
-    """The hour since 1970 that `24h`, `7d` or an ISO 8601 time names. Errors: ValueError that says how."""
-    if match := _AGO.fullmatch(text.strip()):
-        return int(now) // 3600 - int(match[1]) * _HOURS[match[2]]
+def verify(settings: Settings, *, since_ms: int | None, wait_seconds: float, as_json: bool) -> int:
+    """Compare, print, and return the exit code. `since_ms`: Unix milliseconds, None for everything."""
+    since_hour = None if since_ms is None else since_ms // ledger.HOUR_MS
     try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise ValueError(f"{text!r} is no time: write 24h, 7d, or a time such as 2026-11-24T12:00Z") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) // 3600
-
-
-def verify(
-    settings: Settings, *, since: str, wait_seconds: float, as_json: bool, state: Path | None = None
-) -> int:
-    """Compare, print, and return the exit code. `state`: where `eventbunker dev` keeps its own."""
-    try:
-        since_hour = parse_since(since, time.time()) if since else None
-        reached = reach(settings, state)
-    except (ValueError, Unknown) as error:
+        running = find_running(settings, needs_store=True)
+        report = asyncio.run(_verify(running, since_hour, wait_seconds))
+    except NotRunning as error:
         return _failed(str(error), as_json)
-    try:
-        report = asyncio.run(_verify(reached, since_hour, wait_seconds))
     except UNREACHABLE as error:
         return _failed(f"Redis does not answer ({type(error).__name__}); check REDIS_URL", as_json)
     except StoreError as error:
