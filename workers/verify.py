@@ -77,7 +77,9 @@ def _list(title: str, findings: list[Finding]) -> None:
     if findings:
         click.echo(title)
     for one in findings[:SHOWN]:
-        place = "  ".join(filter(None, (one.project_id, one.hour)))
+        # Rows that nobody tracked may be of a project whose name a terminal would act on.
+        project = one.project_id if one.project_id.isprintable() else repr(one.project_id)
+        place = "  ".join(filter(None, (project, one.hour)))
         click.echo(f"  {place}\n    {one.what}: expected {one.expected:,}, found {one.found:,}")
         click.echo(f"    {one.hint}")
     if len(findings) > SHOWN:
