@@ -73,12 +73,12 @@ class Load:
         with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
             while not self._stopping.wait(max(0.0, due - time.monotonic())):
                 due = max(due + self._pause, time.monotonic() - 1)  # behind by more than a second: let it go
-                self._send(http)
+                self._send(http, number)
 
-    def _send(self, http: httpx.Client) -> None:
+    def _send(self, http: httpx.Client, client: int) -> None:
         with self._lock:
             number, self._next = self._next, self._next + 1
-        body = {"event_name": self._event_name, "number": number, "text": "x" * 100}
+        body = {"event_name": self._event_name, "number": number, "client": client, "text": "x" * 100}
         began = time.monotonic()
         try:
             answer = http.post("/post", json=body, headers={"x-eventbunker-write-key": self._write_key})
