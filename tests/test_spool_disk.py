@@ -84,7 +84,8 @@ def test_a_cut_loses_only_what_it_cuts(frames: list[Frame], data: st.DataObject)
         whole += 1
     found = [item for item, _ in spool_format.read(content[:cut] + b"\0" * 64)]
     assert found[:whole] == frames[:whole]
-    assert all(isinstance(item, Damage) and item.is_tail for item in found[whole:])
+    # (A frame that ends in zeros is whole again when zeros take their place.)
+    assert all(item == frames[whole] or (isinstance(item, Damage) and item.is_tail) for item in found[whole:])
 
 
 @settings(max_examples=200)
