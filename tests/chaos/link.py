@@ -12,12 +12,13 @@ import enum
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 CHUNK = 65_536
 SLOW_SECONDS = 0.25  # added to every chunk in each direction
 PART_BYTES = 7  # of a chunk, before it is cut
 
+T = TypeVar("T")
 Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Address: TypeAlias = Path | int  # a unix socket, or a port of the loopback address
 
@@ -166,14 +167,24 @@ class Links:
         self._call(lambda: link.become(mood))
 
     def close(self) -> None:
-        """End every connection."""
-        for server in self._servers:
-            self._call(server.close)
+        """End every connection, and the thread."""
+
+        async def end() -> None:
+            for server in self._servers:
+                server.close()
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)  # a closed transport lets go of its socket in the loop's next round
+
+        self._run(end())
         self._call(self._loop.stop)
         self._thread.join(5)
+        self._loop.close()
 
     def _call(self, change: Callable[[], object]) -> None:
         self._loop.call_soon_threadsafe(change)
 
-    def _run(self, work: Coroutine[object, object, asyncio.Server]) -> asyncio.Server:
+    def _run(self, work: Coroutine[object, object, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
