@@ -79,7 +79,7 @@ class Topology:
         (directory / "metrics").mkdir()
         self._config = directory / "deploy.toml"
         deploy = DEPLOY
-        if hasattr(settings, "Spool"):
+        if "spool" in settings.Settings.__struct_fields__:
             deploy += SPOOL.format(path=self.disks["spool"].path, max_bytes=DISK_BYTES["spool"] // 4)
         self._config.write_text(deploy)
 
