@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -25,6 +26,7 @@ class Process:
         environ: Mapping[str, str],
         log: Path,
         pass_fds: tuple[int, ...] = (),
+        metrics: Path | None = None,
     ) -> None:
         self.name = name
         self.wanted = False
@@ -35,6 +37,7 @@ class Process:
         inherited = {name: value for name, value in os.environ.items() if name not in FROM_OUTSIDE}
         self._environ = {**inherited, **environ}
         self._pass_fds = pass_fds
+        self._metrics = metrics  # of one life: emptied before each start
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._paused = False
@@ -55,6 +58,9 @@ class Process:
         if self.is_alive:
             return
         self._started = time.monotonic()
+        if self._metrics is not None:
+            shutil.rmtree(self._metrics, ignore_errors=True)
+            self._metrics.mkdir()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._argv,

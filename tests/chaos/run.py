@@ -126,11 +126,11 @@ class _Run:
 
         def is_drained() -> bool:
             with self._topology.redis() as client:
-                return not any(
+                return not self._topology.spooled() and not any(
                     client.xlen(one.entries) or client.exists(one.plan) for one in self._topology.partitions()
                 )
 
-        self._topology.wait(is_drained, EMPTY_SECONDS, "empty streams")
+        self._topology.wait(is_drained, EMPTY_SECONDS, "empty spools and streams")
         wanted = {event.number for event in self._book.events if event.told}
         self._topology.wait(
             lambda: wanted <= {row.number for row in self._rows()},

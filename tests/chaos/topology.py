@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -36,6 +37,7 @@ START_SECONDS = 60.0
 TICK_SECONDS = 0.02
 MIB = 1024 * 1024
 DISK_BYTES = {"spool": 64 * MIB, "redis": 160 * MIB, "store": 512 * MIB}
+SPOOL_GROUPS = re.compile(r"^eventbunker_spool_groups(?:\{[^}]*\})? (\S+)$", re.M)
 TOKEN = "chaos-token"
 # Shorter than the defaults where a fault would only last longer for it; the rules are the same.
 DEPLOY = f"""
@@ -76,7 +78,6 @@ class Topology:
         self._listeners: list[socket.socket] = []
         self._socket = directory / "redis.sock"
         self._store_port = free_port()
-        (directory / "metrics").mkdir()
         self._config = directory / "deploy.toml"
         deploy = DEPLOY
         if "spool" in settings.Settings.__struct_fields__:
@@ -126,6 +127,11 @@ class Topology:
     def partitions(self) -> list[Keys]:
         """The names of each partition's keys."""
         return [Keys("events", number, "events-dead") for number in range(SHARDS)]
+
+    def spooled(self) -> int:
+        """Groups that wait in the edges' spools. Errors: httpx.TransportError."""
+        texts = [httpx.get(f"{url}/metrics", timeout=5.0, trust_env=False).text for url in self.edge_urls]
+        return sum(int(float(found)) for text in texts for found in SPOOL_GROUPS.findall(text))
 
     def partition_of(self, event_id: str) -> int:
         return choose_partition(SHARDS, self.project_id, event_id, "")
@@ -187,14 +193,15 @@ class Topology:
     def _add(
         self, name: str, argv: list[str], environ: dict[str, str], pass_fds: tuple[int, ...] = ()
     ) -> None:
-        log = self.directory / f"{name.replace(' ', '-')}.log"
-        self.processes[name] = Process(name, argv, environ, log, pass_fds)
+        own = self.directory / name.replace(" ", "-")
+        metrics = own.with_suffix(".metrics")
+        environ = {"PROMETHEUS_MULTIPROC_DIR": str(metrics), **environ}
+        self.processes[name] = Process(name, argv, environ, own.with_suffix(".log"), pass_fds, metrics)
         self.processes[name].start()
 
     def _environ(self, redis_url: str = "", store_port: object = "") -> dict[str, str]:
         return {
             "DEPLOY_CONFIG": str(self._config),
-            "PROMETHEUS_MULTIPROC_DIR": str(self.directory / "metrics"),
             "REDIS_URL": redis_url or f"unix://{self._socket}",
             "CLICKHOUSE_URL": f"http://127.0.0.1:{store_port or self._store_port}",
             "CLICKHOUSE_PASSWORD": TOKEN,
