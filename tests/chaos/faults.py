@@ -61,6 +61,8 @@ class Fault:
             return self._fill_memory, self._free_memory
         if kind == "engine killed before rename":
             return self._trace_renames, self._start_traced
+        if kind == "edge killed while redis is away":
+            return self._kill_behind_redis, self._start_behind_redis
         return self._spoil_link, self._mend_link
 
     def _names(self) -> tuple[str, ...]:
@@ -78,6 +80,16 @@ class Fault:
     def _start(self) -> None:
         for name in self._names():
             self._topology.processes[name].start()
+
+    def _kill_behind_redis(self) -> None:
+        """First events gather in the edge's spool, then it dies; the other edge may adopt them."""
+        self._topology.processes["redis"].kill()
+        self._topology.pass_time(self.planned.seconds / 2)
+        self._kill()
+
+    def _start_behind_redis(self) -> None:
+        self._topology.processes["redis"].start()
+        self._start()
 
     def _pause(self) -> None:
         self._topology.processes[self.planned.target].pause()

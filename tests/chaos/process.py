@@ -25,6 +25,7 @@ class Process:
         argv: Sequence[str],
         environ: Mapping[str, str],
         log: Path,
+        *,
         pass_fds: tuple[int, ...] = (),
         metrics: Path | None = None,
     ) -> None:

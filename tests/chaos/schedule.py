@@ -36,6 +36,7 @@ KINDS = (
     *(Kind(f"pause {role}", targets, 1.0, 8.0) for role, targets in
       (("edge", EDGES), ("drain", DRAINS), ("store", ("store",)), ("redis", ("redis",)))),
     Kind("kill -9 everything", (EVERYTHING,), 0.1, 1.0),
+    Kind("edge killed while redis is away", EDGES, 1.0, 4.0),
     Kind("restart edge", EDGES, 0.1, 0.5),
     Kind("restart drain", DRAINS, 0.1, 0.5),
     Kind("restart redis", ("redis",), 0.1, 3.0),

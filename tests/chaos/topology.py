@@ -196,7 +196,9 @@ class Topology:
         own = self.directory / name.replace(" ", "-")
         metrics = own.with_suffix(".metrics")
         environ = {"PROMETHEUS_MULTIPROC_DIR": str(metrics), **environ}
-        self.processes[name] = Process(name, argv, environ, own.with_suffix(".log"), pass_fds, metrics)
+        self.processes[name] = Process(
+            name, argv, environ, own.with_suffix(".log"), pass_fds=pass_fds, metrics=metrics
+        )
         self.processes[name].start()
 
     def _environ(self, redis_url: str = "", store_port: object = "") -> dict[str, str]:
