@@ -21,6 +21,7 @@ from tests.chaos.topology import Topology
 from tests.chaos.trace import NoTrace
 from tests.chaos.verdict import Row, judge
 from tests.client import equals, unique
+from tests.service import COMMAND
 
 EMPTY_SECONDS = 120.0
 ALL_STORED_SECONDS = 60.0
@@ -69,6 +70,9 @@ class _Run:
             report.dead = sum(int(client.xlen(one.dead)) for one in topology.partitions())
         if report.dead:
             report.failures.append(f"{report.dead} dead letters, and no event was bad")
+        verified = topology.run("-c", COMMAND, "verify")
+        if verified.returncode:
+            report.failures.append(f"eventbunker verify: {verified.stdout}{verified.stderr}")
         report.failures += topology.stop()
 
     def _look_at_deaths(self) -> None:
