@@ -82,6 +82,7 @@ def summary(report: Report) -> list[str]:
         f"  stored {verdict.stored}, of which nobody was told {verdict.unanswered_stored};"
         f" requests by status: {json.dumps(dict(sorted(verdict.attempts.items())))} (0: no answer)",
     ]
+    lines += [f"  {times} refused: {reason}" for reason, times in verdict.refusals.most_common()]
     lines += [f"  FAILED: {failure}" for failure in report.failures]
     for what, cases in verdict.wrong.items():
         lines.append(f"  WRONG: {what}: {len(cases)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class Verdict:
 
     acknowledged: int = 0
     attempts: Counter[int] = field(default_factory=Counter)  # by status, 0 without an answer
+    refusals: Counter[str] = field(default_factory=Counter)  # 503s by what they said
     stored: int = 0
     unanswered_stored: int = 0  # nobody was told of them: allowed
     lost: list[str] = field(default_factory=list)
@@ -73,8 +75,17 @@ def _judge_answers(verdict: Verdict, event: Event) -> None:
         verdict.attempts[attempt.status] += 1
         if attempt.status not in (0, 200, 503):
             verdict.unexpected.append(f"{event.number}: {attempt}")
-        elif attempt.status == 503 and not attempt.retry_after:
-            verdict.without_retry_after.append(f"{event.number}: {attempt}")
+        elif attempt.status == 503:
+            verdict.refusals[_reason(attempt.told)] += 1
+            if not attempt.retry_after:
+                verdict.without_retry_after.append(f"{event.number}: {attempt}")
+
+
+def _reason(body: str) -> str:
+    try:
+        return str(json.loads(body).get("detail", ""))
+    except ValueError:
+        return body
 
 
 def _judge_event(verdict: Verdict, event: Event, found: Counter[str]) -> None:
