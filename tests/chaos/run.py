@@ -16,7 +16,7 @@ from tests.chaos.disk import NoDisk, own_mounts
 from tests.chaos.faults import Fault
 from tests.chaos.probe import ALL_TIME, Probe
 from tests.chaos.report import Done, Report, line
-from tests.chaos.schedule import Planned, draw, rounds
+from tests.chaos.schedule import Planned, rounds
 from tests.chaos.topology import Topology
 from tests.chaos.trace import NoTrace
 from tests.chaos.verdict import Row, judge
@@ -31,7 +31,7 @@ CALM_SECONDS = 0.5  # between two rounds
 Say = Callable[[str], None]
 
 
-def run(seed: int, count: int, *, rate: float, say: Say) -> Report:
+def run(seed: int, faults: list[Planned], *, rate: float, say: Say) -> Report:
     """Returns the report; `say` gets a line for each thing that happens."""
     report = Report(seed)
     began = time.monotonic()
@@ -40,7 +40,7 @@ def run(seed: int, count: int, *, rate: float, say: Say) -> Report:
         say(f"no small disks: {refusal}")
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as directory:
         with Topology(Path(directory), no_mounts=refusal) as topology:
-            _Run(topology, report, rate, say).all(draw(seed, count))
+            _Run(topology, report, rate, say).all(faults)
         if not report.is_good:
             for process in topology.processes.values():
                 say(f"--- the last words of {process.name}\n{process.last_words()}")

@@ -7,7 +7,7 @@ of them once.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 EDGES = ("edge 0", "edge 1")
@@ -70,13 +70,12 @@ class Planned:
         return f"{self.kind} ({self.target}, {self.seconds:.1f} s)"
 
 
-def draw(seed: int, count: int) -> list[Planned]:
-    """The first `count` faults of `seed`."""
+def draw(seed: int, count: int, only: Sequence[str] = ()) -> list[Planned]:
+    """The first `count` faults of `seed`; `only` kinds whose names hold one of these words, if any is given."""
     chance = random.Random(seed)
-    deck = _deck(chance)
+    deck = _deck(chance, [kind for kind in KINDS if not only or any(word in kind.name for word in only)])
     drawn: list[Planned] = []
-    for number in range(1, count + 1):
-        kind = next(deck)
+    for number, kind in zip(range(1, count + 1), deck, strict=False):
         target = chance.choice(kind.targets)
         former = drawn[-1] if drawn else None
         overlaps = chance.random() < OVERLAP_SHARE and former is not None and _fit(former, target)
@@ -109,8 +108,8 @@ def _fit(former: Planned, target: str) -> bool:
     return not former.overlaps and target != former.target and EVERYTHING not in (target, former.target)
 
 
-def _deck(chance: random.Random) -> Iterator[Kind]:
-    while True:
-        cards = list(KINDS)
+def _deck(chance: random.Random, kinds: Sequence[Kind]) -> Iterator[Kind]:
+    while kinds:
+        cards = list(kinds)
         chance.shuffle(cards)
         yield from cards
