@@ -15,7 +15,7 @@ from tests.chaos.schedule import KINDS, draw, rounds
 from tests.chaos.verdict import Row, judge
 from tests.service import ROOT
 
-SHORT = ("--seed", "8", "--faults", "9")
+SHORT = ("--seed", "30201", "--faults", "9")  # a seed that deals the nastiest ones first
 SHORT_SECONDS = 180.0
 
 
@@ -35,7 +35,7 @@ def test_a_short_run_loses_and_doubles_nothing() -> None:
     print(f"{done.stdout}\n{time.monotonic() - began:.0f} s")
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.search(
-        r"seed 8: (\d+) faults in \d+ s, (\d+) skipped\n  acknowledged (\d+), lost 0", done.stdout
+        r"seed 30201: (\d+) faults in \d+ s, (\d+) skipped\n  acknowledged (\d+), lost 0", done.stdout
     )
     assert found, done.stdout
     assert int(found[1]) + int(found[2]) == 9
