@@ -25,9 +25,16 @@ and a question's way back:
     14  app.query       the query language, narrowed to the key's grant
     15  app.sql         Query -> SQL and parameters
 
+What became of an event is told by
+
+    16  app.watermark   to those who wait for it (`?ack=stored`)
+    17  app.receipt     to those who ask, wherever it is (`app.whereabouts`)
+    18  app.dead        for what was set aside: list, show, replay, purge
+
 Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `grant`, `timestamp`, `event`,
 `query`, `sql`, `settings`, `metrics`, `stream` and what they are split into) import only leaves. Redis is
-imported by `producer`, `partition`, `dead`, the registry's modules and `redis_client`; httpx by `store`
-alone; chDB by the embedded store alone. Handlers (`track`, `read`, `manage`, `manage_dead`, `probes`) never
-import one another. `app` imports no server, and never `workers`.
+imported by `producer`, `partition`, `dead`, `watermark`, `whereabouts`, the registry's modules and
+`redis_client`; httpx by `store` alone; chDB by the embedded store alone. Handlers (`track`, `read`,
+`receipt`, `manage`, `manage_dead`, `probes`) never import one another. `app` imports no server, and never
+`workers`.
 """

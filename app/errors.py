@@ -39,6 +39,7 @@ class Kind(enum.Enum):
 
     # 400
     INVALID_BODY = Row(400, "invalid_body", "Body JSON validation failed.")
+    INVALID_REQUEST = Row(400, "invalid_request", "Invalid request")
     INVALID_ACCOUNT = Row(400, "invalid_account_id", "Invalid account_id")
     INVALID_PROJECT = Row(400, "invalid_project_id", "Invalid project_id")
     TOO_MANY_PROJECTS = Row(400, "too_many_projects", "Maximum number of projects reached")
@@ -79,6 +80,7 @@ class Kind(enum.Enum):
     REQUEST_TIMEOUT = Row(408, "request_timeout", "Request timeout")
     BODY_TOO_LARGE = Row(413, "body_too_large", "Body too large")
     UNSUPPORTED_ENCODING = Row(415, "unsupported_content_encoding", "Unsupported content encoding")
+    DEAD_LETTER = Row(422, "dead_letter", "Event set aside")
     RATE_LIMITED = Row(429, "rate_limit_exceeded", "Rate limit exceeded")
     # 5xx
     INTERNAL = Row(500, "internal_error", "Error...")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import TypeVar
+from urllib.parse import parse_qs
 
 import msgspec
 from starlette.requests import Request
@@ -38,6 +39,26 @@ def header(scope: Scope, name: bytes) -> bytes | None:
         if key == name:
             return bytes(value)
     return None
+
+
+def write_key(scope: Scope) -> str | None:
+    """The presented WRITE key: the header, else `?write_key=` for callers that cannot set headers."""
+    value = header(scope, b"x-eventbunker-write-key")
+    if value is not None:
+        return value.decode("latin-1")
+    values = query_values(scope, "write_key")
+    return values[0] if values else None
+
+
+def query_values(scope: Scope, name: str) -> list[str]:
+    """The values of a parameter of the address; none where the address cannot be read."""
+    query = scope["query_string"]
+    if not query or name.encode() + b"=" not in query:  # the hot path has no parameters
+        return []
+    try:
+        return parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=20).get(name, [])
+    except ValueError:
+        return []
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:

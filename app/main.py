@@ -31,6 +31,7 @@ from app.pressure import Pressure
 from app.probes import Probes
 from app.producer import Producer
 from app.read import ReadHandlers
+from app.receipt import ReceiptHandler
 from app.redis_client import UNREACHABLE
 from app.registry import Registry
 from app.replay import Replayer
@@ -39,6 +40,8 @@ from app.spool import Spool
 from app.spool_slot import take_free
 from app.stream import Keys
 from app.track import Track
+from app.watermark import Watermark
+from app.whereabouts import Stored, Stream
 
 log = structlog.get_logger()
 
@@ -70,9 +73,16 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         for partition in range(producer.shards)
     ]
     store = store_client.connect(settings)
-    track = Track(registry, appenders, settings)
+    keys = [
+        Keys(producer.queue, partition, settings.consumer.dead_letter_queue)
+        for partition in range(producer.shards)
+    ]
+    letters = DeadLetters(redis, settings)
+    watermark = Watermark(redis, keys, letters)
+    track = Track(registry, appenders, watermark, settings)
     manage = ManageHandlers(registry, settings)
-    dead = DeadHandlers(registry, DeadLetters(redis, settings), store, settings)
+    dead = DeadHandlers(registry, letters, store, settings)
+    receipts = ReceiptHandler(registry, spool, Stream(redis, keys), letters, Stored(store))
     read = ReadHandlers(registry, store, freshness, settings)
     probes = Probes(freshness, replayer, lambda: draining.is_set)
 
@@ -85,6 +95,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
             yield
         finally:
             await redis_client.stop_tasks(*tasks)
+            await watermark.close()
             await asyncio.gather(*(appender.close() for appender in appenders))
             await replayer.close()
             await registry.close()
@@ -96,6 +107,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         lifespan=lifespan,
         routes=[
             Route("/post", track, methods=["POST"]),
+            Route("/v1/receipt/{unique_req_id}", receipts.receipt),
             Route("/v1/query/json", read.query_json, methods=["POST"]),
             Route("/v1/manage/project/create", manage.create_project, methods=["POST"]),
             Route("/v1/manage/project/list", manage.list_projects, methods=["POST"]),

@@ -22,7 +22,7 @@ REQUEST_SECONDS = Histogram(
     ["route"],
     buckets=FAST_SECONDS,
 )
-EVENTS_ACCEPTED = Counter("eventbunker_events_accepted", "Events answered with 200.")
+EVENTS_ACCEPTED = Counter("eventbunker_events_accepted", "Events answered with 200 or 202.")
 EVENTS_REJECTED = Counter("eventbunker_events_rejected", "Events refused, and the client told so.", ["code"])
 GROUP_RECORDS = Histogram(
     "eventbunker_append_group_records", "Events that shared one append.", buckets=COUNTS

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib.metadata import version
 
+from app import openapi_receipt
 from app.errors import Kind
 from app.event_schema import EVENT_SCHEMA, Schema
 from app.openapi_dead import POSTS as _DEAD_POSTS
@@ -186,8 +187,9 @@ _ERROR: Schema = _object(
 @lru_cache(maxsize=1)
 def openapi() -> Schema:
     """The whole description, as JSON."""
-    paths: Schema = {path: {"post": _post(*parts)} for path, parts in _POSTS.items()}
+    paths: Schema = {path: {"post": _post(path, *parts)} for path, parts in _POSTS.items()}
     paths |= {path: {"get": _get(path, *parts)} for path, parts in _GETS.items()}
+    paths[openapi_receipt.PATH] = {"get": _receipt()}
     schemes = {name: {"type": "apiKey", "in": "header", "name": header} for name, header in _SCHEMES.items()}
     schemes["write_in_url"] = {"type": "apiKey", "in": "query", "name": "write_key"}
     return {
@@ -202,15 +204,29 @@ def openapi() -> Schema:
     }
 
 
-def _post(summary: str, scheme: str, request: Schema, answer: Schema) -> Schema:
-    security: list[Schema] = [{scheme: []}]
-    if scheme == "write":
-        security.append({"write_in_url": []})
-    return {
+def _post(path: str, summary: str, scheme: str, request: Schema, answer: Schema) -> Schema:
+    responses = {"200": _content("application/json", answer), "default": _failure()}
+    operation: Schema = {
         "summary": summary,
-        "security": security,
+        "security": openapi_receipt.WRITE_SECURITY if scheme == "write" else [{scheme: []}],
         "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
-        "responses": {"200": _content("application/json", answer), "default": _failure()},
+        "responses": responses,
+    }
+    if path == "/post":
+        operation["parameters"] = [openapi_receipt.ACK]
+        responses["202"] = _content("application/json", openapi_receipt.QUEUED)
+    return operation
+
+
+def _receipt() -> Schema:
+    return {
+        "summary": "What became of an event",
+        "security": openapi_receipt.WRITE_SECURITY,
+        "parameters": [openapi_receipt.PARAMETER],
+        "responses": {
+            "200": _content("application/json", openapi_receipt.RECEIPT),
+            "default": _failure(),
+        },
     }
 
 

@@ -164,14 +164,14 @@ class Spool:
             # Queued before any later write, so it empties nothing but what was replayed.
             await self._run(segment.rewind)
 
-    async def holds(self, request_id: bytes) -> bool:
-        """Does an event of this request wait here? Reads only segments of its time."""
+    async def find(self, request_id: bytes) -> list[bytes]:
+        """The groups that wait here and hold these bytes. Reads only segments of the request's time."""
         moment_ms = int.from_bytes(request_id[:6], "big")
         for segment in list(self._segments):
             with contextlib.suppress(OSError):  # closed meanwhile, because all of it was replayed
-                if await self._run(partial(segment.contains, request_id, moment_ms)):
-                    return True
-        return False
+                if found := await self._run(partial(segment.find, request_id, moment_ms)):
+                    return found
+        return []
 
     @property
     def _is_flushing(self) -> bool:

@@ -129,6 +129,31 @@ end
 return 1
 """
 
+# Which entries hold some bytes. A stretch of the stream is looked through until so many bytes were read.
+# KEYS: entries. ARGV: the bytes, first and last id, how many bytes to read at most (and one entry more).
+# -> {where to go on ("" at the end), bytes read, payload, …}
+FIND = """
+local from, size, answer = ARGV[2], 0, {'', 0}
+while true do
+  local some = redis.call('XRANGE', KEYS[1], from, ARGV[3], 'COUNT', 4)
+  for _, entry in ipairs(some) do
+    for i = 1, #entry[2], 2 do
+      local value = entry[2][i + 1]
+      size = size + #value
+      if entry[2][i] == 'r' and string.find(value, ARGV[1], 1, true) then answer[#answer + 1] = value end
+    end
+  end
+  if #some < 4 then break end
+  from = '(' .. some[#some][1]
+  if size >= tonumber(ARGV[4]) then
+    answer[1] = from
+    break
+  end
+end
+answer[2] = size
+return answer
+"""
+
 # -> {Redis's clock in ms, ms of the oldest unacknowledged entry or 0}
 FRESHNESS = """
 local now = redis.call('TIME')

@@ -2,14 +2,14 @@
 
 A raw ASGI endpoint inside Starlette's router: Starlette's Request and Response would cost more than all
 that is done here. After a 200 the event is in Redis as durably as `durability` says; what happens to it
-then is `workers.drain`.
+then is `workers.drain`. A client that sends `?ack=stored` waits for that too (`app.watermark`).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import time
-from urllib.parse import parse_qs
+from collections.abc import Coroutine
 
 import structlog
 from starlette.types import Receive, Scope, Send
@@ -19,12 +19,23 @@ from app.append import Appender
 from app.errors import ApiError, Kind, Problem, invalid_body
 from app.event import BrokenRule, Event, read_event
 from app.grant import Grant, KeyType
-from app.http import answer_error, header, read_body, refuse_encoding, request_id, send_json
+from app.http import (
+    answer_error,
+    header,
+    query_values,
+    read_body,
+    refuse_encoding,
+    request_id,
+    send_json,
+    while_connected,
+    write_key,
+)
 from app.names import KnownNames
 from app.rate_limit import RateLimits
 from app.registry import Registry
 from app.settings import Settings
 from app.stream import Record, choose_partition, encode_record
+from app.watermark import QUEUED, Settled, Watermark
 
 MAX_CONTEXT_CHARACTERS = 2048  # of a User-Agent or Referer; longer ones are cut, they only enrich
 ROUTE = "/post"
@@ -35,8 +46,11 @@ log = structlog.get_logger()
 class Track:
     """The endpoint. One instance serves a process."""
 
-    def __init__(self, registry: Registry, appenders: list[Appender], settings: Settings) -> None:
+    def __init__(
+        self, registry: Registry, appenders: list[Appender], watermark: Watermark, settings: Settings
+    ) -> None:
         self._registry = registry
+        self._watermark = watermark
         self._limits = RateLimits()
         self._appenders = appenders
         self._max_event_bytes = settings.limits.max_event_bytes
@@ -49,17 +63,18 @@ class Track:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         try:
-            identity, recorded = await self._track(scope, receive)
+            identity, recorded, settled = await self._track(scope, receive)
         except ApiError as error:
             metrics.REQUESTS.labels(ROUTE, str(error.row.status)).inc()
             metrics.EVENTS_REJECTED.labels(error.row.code).inc()
             response = await answer_error(error, scope, receive)
             await response(scope, receive, send)
             return
-        body = b'{"unique_req_id":"%s00000001","time_recorded":%d}' % (identity.encode(), recorded)
+        status, state = (202, b',"state":"queued"') if settled is QUEUED else (200, b"")
+        body = b'{"unique_req_id":"%s00000001","time_recorded":%d%s}' % (identity.encode(), recorded, state)
         await send_json(
             send,
-            200,
+            status,
             body,
             [
                 (b"content-type", b"application/json"),
@@ -67,16 +82,17 @@ class Track:
                 (b"cache-control", b"no-store"),
             ],
         )
-        self._accepted.inc()
+        (self._accepted if status == 200 else metrics.REQUESTS.labels(ROUTE, str(status))).inc()
         metrics.EVENTS_ACCEPTED.inc()
         self._seconds.observe(time.perf_counter() - began)
 
-    async def _track(self, scope: Scope, receive: Receive) -> tuple[str, int]:
-        """Everything between the request's head and its answer: request id and time recorded."""
-        secret = _write_key(scope)
+    async def _track(self, scope: Scope, receive: Receive) -> tuple[str, int, Settled | None]:
+        """Everything between the request's head and its answer: request id, time recorded, the wait's end."""
+        secret = write_key(scope)
         grant = self._registry.cached(secret, KeyType.WRITE) if secret else None
         if grant is None:
             grant = await self._registry.authorise(secret, KeyType.WRITE)
+        waits = _waits(scope)
         self._limits.take(grant)
         refuse_encoding(scope)
         body = await read_body(scope, receive, self._max_event_bytes)
@@ -89,8 +105,26 @@ class Track:
         recorded = time.time_ns() // 1_000_000
         record = self._record(scope, grant, identity, recorded, body)
         number = choose_partition(len(self._appenders), grant.project_id, event.event_id or "", identity)
-        await self._appenders[number].append(encode_record(record), ledger.bucket(grant.project_id, recorded))
-        return identity, recorded
+        entry = await self._appenders[number].append(
+            encode_record(record), ledger.bucket(grant.project_id, recorded)
+        )
+        if not waits:
+            return identity, recorded, None
+        settled = await self._settled(receive, self._watermark.wait(number, entry, f"{identity}00000001"))
+        return identity, recorded, settled
+
+    async def _settled(self, receive: Receive, wait: Coroutine[object, object, Settled]) -> Settled:
+        """The end of the wait. Errors: ApiError 422 for a dead letter."""
+        try:
+            settled = await while_connected(receive, wait)
+        except ApiError:  # the client has left, and with it whoever would read the answer
+            return QUEUED
+        if settled.state == "dead":
+            raise ApiError(
+                Kind.DEAD_LETTER,
+                f"It was kept, but cannot be stored, and is now a dead letter: {settled.reason}",
+            )
+        return settled
 
     async def _admit(self, grant: Grant, event: Event, names: KnownNames) -> None:
         """Count new names against the project's caps; only an event with a new one asks Redis."""
@@ -138,19 +172,15 @@ class Track:
         )
 
 
-def _write_key(scope: Scope) -> str | None:
-    """The presented key: the header, else `?write_key=` for callers that cannot set headers."""
-    value = header(scope, b"x-eventbunker-write-key")
-    if value is not None:
-        return value.decode("latin-1")
-    query = scope["query_string"]
-    if b"write_key=" not in query:
-        return None
-    try:
-        values = parse_qs(query.decode("latin-1"), max_num_fields=20).get("write_key", [])
-    except ValueError:
-        return None
-    return values[0] if values else None
+def _waits(scope: Scope) -> bool:
+    """Does the client want to wait until queries see its event? Errors: ApiError 400."""
+    values = query_values(scope, "ack")
+    if not values or values == ["stored"]:
+        return bool(values)
+    raise ApiError(
+        Kind.INVALID_REQUEST,
+        "The only value of ack is `stored`; leave ack out to be answered when the event is on disk.",
+    )
 
 
 def _validate(body: bytes, names: KnownNames) -> Event:

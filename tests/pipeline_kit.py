@@ -79,17 +79,21 @@ def make_keys(settings: Settings) -> Keys:
     return Keys(settings.producer.queue, 0, settings.consumer.dead_letter_queue)
 
 
-async def put(redis: Redis, keys: Keys, records: Sequence[Record]) -> None:
-    """One entry with `records`, by the edge's own script."""
+async def put(redis: Redis, keys: Keys, records: Sequence[Record]) -> str:
+    """One entry with `records`, by the edge's own script; its id."""
     payload = join_group([encode_record(r) for r in records])
-    await put_payload(redis, keys, payload, ledgers.encode_counts(ledgers.count(records)), len(records))
+    return await put_payload(
+        redis, keys, payload, ledgers.encode_counts(ledgers.count(records)), len(records)
+    )
 
 
-async def put_payload(redis: Redis, keys: Keys, payload: bytes, counts: str, number: int) -> None:
-    """One entry of any bytes, which the ledger counts as `number` events."""
+async def put_payload(redis: Redis, keys: Keys, payload: bytes, counts: str, number: int) -> str:
+    """One entry of any bytes, which the ledger counts as `number` events; its id."""
     names = (keys.entries, keys.producers, keys.producers_order, keys.ledger, keys.hours)
     done = redis.eval(APPEND, 5, *names, "test", str(next(_sequence)), str(number), counts, payload)
-    assert await done
+    entry = cast("bytes", await done)
+    assert entry
+    return entry.decode()
 
 
 async def entries(redis: Redis, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
@@ -199,8 +203,8 @@ class Bench:
             self.partition(slot), store or self.store, Geography(""), self.settings, stop or asyncio.Event()
         )
 
-    async def put(self, records: Sequence[Record]) -> None:
-        await put(self.redis, self.keys, records)
+    async def put(self, records: Sequence[Record]) -> str:
+        return await put(self.redis, self.keys, records)
 
     @contextlib.asynccontextmanager
     async def draining(

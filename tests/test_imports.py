@@ -28,7 +28,7 @@ LEAVES = {
         "app.sql",
     ),
 }
-HANDLERS = {"app.track", "app.read", "app.manage", "app.manage_dead", "app.probes"}
+HANDLERS = {"app.track", "app.read", "app.manage", "app.manage_dead", "app.probes", "app.receipt"}
 SERVERS = {"hypercorn", "uvicorn", "granian"}
 
 
@@ -88,6 +88,7 @@ def test_leaves_know_no_redis_no_store_and_no_http(leaf: str) -> None:
 def test_who_talks_to_what() -> None:
     talks_to_redis = {"app.producer", "app.partition", "app.redis_client", "app.accounts", "app.changes"}
     talks_to_redis |= {"app.names", "app.registry", "app.dead", "app.ledger_reader"}
+    talks_to_redis |= {"app.watermark", "app.whereabouts"}
     assert {name for name in users_of("redis") if name.startswith("app.")} == talks_to_redis
     assert {name for name in users_of("httpx") if name.startswith("app.")} == {"app.store"}
     assert users_of("chdb") <= {name for name in MODULES if name.startswith("workers.embedded")}

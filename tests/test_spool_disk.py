@@ -176,9 +176,12 @@ def test_an_event_that_waits_is_found(tmp_path: Path) -> None:
             ids = [moment.to_bytes(6, "big") + os.urandom(6) for _ in range(3)]
             for number, one in enumerate(ids[:2]):
                 await keep(spool, frame(number, b"before" + one + b"after"))
-            assert [await spool.holds(one) for one in ids] == [True, True, False]
+            assert [await spool.find(one) for one in ids] == [
+                *([b"before" + one + b"after"] for one in ids[:2]),
+                [],
+            ]
             await read_all(spool)
-            assert [await spool.holds(one) for one in ids] == [False, False, False]
+            assert [await spool.find(one) for one in ids] == [[], [], []]
 
     asyncio.run(run())
 
