@@ -50,11 +50,13 @@ def erase(
     async def run() -> tuple[list[str], list[str], list[list[object]]]:
         redis = redis_client.connect(settings)
         store = store_client.connect(settings)
-        keys = Keys(settings.producer.queue, 0, "erase-test")
+        keys = Keys("erase-test", 0)
         try:
-            await redis.delete(keys.dead)
+            await redis.delete(keys.dead, keys.ledger, keys.hours)
             for project_id in project_ids * 3:
                 await redis.xadd(keys.dead, {"d": dead_letter(project_id)})
+                await redis.hincrby(keys.ledger, "dead", 1)
+                await redis.hincrby(keys.hours, f"{project_id}|0|dead", 1)
             freshness = Freshness(redis, settings.producer.queue, 1)
             eraser = ProjectEraser(redis, store, [keys], freshness, margin_ms=margin_ms)
             erased = await eraser.erase_due()
@@ -62,6 +64,13 @@ def erase(
             assert not again
             left = cast("list[tuple[bytes, dict[bytes, bytes]]]", await redis.xrange(keys.dead))
             owners = [owner(fields[b"d"]) for _, fields in left]
+            for project_id in project_ids:
+                counted = await redis.hmget(
+                    keys.hours, [f"{project_id}|0|{fate}" for fate in ("dead", "erased")]
+                )
+                own = owners.count(project_id)
+                assert [int(one or 0) for one in counted] == [own, 3 - own], "the ledger follows"
+            assert int(await redis.hget(keys.ledger, "dead") or 0) == len(owners)
             rows = await store.ask(
                 "SELECT project_id, count() FROM events WHERE has({ids:Array(String)}, project_id)"
                 " GROUP BY project_id",

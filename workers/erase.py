@@ -13,11 +13,12 @@ from typing import cast
 import structlog
 from redis.asyncio import Redis
 
-from app import dead_letter, registry_scripts
+from app import dead_letter, ledger, registry_scripts
 from app.partition import Freshness
 from app.redis_client import UNREACHABLE
 from app.store import Store, StoreError
 from app.stream import Keys
+from app.stream_scripts import PURGE
 
 EVERY_SECONDS = 60.0
 DELETE_SECONDS = 600.0
@@ -41,6 +42,7 @@ class ProjectEraser:
         self._keys = keys
         self._freshness = freshness
         self._margin_ms = margin_ms
+        self._purge = redis.register_script(PURGE)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look once a minute until `stop`; an outage only postpones."""
@@ -96,9 +98,16 @@ class ProjectEraser:
                 await self._redis.xrange(keys.dead, min=after, count=DEAD_LETTERS_A_READ),
             )
             for entry_id, fields in rows:
-                record = dead_letter.decode(fields[b"d"]).record
-                if record is not None and record.project_id == project_id:
-                    await self._redis.xdel(keys.dead, entry_id)
+                letter = dead_letter.decode(fields[b"d"])
+                if letter.record is not None and letter.record.project_id == project_id:
+                    await self._purge(
+                        keys=[keys.dead, keys.dead_ids, keys.ledger, keys.hours],
+                        args=[
+                            entry_id,
+                            letter.record.unique_req_id.hex(),
+                            ledger.encode_counts(dead_letter.counts(letter)),
+                        ],
+                    )
             if len(rows) < DEAD_LETTERS_A_READ:
                 return
             after = f"({rows[-1][0].decode()}"
