@@ -136,7 +136,8 @@ class Fault:
 
     def _start_traced(self) -> None:
         if self._trace is not None:
-            self.note = self._trace.stop()
+            hit = self._trace.hit()
+            self.note = f"at {hit}" if hit else "no rename came by"
         self._start()
 
     def _mood(self) -> Mood:

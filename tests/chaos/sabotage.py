@@ -7,8 +7,10 @@ runs every one of SAFEGUARDS: see `tests.chaos.prove`.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import uuid
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +115,18 @@ def _no_plan_of_halves() -> None:
     _replace(Inserter, "_save", _nothing)
 
 
+def _no_fsync() -> None:
+    _replace(os, "fdatasync", lambda descriptor: None)
+
+
+def _no_checksum() -> None:
+    _replace(zlib, "crc32", lambda content: 0)
+
+
+def _no_slot_lock() -> None:
+    _replace(fcntl, "flock", lambda descriptor, how: None)
+
+
 SAFEGUARDS = (
     Safeguard(
         "plan",
@@ -161,6 +175,24 @@ SAFEGUARDS = (
         "halves replace the plan before they are inserted",
         "tests/chaos/test_bisected_zombie.py",
         _no_plan_of_halves,
+    ),
+    Safeguard(
+        "fsync",
+        "the spool is synced before the 200",
+        "tests/chaos/test_synced.py",
+        _no_fsync,
+    ),
+    Safeguard(
+        "checksum",
+        "a frame of the spool is believed only with its checksum",
+        "tests/test_spool_disk.py::test_damage_takes_one_frame_and_no_other",
+        _no_checksum,
+    ),
+    Safeguard(
+        "lock",
+        "one process for each slot of the spool",
+        "tests/test_spool.py::test_a_slot_has_one_owner",
+        _no_slot_lock,
     ),
 )
 

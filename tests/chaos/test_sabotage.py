@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.prove import FAILED, run
+from tests.chaos.prove import RUN_SECONDS, is_caught, run
 from tests.chaos.sabotage import SAFEGUARDS, Safeguard
 from tests.service import ROOT
 
 
+@pytest.mark.timeout(RUN_SECONDS)
 @pytest.mark.parametrize("safeguard", SAFEGUARDS, ids=lambda one: one.name)
 def test_its_test_fails_without_it(safeguard: Safeguard) -> None:
-    code, printed = run([safeguard.test], safeguard.name)
-    assert code == FAILED, printed
+    _, printed = run([safeguard.test], safeguard.name)
+    assert is_caught(printed), printed
+
+
+def test_only_a_failed_test_counts() -> None:
+    assert is_caught("E  assert 1 == 2\n1 failed, 3 passed in 2.0s\n")
+    assert not is_caught("1 passed in 2.0s\n")
+    assert not is_caught("ERROR tests/test_x.py::test - RuntimeError\n1 failed, 1 error in 2.0s\n")
+    assert not is_caught("E  Failed: Timeout (>180.0s) from pytest-timeout.\n1 failed in 180.0s\n")
 
 
 @pytest.mark.parametrize("safeguard", SAFEGUARDS, ids=lambda one: one.name)

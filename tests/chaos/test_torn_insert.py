@@ -29,7 +29,7 @@ def test_a_token_was_seen_and_its_rows_are_not_there(tmp_path: Path) -> None:
             answer = store.insert(INSERT, row(2, b"y"), insert_deduplication_token="two")
             pytest.fail(f"it was answered: {answer.status_code}")
         store.process.wait(10)
-        assert trace.stop().startswith("at tmp_insert_all_2_2_0")
+        assert trace.hit() == "tmp_insert_all_2_2_0"
         store = start_store(tmp_path / "data")
         # An OK, and nothing is added: only a first attempt's OK may be believed.
         assert store.insert(INSERT, row(2, b"y"), insert_deduplication_token="two").status_code == 200

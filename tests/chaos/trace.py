@@ -1,5 +1,6 @@
-"""kill -9 of the engine at the moment when its deduplication log has the token and the part has no name yet.
+"""strace on a running process: what it asks of the system, and its end at a chosen call.
 
+`KillAtRename` is kill -9 of the engine when its deduplication log has the token and the part has no name yet.
 The engine writes the token, then renames `tmp_insert_…` to the part's name. strace ends the process as it
 enters the rename, so the rename is not executed: what is left is a token without rows.
 """
@@ -23,30 +24,27 @@ class NoTrace(Exception):
     """This machine cannot do that; the message says why."""
 
 
-class KillAtRename:
-    """Attached to a process until that dies at its next rename, or `stop`."""
+class Trace:
+    """Attached to every thread of a process, until that ends or `stop`."""
 
-    def __init__(self, pid: int, log: Path) -> None:
+    def __init__(self, pid: int, log: Path, *options: str) -> None:
+        """Errors: NoTrace."""
         if not shutil.which("strace"):
             raise NoTrace("strace is not installed (apt-get install strace)")
         self._pid = pid
         self._log = log
         self._errors = log.with_suffix(".errors")
-        command = ["strace", "-f", "-qq", "-o", str(log), "-e", f"trace={RENAMES}"]
-        command += ["-e", f"inject={RENAMES}:signal=KILL:when=1", "-p", str(pid)]
+        command = ["strace", "-f", "-qq", "-o", str(log), *options, "-p", str(pid)]
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(command, stderr=errors)
         self._wait_attached()
 
     def stop(self) -> str:
-        """Detach if it never came to it. What was hit: the name of the directory that kept its old one."""
+        """Detach if it still lives. What was seen, a line for each call."""
         if self._process.poll() is None:
             self._process.terminate()
         self._process.wait(ATTACH_SECONDS)
-        hit = [match[1] for match in _RENAME.finditer(self._log.read_text(errors="replace"))]
-        if not hit:
-            return "no rename came by"
-        return f"at {hit[-1]}"
+        return self._log.read_text(errors="replace")
 
     def _wait_attached(self) -> None:
         """Until every thread is traced. Errors: NoTrace."""
@@ -64,3 +62,15 @@ class KillAtRename:
             tasks = list(Path(f"/proc/{self._pid}/task").iterdir())
             return all("TracerPid:\t0\n" not in (task / "status").read_text() for task in tasks)
         return False
+
+
+class KillAtRename(Trace):
+    """The process dies at its next rename."""
+
+    def __init__(self, pid: int, log: Path) -> None:
+        super().__init__(pid, log, "-e", f"trace={RENAMES}", "-e", f"inject={RENAMES}:signal=KILL:when=1")
+
+    def hit(self) -> str:
+        """`stop`, and the name of the directory that kept its old one; "" when no rename came by."""
+        found = [match[1] for match in _RENAME.finditer(self.stop())]
+        return found[-1] if found else ""
