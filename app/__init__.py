@@ -14,16 +14,17 @@ Read an event's life from socket to table in this order:
      7  app.append      group commit: one append for all who wait; then the 200 (app.producer: the connection)
         app.spool       while Redis is away, full or slow: this edge's own disk; app.replay empties it
      8  workers.drain   the loop of the partition's one owner (app.partition is its end of the stream)
-     9  workers.plan    what is inserted under which token, written down before it is done
-    10  workers.enrich, workers.rows   record -> row
-    11  workers.insert  carries the plan out: exactly once, or a dead letter
-    12  app.store       the one ClickHouse client
+     9  workers.event_ids, workers.verdict   copies of stored events, told by their ids
+    10  workers.plan    what is inserted under which token, written down before it is done
+    11  workers.enrich, workers.rows   record -> row
+    12  workers.insert  carries the plan out: exactly once, or a dead letter
+    13  app.store       the one ClickHouse client
 
 and a question's way back:
 
-    13  app.read        POST /v1/query/json
-    14  app.query       the query language, narrowed to the key's grant
-    15  app.sql         Query -> SQL and parameters
+    14  app.read        POST /v1/query/json
+    15  app.query       the query language, narrowed to the key's grant
+    16  app.sql         Query -> SQL and parameters
 
 What became of an event is told by
 

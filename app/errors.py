@@ -40,6 +40,7 @@ class Kind(enum.Enum):
     # 400
     INVALID_BODY = Row(400, "invalid_body", "Body JSON validation failed.")
     INVALID_REQUEST = Row(400, "invalid_request", "Invalid request")
+    INVALID_IDEMPOTENCY_KEY = Row(400, "invalid_idempotency_key", "Invalid Idempotency-Key")
     INVALID_ACCOUNT = Row(400, "invalid_account_id", "Invalid account_id")
     INVALID_PROJECT = Row(400, "invalid_project_id", "Invalid project_id")
     TOO_MANY_PROJECTS = Row(400, "too_many_projects", "Maximum number of projects reached")

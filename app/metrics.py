@@ -38,6 +38,10 @@ SPOOL_BYTES = Gauge("eventbunker_spool_bytes", "Size of the spools.", multiproce
 
 ROWS_STORED = Counter("eventbunker_rows_stored", "Rows that the store confirmed.")
 DEAD_LETTERS = Counter("eventbunker_dead_letters", "Events set aside with their reason.")
+DUPLICATES = Counter("eventbunker_duplicates", "Events that were copies, by event id, of stored ones.")
+EVENT_ID_SECONDS = Histogram(
+    "eventbunker_event_id_lookup_duration_seconds", "One batch's event ids looked up.", buckets=FAST_SECONDS
+)
 INSERT_SECONDS = Histogram("eventbunker_insert_duration_seconds", "One insert.", buckets=FAST_SECONDS)
 INSERT_ROWS = Histogram("eventbunker_insert_rows", "Rows in one insert.", buckets=COUNTS)
 INSERT_FAILURES = Counter("eventbunker_insert_failures", "Inserts that failed.", ["kind"])

@@ -82,6 +82,12 @@ _TRACKED: Schema = _object(
     unique_req_id={"type": "string", "pattern": "^[0-9a-f]{32}$"},
     time_recorded={"type": "integer", "description": "Unix milliseconds"},
 )
+_IDEMPOTENCY_KEY: Schema = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The event's id for clients that cannot set event_id, quoted or bare.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 258, "pattern": "^[ -~]+$"},
+}
 _NAMES: Schema = {"type": "array", "items": _TEXT}
 _PROJECT_ID = {"project_id": _TEXT}
 _ACCOUNT_ID = {"account_id": _TEXT}
@@ -213,7 +219,7 @@ def _post(path: str, summary: str, scheme: str, request: Schema, answer: Schema)
         "responses": responses,
     }
     if path == "/post":
-        operation["parameters"] = [openapi_receipt.ACK]
+        operation["parameters"] = [openapi_receipt.ACK, _IDEMPOTENCY_KEY]
         responses["202"] = _content("application/json", openapi_receipt.QUEUED)
     return operation
 

@@ -30,6 +30,7 @@ from app.http import (
     while_connected,
     write_key,
 )
+from app.idempotency_key import choose_event_id
 from app.names import KnownNames
 from app.rate_limit import RateLimits
 from app.registry import Registry
@@ -100,11 +101,13 @@ class Track:
         if names is None:
             names = await self._registry.names.load(grant.project_id)
         event = _validate(body, names)
+        event_id = choose_event_id(scope, event.event_id)
         await self._admit(grant, event, names)
         identity = request_id(scope)
         recorded = time.time_ns() // 1_000_000
-        record = self._record(scope, grant, identity, recorded, body)
-        number = choose_partition(len(self._appenders), grant.project_id, event.event_id or "", identity)
+        of_header = event_id if event.event_id is None else ""
+        record = self._record(scope, grant, identity, recorded, body, event_id=of_header)
+        number = choose_partition(len(self._appenders), grant.project_id, event_id, identity)
         entry = await self._appenders[number].append(
             encode_record(record), ledger.bucket(grant.project_id, recorded)
         )
@@ -151,7 +154,9 @@ class Track:
         if problems:
             raise invalid_body(problems)
 
-    def _record(self, scope: Scope, grant: Grant, identity: str, recorded: int, body: bytes) -> Record:
+    def _record(
+        self, scope: Scope, grant: Grant, identity: str, recorded: int, body: bytes, *, event_id: str
+    ) -> Record:
         agent = header(scope, b"user-agent")
         address = _client_address(scope, self._trusted_proxies) if self._keeps_address else ""
         if grant.allow_client_context:
@@ -169,6 +174,7 @@ class Track:
             _text(agent),
             _text(header(scope, b"referer")),
             body,
+            event_id,
         )
 
 

@@ -174,9 +174,8 @@ def test_blocking_codes_never_blame_a_row(opened: Open, code: int) -> None:
     """Safeguard: many more refusals than max_retries, and still no halves and no dead letters."""
 
     async def run() -> None:
-        async with opened(*[refusing(code)] * 12) as made:
+        async with opened(*[refusing(code)] * 12, retry_delay=0.0001) as made:
             work = await start(made, [record()])
-            work.inserter._retry_delay_seconds = 0.0001
             await work.carry_out()
             assert await made.store.stored() == (1, 1)
             assert not work.plan.dead

@@ -159,7 +159,7 @@ class Table:
     def insert(self, records: list[Record]) -> None:
         """One insert. Errors: StoreRefused."""
         self._count += 1
-        block = b"".join(to_row(one, NOWHERE) for one in records)
+        block = b"".join(to_row(one, NOWHERE).data for one in records)
         self._runner.run(
             self._store.insert(
                 INSERT,

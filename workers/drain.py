@@ -2,9 +2,11 @@
 
 One owner for each partition. The order of the steps is the promise:
 
-    1. plan in Redis        a crash after this is settled by counting (workers.insert)
-    2. rows in the store    a crash after this is settled the same way: nothing is inserted twice
-    3. acknowledge          plan, entries, dead letters and ledger change in one script
+    1. look up event ids    which events are copies of stored ones: a verdict that the plan keeps
+    2. plan in Redis        a crash after this is settled by counting (workers.insert)
+    3. rows in the store    a crash after this is settled the same way: nothing is inserted twice
+    4. ids in the store     and the fates of duplicates; a crash after this writes them again
+    5. acknowledge          plan, entries, dead letters and ledger change in one script
 
 Started by `eventbunker drain`, or by the supervisor. A kill at any line is safe; SIGTERM finishes what
 the stream holds, for a bounded time, and gives the lease back.
@@ -22,8 +24,9 @@ import uuid
 import structlog
 import uvloop
 
-from app import metrics, redis_client
+from app import fates, ledger, metrics, redis_client
 from app import store as store_client
+from app.fates import Fate
 from app.logs import configure_logging
 from app.partition import Freshness, LeaseLost, Partition
 from app.redis_client import UNREACHABLE
@@ -31,9 +34,12 @@ from app.settings import Settings
 from app.store import Store, StoreError
 from app.stream import Keys
 from workers import plan as plans
+from workers import verdict
 from workers.enrich import Geography, GeographyError
 from workers.erase import ProjectEraser
+from workers.event_ids import EventIds
 from workers.insert import Inserter, MostlyDead
+from workers.patience import Patience
 from workers.plan import Item
 
 IDLE_WAIT_MS = 500  # one blocking read; also how often an idle drain proves that it works
@@ -65,11 +71,14 @@ class PartitionDrain:
         self._lease_ms = int(settings.consumer.lease_timeout * 1000)
         self._next_insert = 0.0
         self._next_proof = 0.0
+        self._timeout_seconds = settings.store.insert_timeout
+        self._patience = Patience(self._fence, settings.consumer.retry_delay)
+        self._event_ids = EventIds(store, timeout_seconds=self._timeout_seconds)
         self._inserter = Inserter(
             store,
             partition,
             self._fence,
-            timeout_seconds=settings.store.insert_timeout,
+            timeout_seconds=self._timeout_seconds,
             max_retries=settings.consumer.max_retries,
             retry_delay_seconds=settings.consumer.retry_delay,
         )
@@ -157,7 +166,9 @@ class PartitionDrain:
         if not items:
             return
         began = time.monotonic()
-        plan = plans.make(uuid.uuid4().hex, items)
+        known = await self._patience.insist(lambda: self._event_ids.look_up(items))
+        duplicates = verdict.find_duplicates(items, range(len(items)), known)
+        plan = plans.make(uuid.uuid4().hex, items, duplicates)
         await self._partition.save_plan(plans.encode(plan))
         await self._carry_out(plan, items, resumed=False)
         # A full batch means a backlog: then the next one need not wait.
@@ -180,15 +191,30 @@ class PartitionDrain:
 
     async def _carry_out(self, plan: plans.Plan, items: list[Item], *, resumed: bool) -> None:
         await self._inserter.carry_out(plan, items, resumed=resumed)
+        await self._patience.insist(lambda: self._event_ids.remember(plan, items))
+        await self._patience.insist(lambda: self._write_fates(plan, items))
         await self._partition.acknowledge(
             plan.last, plans.ledger_changes(plan, items), plans.dead_letters(plan, items)
         )
         metrics.ROWS_STORED.inc(plan.stored)
         metrics.DEAD_LETTERS.inc(len(plan.dead))
+        metrics.DUPLICATES.inc(len(plan.duplicates))
         oldest_ms = int(plan.first.partition("-")[0])
         metrics.FRESHNESS_SECONDS.observe(max(0.0, time.time() - oldest_ms / 1000))
         if time.monotonic() > self._next_proof:
             await self._record_proof()
+
+    async def _write_fates(self, plan: plans.Plan, items: list[Item]) -> None:
+        duplicates = [
+            Fate(
+                *(record.unique_req_id, record.project_id, items[row].customer_identifier),
+                *(ledger.DUPLICATE, first_copy, record.time_recorded),
+            )
+            for row, first_copy in plan.duplicates
+            if (record := items[row].record) is not None
+        ]
+        if duplicates:
+            await fates.write(self._store, duplicates, timeout_seconds=self._timeout_seconds)
 
     async def _prove(self) -> None:
         """Idle: show that the store answers, so that readiness means more than a living process."""

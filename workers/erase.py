@@ -22,6 +22,7 @@ from app.stream_scripts import PURGE
 
 EVERY_SECONDS = 60.0
 DELETE_SECONDS = 600.0
+TABLES = ("events", "event_ids", "fates")  # all that name a project
 DEAD_LETTERS_A_READ = 500
 
 log = structlog.get_logger()
@@ -79,12 +80,14 @@ class ProjectEraser:
     async def _erase(self, project_id: str) -> bool:
         """True when nothing of the project is left."""
         which = {"project": project_id}
-        await self._store.command(
-            # A mutation rewrites the parts: the rows leave the disk, not only the answers.
-            "ALTER TABLE events DELETE WHERE project_id = {project:String} SETTINGS mutations_sync = 2",
-            which,
-            timeout_seconds=DELETE_SECONDS,
-        )
+        for table in TABLES:
+            await self._store.command(
+                # A mutation rewrites the parts: the rows leave the disk, not only the answers.
+                f"ALTER TABLE {table} DELETE WHERE project_id = {{project:String}}"
+                " SETTINGS mutations_sync = 2",
+                which,
+                timeout_seconds=DELETE_SECONDS,
+            )
         for keys in self._keys:
             await self._purge_dead_letters(keys, project_id)
         left = await self._store.ask("SELECT count() FROM events WHERE project_id = {project:String}", which)

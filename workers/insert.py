@@ -22,6 +22,8 @@ from app import metrics
 from app.partition import Partition
 from app.store import Store, StoreError, StoreRefused, StoreUnavailable, Value
 from workers import plan as plans
+from workers import verdict
+from workers.patience import Patience
 from workers.plan import Item, Part, Plan
 from workers.rows import INSERT, INSERT_SETTINGS
 
@@ -31,7 +33,6 @@ DATA_CODES = frozenset(
 )
 # The installation is at fault: no row can be blamed, so it is tried until somebody mends it.
 BLOCKING_CODES = frozenset({16, 47, 60, 62, 81, 115, 164, 192, 193, 194, 242, 243, 291, 497, 516})
-MAX_BACKOFF_SECONDS = 5.0
 IDS_A_QUESTION = 1000  # the address of a request holds 64 KiB
 MAX_DEAD_ROWS = 100  # of one plan, once they outnumber the stored: then it is our bug, not the data's
 
@@ -60,7 +61,7 @@ class Inserter:
         self._fence = fence
         self._timeout_seconds = timeout_seconds
         self._max_retries = max_retries
-        self._retry_delay_seconds = retry_delay_seconds
+        self._pause = Patience(fence, retry_delay_seconds).pause
 
     async def carry_out(self, plan: Plan, items: Sequence[Item], *, resumed: bool) -> None:
         """Store every row of `plan` once; rows that the store refuses become dead letters of the plan.
@@ -70,8 +71,10 @@ class Inserter:
         """
         if resumed:
             metrics.RECOVERIES.inc()
-            plans.set_rowless_aside(plan, items)
+            rowless = plans.set_rowless_aside(plan, items)
             plan.parts = [part for old in plan.parts for part in await self._settle(plan, old, items)]
+            for row in rowless:
+                verdict.promote(plan, items, row)
             await self._save(plan)
         failures = 0
         while plan.parts:
@@ -135,6 +138,7 @@ class Inserter:
         if len(plan.dead) >= MAX_DEAD_ROWS and len(plan.dead) > plan.stored:
             raise MostlyDead(error.message)
         plan.dead.append((missing[0].rows[0], error.message))
+        verdict.promote(plan, items, missing[0].rows[0])
         log.error("event set aside", code=error.code, plan=plan.id)
         return []
 
@@ -211,10 +215,3 @@ class Inserter:
 
     async def _save(self, plan: Plan) -> None:
         await self._partition.save_plan(plans.encode(plan))
-
-    async def _pause(self, failures: int, error: StoreError) -> None:
-        """Back off, loudly: once at the first failure, then at each power of two."""
-        if failures & (failures - 1) == 0:
-            log.warning("store failed, trying again", failures=failures, error=str(error)[:300])
-        await self._fence()
-        await asyncio.sleep(min(self._retry_delay_seconds * 2 ** min(failures - 1, 10), MAX_BACKOFF_SECONDS))

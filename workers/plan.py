@@ -48,7 +48,8 @@ class Plan(msgspec.Struct):
 class Item(msgspec.Struct):
     """One record of a batch, or one entry that holds none. `row` is None where no row can be made.
 
-    `counts`: where the ledger counted the events of an entry that cannot be read.
+    `counts`: where the ledger counted the events of an entry that cannot be read. `event_key`: what copies of
+    one event have in common (`workers.rows.event_key`).
     """
 
     entry: str
@@ -57,6 +58,8 @@ class Item(msgspec.Struct):
     reason: str = ""
     payload: bytes = b""
     counts: str = ""
+    event_key: bytes = b""
+    customer_identifier: str = ""
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -77,27 +80,41 @@ def read_items(entry: Entry, geography: Geography) -> list[Item]:
 
 def _item(entry_id: str, record: Record, geography: Geography) -> Item:
     try:
-        return Item(entry_id, record, to_row(record, geography))
+        row = to_row(record, geography)
     except (msgspec.DecodeError, ValueError) as error:
         return Item(entry_id, record, None, f"{dead_letter.ROWLESS}: {error}")
+    return Item(
+        entry_id, record, row.data, event_key=row.event_key, customer_identifier=row.customer_identifier
+    )
 
 
-def make(plan_id: str, items: Sequence[Item]) -> Plan:
-    """The plan of a new batch: one part with every row, dead letters for what has none."""
-    rows = [position for position, item in enumerate(items) if item.row is not None]
+def make(plan_id: str, items: Sequence[Item], duplicates: Sequence[tuple[int, str]] = ()) -> Plan:
+    """The plan of a new batch: one part with every row to be stored, dead letters for what has no row.
+
+    `duplicates` is the verdict of `workers.verdict`: these are not stored.
+    """
+    copies = {position for position, _ in duplicates}
+    rows = [
+        position for position, item in enumerate(items) if item.row is not None and position not in copies
+    ]
     dead = [(position, item.reason) for position, item in enumerate(items) if item.row is None]
-    return Plan(plan_id, items[0].entry, items[-1].entry, [Part(rows)] if rows else [], 0, dead)
+    parts = [Part(rows)] if rows else []
+    return Plan(plan_id, items[0].entry, items[-1].entry, parts, 0, dead, list(duplicates))
 
 
-def set_rowless_aside(plan: Plan, items: Sequence[Item]) -> None:
+def set_rowless_aside(plan: Plan, items: Sequence[Item]) -> list[int]:
     """Rows that the plan's maker could make and this version of the program cannot become dead letters.
+
+    Returns them.
 
     Their place in the block would be empty, and an OK for that block would count them as stored.
     """
+    rowless = [row for part in plan.parts for row in part.rows if items[row].row is None]
+    plan.dead += [(row, items[row].reason) for row in rowless]
     for part in plan.parts:
-        plan.dead += [(row, items[row].reason) for row in part.rows if items[row].row is None]
         part.rows = [row for row in part.rows if items[row].row is not None]
     plan.parts = [part for part in plan.parts if part.rows]
+    return rowless
 
 
 def token(part: Part, items: Sequence[Item]) -> str:

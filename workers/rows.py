@@ -7,6 +7,7 @@ Source: https://clickhouse.com/docs/interfaces/formats/RowBinary
 
 from __future__ import annotations
 
+import hashlib
 import struct
 
 import msgspec
@@ -51,13 +52,30 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     utm_content: str | None = None
 
 
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """`data` in RowBinary. `event_key` tells copies of one event; empty where it has no id of its own."""
+
+    data: bytes
+    event_key: bytes
+    customer_identifier: str
+
+
 _DECODER = msgspec.json.Decoder(Envelope)
 _INT64 = struct.Struct("<q").pack
 _NULL = b"\x01"
 _PRESENT = b"\x00"
 
 
-def to_row(record: Record, geography: Geography) -> bytes:
+def event_key(project_id: str, event_id: str) -> bytes:
+    """16 bytes that stand for this id in this project; none without an id.
+
+    A digest, so that ids of any length cost the same and their text is kept in one place only. 128 bits of
+    SHA-256: no two ids that anybody ever sends have the same. `workers/migrations` computes the same in SQL.
+    """
+    return hashlib.sha256(f"{project_id}\0{event_id}".encode()).digest()[:16] if event_id else b""
+
+
+def to_row(record: Record, geography: Geography) -> Row:
     """The row of `record`. Errors: msgspec.DecodeError or ValueError for a body no edge would accept."""
     envelope = _DECODER.decode(record.body)
     recorded = record.time_recorded
@@ -76,21 +94,24 @@ def to_row(record: Record, geography: Geography) -> bytes:
         *(place.ip_country, place.ip_region, place.ip_city),
         *(client.browser_name, client.browser_version, client.os_name, client.os_version, client.device_type),
     )
-    return b"".join(
+    event_id = envelope.event_id or record.event_id
+    customer_identifier = record.customer_identifier or envelope.customer_identifier
+    data = b"".join(
         (
             _text(record.project_id),
             _text(envelope.event_name),
             _INT64(event_time),
             _INT64(recorded),
             record.unique_req_id,
-            _text(record.customer_identifier or envelope.customer_identifier),
-            _text(envelope.event_id),
+            _text(customer_identifier),
+            _text(event_id),
             *map(_nullable, texts),
             _NULL if client.is_bot is None else _PRESENT + client.is_bot.to_bytes(1, "little"),
             _nullable(record.user_agent or None),
             _bytes(record.body),
         )
     )
+    return Row(data, event_key(record.project_id, event_id), customer_identifier)
 
 
 def _own_or(own: str | None, derived: str | None) -> str | None:
@@ -106,10 +127,10 @@ def _text(text: str) -> bytes:
 
 
 def _bytes(value: bytes) -> bytes:
-    return _length(len(value)) + value
+    return encode_length(len(value)) + value
 
 
-def _length(size: int) -> bytes:
+def encode_length(size: int) -> bytes:
     """LEB128, the length prefix of RowBinary."""
     out = bytearray()
     while size > 0x7F:
