@@ -10,12 +10,16 @@ import random
 import threading
 import time
 
+import httpx
+
 from tests.chaos.book import Book, open_http
+from tests.chaos.questions import Questions
 from tests.chaos.topology import Topology
 
 CLIENTS = 10
 ID_SHARE = 0.4  # of the events carry an event_id
 REPEAT_SHARE = 0.15  # of those are sent again although they were answered
+STORED_SHARE = 0.1  # of the others are sent with `ack=stored`, and looked for as soon as that is answered
 MAX_ATTEMPTS = 8
 RETRY_SECONDS = (0.05, 0.6)
 STOP_SECONDS = 180.0
@@ -24,10 +28,13 @@ STOP_SECONDS = 180.0
 class Clients:
     """A context: they run until its end."""
 
-    def __init__(self, topology: Topology, book: Book, name: str, rate: float, seed: int) -> None:
+    def __init__(
+        self, topology: Topology, book: Book, name: str, questions: Questions, *, rate: float, seed: int
+    ) -> None:
         self._topology = topology
         self._book = book
         self._name = name
+        self._questions = questions
         self._pause = CLIENTS / rate
         self._seed = seed
         self._stopping = threading.Event()
@@ -54,19 +61,31 @@ class Clients:
         due = time.monotonic() + self._pause * chance.random()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
             due = max(due + self._pause, time.monotonic() - 1)  # behind by more than a second: let it go
-            edge = chance.randrange(len(https))
-            has_id = chance.random() < ID_SHARE
-            event = self._book.new((lambda n: f"{self._name}-{n}") if has_id else (lambda n: ""))
-            attempts = 1
-            while True:
-                http = https[edge]
-                attempt = self._book.send(event, edge, http, self._topology.write_key, self._name)
-                if not has_id or attempts >= MAX_ATTEMPTS or self._stopping.is_set():
-                    break
-                if attempt.status == 200 and chance.random() >= REPEAT_SHARE:
-                    break
-                attempts += 1
-                edge = (edge + chance.randrange(2)) % len(https)
-                self._stopping.wait(chance.uniform(*RETRY_SECONDS))
+            if chance.random() < ID_SHARE:
+                self._insist(chance, https)
+            else:
+                self._send_once(chance, https, is_patient=chance.random() < STORED_SHARE)
         for http in https:
             http.close()
+
+    def _insist(self, chance: random.Random, https: list[httpx.Client]) -> None:
+        """An event with an id: again after anything but a 200, and now and then although there was one."""
+        event = self._book.new(lambda number: f"{self._name}-{number}")
+        edge = chance.randrange(len(https))
+        for _ in range(MAX_ATTEMPTS):
+            attempt = self._book.send(event, edge, https[edge])
+            if self._stopping.is_set() or (attempt.status == 200 and chance.random() >= REPEAT_SHARE):
+                return
+            edge = (edge + chance.randrange(2)) % len(https)
+            self._stopping.wait(chance.uniform(*RETRY_SECONDS))
+
+    def _send_once(self, chance: random.Random, https: list[httpx.Client], *, is_patient: bool) -> None:
+        """An event without an id; `is_patient` waits until it is stored."""
+        event = self._book.new(lambda number: "")
+        edge = chance.randrange(len(https))
+        ack = "stored" if is_patient else ""
+        attempt = self._book.send(event, edge, https[edge], ack)
+        if not is_patient or attempt.status != 200:
+            return
+        if self._questions.count(https[edge], "unique_req_id", attempt.told) == 0:
+            event.unseen = attempt.told

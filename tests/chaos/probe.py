@@ -5,24 +5,22 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import httpx
-
 from tests.chaos.book import Book, Event, open_http
+from tests.chaos.questions import Questions
 from tests.chaos.topology import EDGES, SHARDS, Topology
-from tests.client import equals
 
 RECOVERY_SECONDS = 90.0
 POLL_SECONDS = 0.05
-ALL_TIME = {"start": "1970-01-01", "end": "2100-12-31"}
 
 
 class Probe:
     """Sends its own events, which are in the book like everybody's."""
 
-    def __init__(self, topology: Topology, book: Book, name: str) -> None:
+    def __init__(self, topology: Topology, book: Book, name: str, questions: Questions) -> None:
         self._topology = topology
         self._book = book
         self._name = name
+        self._questions = questions
         self._pool = ThreadPoolExecutor(EDGES * SHARDS, thread_name_prefix="probe")
 
     def close(self) -> None:
@@ -48,11 +46,11 @@ class Probe:
         with open_http(self._topology.edge_urls[edge]) as http:
             while time.monotonic() < end:
                 event = self._fresh(partition)
-                attempt = self._book.send(event, edge, http, self._topology.write_key, self._name)
+                attempt = self._book.send(event, edge, http)
                 last = f"{attempt.status} {attempt.told}"
                 if attempt.status == 200:
                     while time.monotonic() < end:
-                        if self._is_queryable(http, event):
+                        if self._questions.count(http, "event_id", event.event_id):
                             return time.monotonic() - began
                         time.sleep(POLL_SECONDS)
                     last = f"{attempt.told} is not in query results"
@@ -69,20 +67,3 @@ class Probe:
             return next(one for one in tries if self._topology.partition_of(one) == partition)
 
         return self._book.new(event_id)
-
-    def _is_queryable(self, http: httpx.Client, event: Event) -> bool:
-        query = {
-            "time_period": ALL_TIME,
-            "filters": [equals("event_name", self._name), equals("event_id", event.event_id)],
-            "computations": [{"function": "count"}],
-        }
-        try:
-            answer = http.post(
-                "/v1/query/json",
-                json=query,
-                headers={"x-eventbunker-query-key": self._topology.query_key},
-            )
-        except httpx.TransportError:
-            return False
-        data = answer.json().get("data") if answer.status_code == 200 else None
-        return bool(data and data[0]["count"])

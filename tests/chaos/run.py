@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import httpx
 
 from tests.chaos.book import Book, open_http
 from tests.chaos.clients import Clients
 from tests.chaos.clock import NoClock
 from tests.chaos.disk import NoDisk, own_mounts
 from tests.chaos.faults import Fault
-from tests.chaos.probe import ALL_TIME, Probe
+from tests.chaos.probe import Probe
+from tests.chaos.questions import Questions
 from tests.chaos.report import Done, Report, line
 from tests.chaos.schedule import Planned, rounds
 from tests.chaos.topology import Topology
 from tests.chaos.trace import NoTrace
 from tests.chaos.verdict import Row, judge
-from tests.client import equals, unique
+from tests.client import unique
 from tests.service import COMMAND
 
 EMPTY_SECONDS = 120.0
 ALL_STORED_SECONDS = 60.0
-PAGE = 10_000
+RECEIPTS = 200
 CALM_SECONDS = 0.5  # between two rounds
 
 Say = Callable[[str], None]
@@ -54,9 +54,11 @@ class _Run:
         self._report = report
         self._rate = rate
         self._say = say
-        self._book = Book()
         self._name = unique("chaos")
-        self._probe = Probe(topology, self._book, self._name)
+        self._book = Book(topology.write_key, self._name)
+        self._chance = random.Random(report.seed)
+        self._questions = Questions(topology.query_key, topology.write_key, self._name)
+        self._probe = Probe(topology, self._book, self._name, self._questions)
 
     def all(self, faults: list[Planned]) -> None:
         """The whole run. What fails is in the report."""
@@ -70,6 +72,7 @@ class _Run:
             report.dead = sum(int(client.xlen(one.dead)) for one in topology.partitions())
         if report.dead:
             report.failures.append(f"{report.dead} dead letters, and no event was bad")
+        self._note(self._check_receipts)
         verified = topology.run("-c", COMMAND, "verify")
         if verified.returncode:
             report.failures.append(f"eventbunker verify: {verified.stdout}{verified.stderr}")
@@ -92,7 +95,8 @@ class _Run:
 
     def _break_things(self, faults: list[Planned]) -> None:
         self._probe.recovery()  # everything works before anything is broken
-        with Clients(self._topology, self._book, self._name, self._rate, self._report.seed):
+        topology, seed = self._topology, self._report.seed
+        with Clients(topology, self._book, self._name, self._questions, rate=self._rate, seed=seed):
             for together in rounds(faults):
                 self._topology.pass_time(CALM_SECONDS)
                 self._do(together)
@@ -145,23 +149,16 @@ class _Run:
     def _rows(self) -> list[Row]:
         """Everything that queries return."""
         with open_http(self._topology.edge_urls[0]) as http:
-            return list(self._pages(http))
+            return [
+                Row(int(str(e["number"])), str(e["unique_req_id"]), str(e.get("event_id") or ""))
+                for e in self._questions.events(http)
+            ]
 
-    def _pages(self, http: httpx.Client) -> Iterator[Row]:
-        offset = 0
-        while True:
-            query = {
-                "time_period": ALL_TIME,
-                "filters": [equals("event_name", self._name)],
-                "order_by": [{"field_name": "unique_req_id", "direction": "ASC"}],
-                "limit": PAGE,
-                "offset": offset,
-            }
-            headers = {"x-eventbunker-query-key": self._topology.query_key}
-            answer = http.post("/v1/query/json", json=query, headers=headers)
-            assert answer.status_code == 200, answer.text
-            page = answer.json()["data"]
-            yield from (Row(e["number"], e["unique_req_id"], e.get("event_id") or "") for e in page)
-            if len(page) < PAGE:
-                return
-            offset += len(page)
+    def _check_receipts(self) -> None:
+        """Some of the acknowledged events, chosen by chance: their receipts say what became of them."""
+        told = [(event, one) for event in self._book.events for one in event.told]
+        with open_http(self._topology.edge_urls[-1]) as http:
+            for event, one in self._chance.sample(told, min(RECEIPTS, len(told))):
+                receipt = self._questions.receipt(http, one)
+                allowed = ("stored", "duplicate") if event.event_id else ("stored",)
+                assert receipt["state"] in allowed, f"{one} of {event}: {receipt}"

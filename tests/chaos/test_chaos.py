@@ -108,5 +108,11 @@ def test_what_is_allowed_is_not_held_against_it(book: Book, rows: list[Row]) -> 
     assert judge(book, rows).wrong == {}
 
 
+def test_an_event_that_was_called_stored_and_not_seen() -> None:
+    book = told(KEPT)
+    book.events[0].unseen = "a"
+    assert "answered as stored, not seen by the next query" in judge(book, [Row(0, "a", "")]).wrong
+
+
 def test_an_event_knows_what_it_was_told() -> None:
     assert Event(0, "", [SILENCE, KEPT]).told == {"a"}

@@ -26,11 +26,11 @@ _ANSWERED = re.compile(r'"HTTP/1\.1 200 ')
 def test_a_spooled_event_is_synced_before_its_200(tmp_path: Path) -> None:
     """Safeguard: the spool's fdatasync, and that the answer waits for it."""
     with Topology(tmp_path / "t", no_mounts="not needed") as topology:
-        book = Book()
+        book = Book(topology.write_key, "synced")
         with open_http(topology.edge_urls[0]) as http:
 
             def post() -> int:
-                return book.send(book.new(lambda n: ""), 0, http, topology.write_key, "synced").status
+                return book.send(book.new(lambda n: ""), 0, http).status
 
             assert post() == 200  # now the edge knows the key and the name
             topology.processes["redis"].kill()

@@ -38,6 +38,7 @@ class Verdict:
     without_retry_after: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
     @property
     def wrong(self) -> dict[str, list[str]]:
@@ -50,6 +51,7 @@ class Verdict:
             "503 without Retry-After": self.without_retry_after,
             "unexpected answer": self.unexpected,
             "never sent": self.unknown,
+            "answered as stored, not seen by the next query": self.unseen,
         }
         return {name: cases for name, cases in found.items() if cases}
 
@@ -73,7 +75,7 @@ def judge(book: Book, rows: Iterable[Row]) -> Verdict:
 def _judge_answers(verdict: Verdict, event: Event) -> None:
     for attempt in event.attempts:
         verdict.attempts[attempt.status] += 1
-        if attempt.status not in (0, 200, 503):
+        if attempt.status not in (0, 200, 202, 503):
             verdict.unexpected.append(f"{event.number}: {attempt}")
         elif attempt.status == 503:
             verdict.refusals[_reason(attempt.told)] += 1
@@ -92,6 +94,8 @@ def _judge_event(verdict: Verdict, event: Event, found: Counter[str]) -> None:
     told = event.told
     verdict.acknowledged += bool(told)
     case = f"{event.number} {event.event_id}: {dict(found)} stored; {event.attempts}"
+    if event.unseen:
+        verdict.unseen.append(case)
     if any(times > 1 for times in found.values()):
         verdict.doubled.append(case)
     if event.event_id:
