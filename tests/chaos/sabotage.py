@@ -127,6 +127,33 @@ def _no_slot_lock() -> None:
     _replace(fcntl, "flock", lambda descriptor, how: None)
 
 
+def _no_verdict_in_plan() -> None:
+    import msgspec
+
+    from workers import plan
+
+    real = plan.encode
+    _replace(plan, "encode", lambda one: real(msgspec.structs.replace(one, duplicates=[])))
+
+
+def _no_ids() -> None:
+    from workers.event_ids import EventIds
+
+    _replace(EventIds, "remember", _nothing)
+
+
+def _no_promotion() -> None:
+    from workers import verdict
+
+    _replace(verdict, "promote", lambda plan, items, dead_row: None)
+
+
+def _no_late_look_up() -> None:
+    from workers import event_ids
+
+    _replace(event_ids, "RECENT_MS", 10**15)
+
+
 SAFEGUARDS = (
     Safeguard(
         "plan",
@@ -175,6 +202,30 @@ SAFEGUARDS = (
         "halves replace the plan before they are inserted",
         "tests/chaos/test_bisected_zombie.py",
         _no_plan_of_halves,
+    ),
+    Safeguard(
+        "verdict",
+        "the plan keeps which events are copies",
+        "tests/test_event_id.py::test_a_crash_around_each_write_changes_no_verdict",
+        _no_verdict_in_plan,
+    ),
+    Safeguard(
+        "ids",
+        "ids are written before the acknowledgement",
+        "tests/test_event_id.py::test_copies_in_one_batch_and_in_later_ones",
+        _no_ids,
+    ),
+    Safeguard(
+        "promote",
+        "the copy of a dead letter takes its place",
+        "tests/test_event_id.py::test_the_copy_of_a_dead_letter_is_stored_in_its_place",
+        _no_promotion,
+    ),
+    Safeguard(
+        "late",
+        "ids of what comes late are looked up among the events",
+        "tests/test_event_id.py::test_the_edge_of_seven_days_in_the_store",
+        _no_late_look_up,
     ),
     Safeguard(
         "fsync",
