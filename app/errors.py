@@ -38,6 +38,7 @@ class Kind(enum.Enum):
     """The closed list of public errors. Texts marked [E] in api.md are exact and may not change."""
 
     # 400
+    INVALID_REQUEST = Row(400, "invalid_request", "Bad request")  # not HTTP; said by the server itself
     INVALID_BODY = Row(400, "invalid_body", "Body JSON validation failed.")
     INVALID_REQUEST = Row(400, "invalid_request", "Invalid request")
     INVALID_IDEMPOTENCY_KEY = Row(400, "invalid_idempotency_key", "Invalid Idempotency-Key")
@@ -83,6 +84,7 @@ class Kind(enum.Enum):
     UNSUPPORTED_ENCODING = Row(415, "unsupported_content_encoding", "Unsupported content encoding")
     DEAD_LETTER = Row(422, "dead_letter", "Event set aside")
     RATE_LIMITED = Row(429, "rate_limit_exceeded", "Rate limit exceeded")
+    HEAD_TOO_LARGE = Row(431, "request_header_fields_too_large", "Request header fields too large")
     # 5xx
     INTERNAL = Row(500, "internal_error", "Error...")
     UNAVAILABLE = Row(503, "service_unavailable", "Service unavailable")

@@ -8,13 +8,14 @@ preflights in plain text; api.md section 2 wants both always and in JSON.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import ApiError, Kind
-from app.http import error_response, header
+from app.errors import ApiError, Kind, encode_error
+from app.http import BODY_SECONDS, Headers, discard, error_response, has_unread_body, header
 from app.settings import Settings
 
 EXPOSED = b"Retry-After, x-request-id"
@@ -39,32 +40,63 @@ class RequestIds:
         return f"{time.time_ns() // 1_000_000:012x}{self._process}{self._counter:06x}"
 
 
+class Envelope:
+    """The headers that every answer carries: its request id, and CORS."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._ids = RequestIds()
+        origins = settings.cors.allowed_origins
+        self._any_origin = "*" in origins
+        self._origins = frozenset(origin.encode() for origin in origins)
+
+    def make(self, origin: bytes | None) -> tuple[str, Headers]:
+        """A new request id, and the headers of an answer to a page of `origin`."""
+        identity = self._ids.next()
+        headers = [(b"x-request-id", identity.encode()), (b"access-control-expose-headers", EXPOSED)]
+        if self._any_origin:
+            return identity, [*headers, (b"access-control-allow-origin", b"*")]
+        headers.append((b"vary", b"Origin"))
+        if origin is not None and origin in self._origins:
+            headers.append((b"access-control-allow-origin", origin))
+        return identity, headers
+
+    def refuse(self, error: ApiError) -> tuple[Headers, bytes]:
+        """Headers and body of an answer to what is no request: for servers, whose parser refuses it."""
+        identity, headers = self.make(None)
+        body = encode_error(error, identity)
+        own = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        return [*own, (b"cache-control", b"no-store"), *headers], body
+
+
 class Gate:
     """The ASGI app that servers run; `inner` is the Starlette app."""
 
     def __init__(self, inner: ASGIApp, settings: Settings) -> None:
         self._inner = inner
-        self._ids = RequestIds()
+        self._envelope = Envelope(settings)
         self._in_flight = 0
         self._max_in_flight = settings.limits.max_concurrent_requests
-        origins = settings.cors.allowed_origins
-        self._any_origin = "*" in origins
-        self._origins = frozenset(origin.encode() for origin in origins)
+        self._body_seconds = settings.server.read_timeout
         self._max_age = str(settings.cors.max_age).encode()
+        self._discarding: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "websocket":
-                return  # never accepted: the server answers 403
+                return  # never accepted: our edge does not even offer them
             await self._inner(scope, receive, send)
             return
-        identity = self._ids.next()
+        identity, extra = self._envelope.make(header(scope, b"origin"))
         scope["eventbunker.request_id"] = identity
-        extra = self._response_headers(scope, identity)
+        scope[BODY_SECONDS] = self._body_seconds
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *extra]
+                if has_unread_body(scope):
+                    self._discard(receive)
+                    if scope["http_version"].startswith("1"):
+                        message["headers"].append((b"connection", b"close"))
             await send(message)
 
         if scope["method"] == "OPTIONS":
@@ -74,7 +106,7 @@ class Gate:
             error = ApiError(
                 Kind.UNAVAILABLE, "Too many requests are in flight; try again.", retry_after_seconds=1
             )
-            await error_response(error, scope, closes=True)(scope, receive, send_with_headers)
+            await error_response(error, scope)(scope, receive, send_with_headers)
             return
         self._in_flight += 1
         try:
@@ -82,15 +114,10 @@ class Gate:
         finally:
             self._in_flight -= 1
 
-    def _response_headers(self, scope: Scope, identity: str) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-request-id", identity.encode()), (b"access-control-expose-headers", EXPOSED)]
-        if self._any_origin:
-            return [*headers, (b"access-control-allow-origin", b"*")]
-        headers.append((b"vary", b"Origin"))
-        origin = header(scope, b"origin")
-        if origin is not None and origin in self._origins:
-            headers.append((b"access-control-allow-origin", origin))
-        return headers
+    def _discard(self, receive: Receive) -> None:
+        task = asyncio.ensure_future(discard(receive))
+        self._discarding.add(task)
+        task.add_done_callback(self._discarding.discard)
 
     async def _preflight(self, scope: Scope, send: Send) -> None:
         # Mirrored, because a literal * would not cover Authorization.

@@ -7,6 +7,7 @@ Knows ASGI and the error catalogue; knows no Redis, no store and no event. The h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Mapping
 from typing import TypeVar
 from urllib.parse import parse_qs
@@ -14,14 +15,15 @@ from urllib.parse import parse_qs
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from app.errors import ApiError, Kind, encode_error
 
-BODY_DEADLINE_SECONDS = 20.0  # a whole body; a slower sender holds a slot that others need
+BODY_DEADLINE_SECONDS = 30.0  # a whole body, where `app.gate` says nothing else
 DISCARD_BYTES = 256 * 1024  # of a body that nobody wants, read so that the connection can go on
 DISCARD_SECONDS = 2.0
 BODY_IS_READ = "eventbunker.body_is_read"  # in the scope
+BODY_SECONDS = "eventbunker.body_seconds"  # in the scope: `server.read_timeout`
 _ENCODER = msgspec.json.Encoder()
 
 Headers = list[tuple[bytes, bytes]]
@@ -71,45 +73,53 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes, int(declared))
-    message = await _receive(receive)
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        scope[BODY_IS_READ] = True
-        if len(body) > limit_bytes:
-            raise _too_large(limit_bytes, len(body))
-        return body
+    seconds = float(scope.get(BODY_SECONDS, BODY_DEADLINE_SECONDS))
     try:
-        async with asyncio.timeout(BODY_DEADLINE_SECONDS):
-            joined = await _read_pieces(receive, body, limit_bytes)
+        async with asyncio.timeout(seconds):
+            body = await _read_pieces(receive, limit_bytes)
     except TimeoutError:
         raise ApiError(
-            Kind.REQUEST_TIMEOUT, f"The body did not arrive within {BODY_DEADLINE_SECONDS:.0f} seconds."
+            Kind.REQUEST_TIMEOUT, f"The body did not arrive within {seconds:g} seconds; send it faster."
         ) from None
     scope[BODY_IS_READ] = True
-    return joined
+    return body
 
 
-async def leave_connection_usable(error: ApiError, scope: Scope, receive: Receive) -> bool:
-    """Before an answer that was decided without the body: read a small one away. True if none is left.
-
-    An answer that overtakes its request's body makes the server close the connection, and the next request
-    on it fails; a load balancer would report that as an error of ours. What is large, slow or waits for
-    `100 Continue` is not read: then the answer must say `connection: close`.
-    """
-    if scope.get(BODY_IS_READ) or not scope["http_version"].startswith("1"):
-        return True
-    length = header(scope, b"content-length")
-    if header(scope, b"transfer-encoding") is None and (length is None or length == b"0"):
-        return True
-    refused = error.kind in (Kind.BODY_TOO_LARGE, Kind.REQUEST_TIMEOUT)
-    if refused or header(scope, b"expect") is not None or int(length or DISCARD_BYTES) > DISCARD_BYTES:
+def has_unread_body(scope: Scope) -> bool:
+    """May a part of the request's body still be on its way?"""
+    if scope.get(BODY_IS_READ):
         return False
-    try:
+    if not scope["http_version"].startswith("1"):
+        return True  # the head does not tell
+    return header(scope, b"transfer-encoding") is not None or (
+        header(scope, b"content-length") not in (None, b"0")
+    )
+
+
+async def read_away(error: ApiError, scope: Scope, receive: Receive) -> None:
+    """Before an answer that was decided without the body: read a small one away.
+
+    An answer that overtakes its request's body costs the connection (`app.gate` says so in the answer), and
+    a load balancer would report the next request on it as an error of ours. What is large, slow or waits
+    for `100 Continue` is not read.
+    """
+    if error.kind in (Kind.BODY_TOO_LARGE, Kind.REQUEST_TIMEOUT) or not has_unread_body(scope):
+        return
+    if header(scope, b"expect") is not None:
+        return
+    with contextlib.suppress(ApiError, TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):
             await read_body(scope, receive, DISCARD_BYTES)
-    except (ApiError, TimeoutError):
-        return False
-    return True
+
+
+async def discard(receive: Receive) -> None:
+    """Take what still arrives of a request, until its end.
+
+    Hypercorn queues at most ten pieces of a body and then waits, also with the news that the request is
+    over: a handler that answers without having read them all would wait with it, for ever.
+    """
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def while_connected(receive: Receive, work: Coroutine[object, object, T]) -> T:
@@ -131,33 +141,22 @@ async def while_connected(receive: Receive, work: Coroutine[object, object, T]) 
     raise ApiError(Kind.INVALID_BODY, "The client closed the connection before the answer.")
 
 
-async def _read_pieces(receive: Receive, first: bytes, limit_bytes: int) -> bytes:
-    pieces, size = [first], len(first)
+async def _read_pieces(receive: Receive, limit_bytes: int) -> bytes:
+    first, joined = b"", bytearray()  # no list: a megabyte in chunks of one byte would take fifty
     while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ApiError(Kind.INVALID_BODY, "The client left before the body was complete.")
+        piece: bytes = message.get("body", b"")
+        size = len(first) + len(joined) + len(piece)
         if size > limit_bytes:
             raise _too_large(limit_bytes, size)
-        message = await _receive(receive)
-        piece: bytes = message.get("body", b"")
-        pieces.append(piece)
-        size += len(piece)
+        if first:
+            joined += piece
+        else:
+            first = piece
         if not message.get("more_body", False):
-            break
-    if size > limit_bytes:
-        raise _too_large(limit_bytes, size)
-    return b"".join(pieces)
-
-
-async def _receive(receive: Receive) -> Message:
-    try:
-        async with asyncio.timeout(BODY_DEADLINE_SECONDS):
-            message = await receive()
-    except TimeoutError:
-        raise ApiError(
-            Kind.REQUEST_TIMEOUT, f"No part of the body arrived for {BODY_DEADLINE_SECONDS:.0f} seconds."
-        ) from None
-    if message["type"] == "http.disconnect":
-        raise ApiError(Kind.INVALID_BODY, "The client closed the connection before the body was complete.")
-    return message
+            return first + joined if joined else first
 
 
 def _too_large(limit_bytes: int, seen_bytes: int) -> ApiError:
@@ -195,16 +194,14 @@ def json_response(value: object, status: int = 200, headers: Mapping[str, str] |
 
 
 async def answer_error(error: ApiError, scope: Scope, receive: Receive) -> Response:
-    """`error_response` after the rest of the request, so that the connection can be used again."""
-    is_usable = await leave_connection_usable(error, scope, receive)
-    return error_response(error, scope, closes=not is_usable)
+    """`error_response` after the rest of a small request, so that the connection can be used again."""
+    await read_away(error, scope, receive)
+    return error_response(error, scope)
 
 
-def error_response(error: ApiError, scope: Scope, *, closes: bool = False) -> Response:
+def error_response(error: ApiError, scope: Scope) -> Response:
     """The one shape of every error (api.md section 2)."""
     headers = {"cache-control": "no-store", **dict(error.headers)}
-    if closes and scope["http_version"].startswith("1"):
-        headers["connection"] = "close"
     if error.retry_after_seconds is not None:
         headers["retry-after"] = str(error.retry_after_seconds)
     return Response(

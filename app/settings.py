@@ -49,6 +49,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     worker_class: Literal["uvloop", "asyncio"] = "uvloop"
     backlog: Annotated[int, Meta(ge=1, le=65_535)] = 2048
+    max_connections: Count = 10_000
     keep_alive_timeout: Seconds = 75.0
     shutdown_delay: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     graceful_timeout: Seconds = 20.0

@@ -28,6 +28,7 @@ from app.logs import configure_logging
 from app.main import Draining
 from app.settings import Settings
 from workers.child import FINISH
+from workers.edge_connections import EdgeConfig, install
 
 REQUESTS_PER_CONNECTION = 10_000  # then it is closed, and a load balancer can spread anew
 
@@ -85,15 +86,16 @@ def ending_connections(app: ASGIFramework, draining: Draining) -> ASGIFramework:
 def server_config(settings: Settings, descriptor: int) -> Config:
     """Hypercorn's configuration for one process on an open listening socket."""
     server = settings.server
-    config = Config()
+    config = EdgeConfig(settings)
     config.bind = [f"fd://{descriptor}"]
     config.backlog = server.backlog
     config.keep_alive_timeout = server.keep_alive_timeout
     config.keep_alive_max_requests = REQUESTS_PER_CONNECTION
     config.graceful_timeout = server.graceful_timeout
     # Hypercorn counts an idle connection as a slow read: a shorter value would cut kept connections off
-    # under the load balancer's hands. A slow body has the app's own deadline.
+    # under the load balancer's hands. Heads and bodies have deadlines of their own.
     config.read_timeout = cast(int, max(server.read_timeout, server.keep_alive_timeout))
+    config.ssl_handshake_timeout = server.read_timeout
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")  # a logger of its own would write past ours
@@ -105,6 +107,7 @@ def server_config(settings: Settings, descriptor: int) -> Config:
 def main(settings: Settings, *, descriptor: int, leave_seconds: float) -> int:
     """Serve until SIGTERM or SIGINT and `leave_seconds` longer, then finish. Returns the exit code."""
     configure_logging("edge")
+    install()
     draining = Draining()
     try:
         app = load_app(settings, draining)
