@@ -38,7 +38,6 @@ class Kind(enum.Enum):
     """The closed list of public errors. Texts marked [E] in api.md are exact and may not change."""
 
     # 400
-    INVALID_REQUEST = Row(400, "invalid_request", "Bad request")  # not HTTP; said by the server itself
     INVALID_BODY = Row(400, "invalid_body", "Body JSON validation failed.")
     INVALID_REQUEST = Row(400, "invalid_request", "Invalid request")
     INVALID_IDEMPOTENCY_KEY = Row(400, "invalid_idempotency_key", "Invalid Idempotency-Key")

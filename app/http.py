@@ -76,7 +76,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     seconds = float(scope.get(BODY_SECONDS, BODY_DEADLINE_SECONDS))
     try:
         async with asyncio.timeout(seconds):
-            body = await _read_pieces(receive, limit_bytes)
+            body = await _read_pieces(scope, receive, limit_bytes)
     except TimeoutError:
         raise ApiError(
             Kind.REQUEST_TIMEOUT, f"The body did not arrive within {seconds:g} seconds; send it faster."
@@ -141,11 +141,12 @@ async def while_connected(receive: Receive, work: Coroutine[object, object, T]) 
     raise ApiError(Kind.INVALID_BODY, "The client closed the connection before the answer.")
 
 
-async def _read_pieces(receive: Receive, limit_bytes: int) -> bytes:
+async def _read_pieces(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     first, joined = b"", bytearray()  # no list: a megabyte in chunks of one byte would take fifty
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
+            scope[BODY_IS_READ] = True  # nothing follows
             raise ApiError(Kind.INVALID_BODY, "The client left before the body was complete.")
         piece: bytes = message.get("body", b"")
         size = len(first) + len(joined) + len(piece)

@@ -28,7 +28,8 @@ from app.logs import configure_logging
 from app.main import Draining
 from app.settings import Settings
 from workers.child import FINISH
-from workers.edge_connections import EdgeConfig, install
+from workers.edge_connections import install
+from workers.edge_protocols import EdgeConfig
 
 REQUESTS_PER_CONNECTION = 10_000  # then it is closed, and a load balancer can spread anew
 

@@ -1,6 +1,7 @@
 """Hypercorn's connections, bounded against whoever is at the other end. `install` puts them into Hypercorn.
 
-Hypercorn has settings for most of what an edge needs, and no hook for the rest, which is here:
+Hypercorn has settings for most of what an edge needs, and no hook for the rest, which is here and in
+`workers.edge_protocols`:
 
 * what its parser refuses is answered in the shape of every other error of ours, with CORS headers;
 * the head of a request has a deadline, an answer that its client does not read has one, and connections
@@ -19,54 +20,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import h2.errors
-import h2.exceptions
-import h11
 import hypercorn.asyncio.run
 import hypercorn.protocol
 import structlog
 from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
-from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.h11 import H11Protocol
 
-from app.errors import ApiError, Kind
-from app.gate import Envelope
-from app.settings import Settings
+from workers.edge_protocols import SEND_SECONDS, EdgeConfig, Http1, Http2
 
-MAX_HEAD_BYTES = 32 * 1024
-MAX_HEADERS = 100
-SEND_SECONDS = 30.0  # for a client to take what we send; then it is gone
 LINGER_SECONDS = 2.0
-RESERVED_FILES = 256  # descriptors for everything that is no client
 
 log = structlog.get_logger()
-
-
-class EdgeConfig(Config):
-    """Hypercorn's settings and ours for one process. Of `settings` only what Hypercorn does not know."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        self.head_seconds = settings.server.read_timeout
-        self.max_connections = min(settings.server.max_connections, _files() - RESERVED_FILES)
-        self.envelope = Envelope(settings)
-        self.h11_max_incomplete_size = MAX_HEAD_BYTES
-
-
-def _files() -> int:
-    """How many descriptors this process may have, after asking for as many as it can get."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    return soft
 
 
 def install() -> None:
@@ -100,15 +66,23 @@ class Connection(TCPServer):
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
-            try:
-                async with asyncio.timeout(SEND_SECONDS):
-                    await super().protocol_send(event)
-            except TimeoutError:
-                self.writer.transport.abort()
+            await self._write(event.data)
         elif isinstance(event, Closed):
             self._end()
         elif not (isinstance(event, Updated) and self._has_ended):
             await super().protocol_send(event)
+
+    async def _write(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        try:
+            async with asyncio.timeout(SEND_SECONDS), self.send_lock:
+                self.writer.write(data)
+                await self.writer.drain()
+        except TimeoutError:
+            self.writer.transport.abort()
+        except (ConnectionError, RuntimeError):
+            await self.protocol.handle(Closed())
 
     def _end(self) -> None:
         """We have said all: let the client read it, and hang up."""
@@ -136,144 +110,3 @@ class Connection(TCPServer):
     async def _initiate_server_close(self) -> None:
         self._end()
         await super()._initiate_server_close()
-
-
-class _Requests(h11.Connection):
-    """h11, stricter. Errors: h11.RemoteProtocolError, with the status to answer."""
-
-    def next_event(self) -> Any:
-        event = super().next_event()
-        return self._checked(event) if isinstance(event, h11.Request) else event
-
-    def _checked(self, request: h11.Request) -> h11.Request:
-        names = [name for name, _ in request.headers]
-        size = sum(len(name) + len(value) for name, value in request.headers)
-        if len(names) > MAX_HEADERS or size + len(request.target) > MAX_HEAD_BYTES:
-            raise h11.RemoteProtocolError("too many headers", error_status_hint=431)
-        is_http2 = request.method == b"PRI" and request.http_version == b"2.0"
-        if request.http_version not in (b"1.0", b"1.1") and not is_http2:
-            raise h11.RemoteProtocolError("unknown version")
-        # Two lengths are how a request is smuggled past a proxy that believes the other one.
-        if b"transfer-encoding" in names and b"content-length" in names:
-            raise h11.RemoteProtocolError("both Transfer-Encoding and Content-Length")
-        if b"upgrade" not in names:
-            return request
-        return h11.Request(
-            method=request.method,
-            target=request.target,
-            headers=[(name, value) for name, value in request.headers if name != b"upgrade"],
-            http_version=request.http_version,
-        )
-
-
-class Http1(H11Protocol):
-    """HTTP/1.1 on one connection."""
-
-    config: EdgeConfig
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.connection = _Requests(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
-        self._head_timer: asyncio.TimerHandle | None = None
-
-    async def handle(self, event: Event) -> None:
-        await super().handle(event)
-        waits_for_head = (
-            isinstance(event, RawData)
-            and self.connection.their_state is h11.IDLE
-            and bool(self.connection.trailing_data[0])
-        )
-        if waits_for_head and self._head_timer is None:
-            loop = asyncio.get_running_loop()
-            self._head_timer = loop.call_later(self.config.head_seconds, self._give_up_head)
-        elif not waits_for_head and self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _give_up_head(self) -> None:
-        self.task_group.spawn(self._refuse_head)
-
-    async def _refuse_head(self) -> None:
-        if self.connection.their_state is h11.IDLE:  # it has not come in this very moment
-            await self._send_error_response(408)
-            await self.send(Closed())
-
-    async def _send_error_response(self, status_code: int) -> None:
-        error = self._error(status_code)
-        headers, body = self.config.envelope.refuse(error)
-        headers += [(b"connection", b"close"), *self.config.response_headers("h11")]
-        await self._send_h11_event(h11.Response(status_code=error.row.status, headers=headers))
-        await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
-
-    def _error(self, status_code: int) -> ApiError:
-        if status_code == 408:
-            seconds = self.config.head_seconds
-            return ApiError(
-                Kind.REQUEST_TIMEOUT, f"The head of the request did not arrive within {seconds:g} seconds."
-            )
-        if status_code == 431:
-            return ApiError(
-                Kind.HEAD_TOO_LARGE,
-                f"The head of a request may have {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} headers.",
-            )
-        return ApiError(
-            Kind.INVALID_REQUEST,
-            "This is not HTTP/1.1: check the request line, Host, either Content-Length or "
-            "Transfer-Encoding (only chunked), and each line of the head.",
-        )
-
-
-class _Finished:
-    """In the place of a stream that was answered: what still comes for it is of no interest."""
-
-    idle = True
-
-    async def handle(self, event: StreamEvent) -> None:
-        pass
-
-
-class _Streams(dict[int, Any]):
-    def __missing__(self, stream_id: int) -> _Finished:
-        return _Finished()
-
-
-class Http2(H2Protocol):
-    """HTTP/2 on one connection. A stream that misbehaves is reset; its neighbours go on."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.streams = _Streams()
-
-    async def stream_send(self, event: StreamEvent) -> None:
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await super().stream_send(event)
-        except TimeoutError:
-            await self._reset(event.stream_id, h2.errors.ErrorCodes.CANCEL)
-
-    async def _create_stream(self, request: Any) -> None:
-        head = dict(request.headers)
-        method, path = head.get(b":method", b""), head.get(b":path", b"")
-        is_readable = method.isascii() and path.isascii() and path.startswith((b"/", b"*"))
-        if method == b"CONNECT" or not is_readable:
-            await self._reset(request.stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
-        else:
-            await super()._create_stream(request)
-
-    async def _priority_updated(self, event: Any) -> None:
-        """RFC 9113 deprecates priorities, and a tree of them is a place to flood."""
-
-    async def _close_stream(self, stream_id: int) -> None:
-        buffer = self.stream_buffers.get(stream_id)
-        is_cut = stream_id in self.streams and buffer is not None and not buffer.complete
-        await super()._close_stream(stream_id)
-        if is_cut:
-            await self._reset(stream_id, h2.errors.ErrorCodes.CANCEL)
-
-    async def _reset(self, stream_id: int, code: h2.errors.ErrorCodes) -> None:
-        with contextlib.suppress(h2.exceptions.ProtocolError):
-            self.connection.reset_stream(stream_id, code)
-        if buffer := self.stream_buffers.get(stream_id):
-            await buffer.close()
-        await self._flush()

@@ -1,0 +1,173 @@
+"""Slow senders, slow readers, and too many connections: each has a deadline or a bound, and costs only itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypercorn.asyncio import serve
+
+from app.settings import load
+from tests.hostile import (
+    BODY,
+    CHUNKED,
+    CLOSE,
+    GET,
+    Answer,
+    assert_documented,
+    chunked,
+    connect,
+    exchange,
+    open_files,
+    post,
+    read_answer,
+    send,
+    unharmed,
+)
+from tests.service import Service, StartService
+from tests.store_fixture import free_port
+from tests.waiting import async_until, until
+from workers import edge_connections, edge_protocols
+
+
+@pytest.fixture
+def tight(start_service: StartService) -> Service:
+    """Whoever takes longer than a second is too slow; five requests and forty connections at once."""
+    server = "[server]\nread_timeout = 1\nmax_connections = 40\n"
+    return start_service(deploy=f"{server}[limits]\nmax_concurrent_requests = 5\n")
+
+
+@pytest.mark.service
+def test_slow_senders_and_many_connections(tight: Service) -> None:
+    """One service, one attack after the other: starting one costs more than all of them."""
+    key = tight.keys["write_key"]
+    with unharmed(tight):
+        for kind, data in {
+            "head": b"POST /post HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 20,
+            "body": post(key, b"", BODY * 5),
+            "chunks": chunked(key, b"1\r\n \r\n" * 20, b""),
+        }.items():
+            answer, seconds = dribble(tight.url, data)
+            assert answer is not None, kind
+            assert_documented(answer)
+            assert (answer.status, answer.json()["code"]) == (408, "request_timeout"), kind
+            assert seconds < 5, kind
+
+        for _ in range(20):  # four times as many as may be in flight
+            head = (
+                b"POST /post HTTP/1.1\r\nhost: x\r\nx-eventbunker-write-key: %s\r\n"
+                % uuid.uuid4().hex.encode()
+            )
+            [answer] = exchange(
+                tight.url, head + b"expect: 100-continue\r\n" + CHUNKED + b"\r\n" + b"1\r\n \r\n" * 50
+            )
+            assert answer.status == 401
+
+        [pid] = tight.pids("edge")
+        before = open_files(pid)
+        with contextlib.ExitStack() as stack:
+            idle = [stack.enter_context(connect(tight.url)) for _ in range(100)]
+            until(lambda: any(is_cut(one) for one in idle), 5, "the bound on connections")
+            until(lambda: open_files(pid) <= before + 40, 5, "the end of those beyond it")
+        until(lambda: exchange(tight.url, GET + CLOSE + b"\r\n"), 10, "the end of the flood")
+
+
+def dribble(url: str, data: bytes) -> tuple[Answer | None, float]:
+    """Send byte by byte until an answer comes; it, and how long it took."""
+    began = time.monotonic()
+    with connect(url, 0.02) as connection:
+        for byte in data:
+            send(connection, bytes([byte]))
+            with contextlib.suppress(TimeoutError):
+                if connection.recv(1, socket.MSG_PEEK):
+                    break
+        connection.settimeout(10)
+        with connection.makefile("rb") as stream:
+            return read_answer(stream), time.monotonic() - began
+
+
+def is_cut(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+# --- slow readers: in this process, with a deadline that a test can wait for -----------------------
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        # HTTP/2: SETTINGS_INITIAL_WINDOW_SIZE = 0, then GET / in indexed headers
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\6\4\0\0\0\0\0\0\4\0\0\0\0"
+        b"\0\0\6\1\5\0\0\0\1\x82\x84\x86\x41\x01x",
+    ],
+    ids=["http1", "http2"],
+)
+def test_an_answer_that_nobody_reads_is_given_up(
+    request_: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_protocols, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(edge_connections, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr("hypercorn.asyncio.run.TCPServer", edge_connections.Connection)
+    monkeypatch.setattr("hypercorn.protocol.H11Protocol", edge_protocols.Http1)
+    monkeypatch.setattr("hypercorn.protocol.H2Protocol", edge_protocols.Http2)
+    (tmp_path / "deploy.toml").write_text("")
+    config = edge_protocols.EdgeConfig(load(tmp_path / "deploy.toml", environ={}))
+    port = free_port()
+    config.bind = [f"127.0.0.1:{port}"]
+    config.errorlog = None
+    config.graceful_timeout = 5.0
+    in_flight: list[int] = []
+
+    async def endless(scope: Any, receive: Any, send_: Any) -> None:
+        if scope["type"] != "http":
+            return
+        in_flight.append(1)
+        try:
+            await send_({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(200):
+                await send_({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
+        finally:
+            in_flight.append(-1)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        server = asyncio.create_task(serve(endless, config, shutdown_trigger=stop.wait))
+
+        async def connected() -> asyncio.StreamWriter | None:
+            try:
+                return (await asyncio.open_connection("127.0.0.1", port, limit=1))[1]
+            except ConnectionRefusedError:
+                return None
+
+        writer = await async_until(connected, 10, "the server")
+        assert writer is not None
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(request_)
+        ended = async_value(lambda: len(in_flight) == 2 and not edge_connections.Connection.open)
+        await async_until(ended, 10, "the end of the answer and of its connection")
+        writer.transport.abort()
+        stop.set()
+        await server
+
+    asyncio.run(run())
+
+
+def async_value(condition: Callable[[], bool]) -> Callable[[], Awaitable[bool | None]]:
+    async def value() -> bool | None:
+        return condition()
+
+    return value
