@@ -40,7 +40,7 @@ class RequestIds:
         return f"{time.time_ns() // 1_000_000:012x}{self._process}{self._counter:06x}"
 
 
-class Envelope:
+class AnswerHeaders:
     """The headers that every answer carries: its request id, and CORS."""
 
     def __init__(self, settings: Settings) -> None:
@@ -73,7 +73,7 @@ class Gate:
 
     def __init__(self, inner: ASGIApp, settings: Settings) -> None:
         self._inner = inner
-        self._envelope = Envelope(settings)
+        self._answer_headers = AnswerHeaders(settings)
         self._in_flight = 0
         self._max_in_flight = settings.limits.max_concurrent_requests
         self._body_seconds = settings.server.read_timeout
@@ -86,7 +86,7 @@ class Gate:
                 return  # never accepted: our edge does not even offer them
             await self._inner(scope, receive, send)
             return
-        identity, extra = self._envelope.make(header(scope, b"origin"))
+        identity, extra = self._answer_headers.make(header(scope, b"origin"))
         scope["eventbunker.request_id"] = identity
         scope[BODY_SECONDS] = self._body_seconds
 

@@ -21,7 +21,7 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 
 from app.errors import ApiError, Kind
-from app.gate import Envelope
+from app.gate import AnswerHeaders
 from app.settings import Settings
 
 MAX_HEAD_BYTES = 32 * 1024
@@ -37,7 +37,7 @@ class EdgeConfig(Config):
         super().__init__()
         self.head_seconds = settings.server.read_timeout
         self.max_connections = min(settings.server.max_connections, _files() - RESERVED_FILES)
-        self.envelope = Envelope(settings)
+        self.answer_headers = AnswerHeaders(settings)
         self.h11_max_incomplete_size = MAX_HEAD_BYTES
 
 
@@ -113,7 +113,7 @@ class Http1(H11Protocol):
 
     async def _send_error_response(self, status_code: int) -> None:
         error = self._error(status_code)
-        headers, body = self.config.envelope.refuse(error)
+        headers, body = self.config.answer_headers.refuse(error)
         headers += [(b"connection", b"close"), *self.config.response_headers("h11")]
         await self._send_h11_event(h11.Response(status_code=error.row.status, headers=headers))
         await self._send_h11_event(h11.Data(data=body))
