@@ -64,10 +64,16 @@ def test_other_values_of_ack_say_what_is_allowed(project: Client) -> None:
     assert wrong.status_code == 401, "the key is checked first"
 
 
-def test_a_copy_is_a_200(project: Client) -> None:
+def test_a_copy_is_a_200_and_its_receipt_names_the_first(project: Client) -> None:
     name = unique("id")
-    first, second = (post(project, "ack=stored", event_id=name) for _ in range(2))
-    assert (first.status_code, second.status_code) == (200, 200)
+    first, copy = (post(project, "ack=stored", event_id=name) for _ in range(2))
+    assert (first.status_code, copy.status_code) == (200, 200)
+    assert done(receipt(project, copy.json()["unique_req_id"])) == {
+        **copy.json(),
+        "state": "duplicate",
+        "duplicate_of": first.json()["unique_req_id"],
+    }
+    assert state(project, first.json()["unique_req_id"]) == "stored"
 
 
 def test_an_event_that_waits_is_a_202_and_its_receipt_follows_it(service: Service, project: Client) -> None:
