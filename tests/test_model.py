@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -75,7 +76,8 @@ class Promise(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.kept: set[str] = set()
+        self.kept: set[str] = set()  # events without an id of the client's
+        self.copies: dict[str, set[str]] = {}  # those with one: exactly one of each set is stored
         self.zombies: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
         self.runner = asyncio.Runner()
         self.directory = Path(tempfile.mkdtemp())
@@ -103,13 +105,20 @@ class Promise(RuleBasedStateMachine):
                 for one in records
             )
         )
-        self.kept.update(one.unique_req_id.hex() for one in records)
+        for one in records:
+            where = self.copies.setdefault(one.event_id, set()) if one.event_id else self.kept
+            where.add(one.unique_req_id.hex())
 
     # --- the edge -----------------------------------------------------------------------------------
 
     @rule(number=st.integers(1, 5))
     def clients_send(self, number: int) -> None:
         self.run(self.append([record() for _ in range(number)]))
+
+    @rule(names=st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4))
+    def clients_repeat(self, names: list[str]) -> None:
+        """The same event, sent again and again under its `event_id`."""
+        self.run(self.append([msgspec.structs.replace(record(), event_id=name) for name in names]))
 
     @rule()
     def redis_takes_nothing_for_a_while(self) -> None:
@@ -277,7 +286,11 @@ class Promise(RuleBasedStateMachine):
         await self.edge.replayer.close()
         result = await self.made.store.ask("SELECT lower(hex(unique_req_id)) FROM events")
         stored = [str(row[0]) for row in result.rows]
-        assert sorted(stored) == sorted(self.kept)
+        assert len(stored) == len(set(stored))
+        for event_id, copies in self.copies.items():
+            assert len(copies & set(stored)) == 1, event_id
+        assert set(stored) - self.kept == set(stored) & set().union(*self.copies.values())
+        assert self.kept <= set(stored)
         await assert_conserved(self.made.redis, self.made.keys)
         await self.made.store.command(f"DROP DATABASE {self.made.settings.store.database}")
 
