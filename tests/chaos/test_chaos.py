@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from tests.chaos import verdict
 from tests.chaos.book import Attempt, Book, Event
 from tests.chaos.schedule import KINDS, draw, rounds
 from tests.chaos.verdict import Row, judge
@@ -86,10 +85,7 @@ SILENCE = Attempt(1.0, 0, 0, "ReadTimeout")
         (told(SILENCE), [Row(1, "a", "")], "never sent"),
     ],
 )
-def test_what_is_wrong_is_found(
-    book: Book, rows: list[Row], wrong: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(verdict, "EVENT_IDS_ARE_EXACT", True)
+def test_what_is_wrong_is_found(book: Book, rows: list[Row], wrong: str) -> None:
     assert wrong in judge(book, rows).wrong
 
 
