@@ -14,7 +14,7 @@ BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help run-edge test chaos sabotage rolling bench check constraints schema clean redis
+.PHONY: help run-edge test chaos sabotage rolling bench check audit constraints schema clean redis
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,14 @@ check: .venv/.test ## Lint, formatting, types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
+audit: .venv/.made ## Known weaknesses of the pinned packages, from PyPI's advisories; needs the internet
+	@test -x .venv-audit/bin/pip-audit || { $(BIN)/python -m venv .venv-audit && \
+	  .venv-audit/bin/python -m pip install -q --disable-pip-version-check 'pip-audit>=2.7,<3'; }
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --timeout 15 -r constraints.txt \
+	  2> .venv-audit/errors && exit 0; status=$$?; tail -n 3 .venv-audit/errors >&2; \
+	  grep -q 'Found' .venv-audit/errors && exit $$status; \
+	  echo 'eventbunker: the advisories could not be asked; this machine needs the internet for that' >&2; exit 2
+
 schema: .venv/.run ## Write deploy.schema.json, for editors
 	@$(BIN)/eventbunker schema > deploy.schema.json.new && mv deploy.schema.json.new deploy.schema.json
 
@@ -54,7 +62,7 @@ constraints: ## Write constraints.txt anew with the newest versions that pyproje
 	@rm -rf .venv-new
 
 clean: ## Remove what set-up and tests made; the state with its events stays
-	@rm -rf .venv .venv-new .mypy_cache .pytest_cache .ruff_cache .hypothesis build eventbunker.egg-info
+	@rm -rf .venv .venv-new .venv-audit .mypy_cache .pytest_cache .ruff_cache .hypothesis build eventbunker.egg-info
 
 redis: .venv/.run
 	@$(BIN)/python -P -m workers.redis_server
