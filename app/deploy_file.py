@@ -173,6 +173,7 @@ def _settings(
         spool=file.spool,
         limits=file.limits,
         cors=file.cors,
+        observability=file.observability,
         producer=producer,
         consumer=file.queues.consumers[0],
         store=replace(store, path=beside(store.path)),

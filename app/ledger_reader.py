@@ -15,7 +15,6 @@ from redis.asyncio import Redis
 from app import ledger, ledger_scripts
 from app.ledger import Buckets, Fates
 from app.stream import Keys
-from app.stream_scripts import with_oom_allowed
 
 MAX_PARTITIONS = 256  # as `shards` in deploy.toml
 FIELDS_A_SCRIPT = 500
@@ -58,6 +57,10 @@ class LedgerReader:
             if partition < self._shards or found[partition]
         ]
 
+    async def movers(self) -> list[LedgerMover]:
+        """The writing end of every partition."""
+        return [LedgerMover(self._redis, keys) for _, keys in await self.partitions()]
+
     async def read(self) -> list[Snapshot]:
         """Every partition's numbers."""
         return [await self._read(partition, keys) for partition, keys in await self.partitions()]
@@ -92,11 +95,19 @@ class LedgerReader:
 class LedgerMover:
     """The writing end for one partition: the drains' alone."""
 
-    def __init__(self, redis: Redis, keys: Keys, redis_version: tuple[int, int]) -> None:
+    def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
-        self._move = redis.register_script(with_oom_allowed(ledger_scripts.MOVE, redis_version))
-        self._fold = redis.register_script(with_oom_allowed(ledger_scripts.FOLD, redis_version))
+        self._move = redis.register_script(ledger_scripts.MOVE)
+        self._fold = redis.register_script(ledger_scripts.FOLD)
+
+    async def projects(self) -> set[str]:
+        """The projects that have stored events."""
+        found = set()
+        async for where, fate, number in self._fields(f"*|{ledger.STORED}"):
+            if fate == ledger.STORED and number:
+                found.add(ledger.split_bucket(where)[0])
+        return found
 
     async def stored(self, project_id: str) -> dict[str, int]:
         """Bucket -> stored events of one project."""

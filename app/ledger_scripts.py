@@ -45,6 +45,7 @@ return answer
 # Events of these buckets met another fate, such as stored ones that were erased: all or none of a bucket.
 # KEYS: ledger, hours. ARGV: from fate, to fate, then pairs of bucket and the number that the caller has seen
 # before it erased. A bucket that has changed since is left for the caller's next look. -> events moved
+# It begins with what a Redis without room allows; what follows a first write is allowed too. FOLD likewise.
 MOVE = """
 local moved = 0
 for i = 3, #ARGV, 2 do
@@ -60,23 +61,23 @@ end
 return moved
 """
 
-# Old hours become one bucket of their project; totals stay. Said before it is done: who compares with the
-# store must know from which hour on buckets are whole.
+# Old hours become one bucket of their project; totals stay. From which hour on buckets are whole is said in
+# the same step, for whoever compares them with the store.
 # KEYS: hours, progress. ARGV: first hour that is kept, then triples of project, hour and fate.
+# -> fields folded
 FOLD = """
-local kept = tonumber(ARGV[1])
-if kept > tonumber(redis.call('HGET', KEYS[2], 'kept_from_hour') or 0) then
-  redis.call('HSET', KEYS[2], 'kept_from_hour', ARGV[1])
-end
-local folded = 0
+local kept, folded = tonumber(ARGV[1]), 0
 for i = 2, #ARGV, 3 do
   local field = ARGV[i] .. '|' .. ARGV[i + 1] .. '|' .. ARGV[i + 2]
   local number = redis.call('HGET', KEYS[1], field)
   if number and tonumber(ARGV[i + 1]) < kept then
-    redis.call('HINCRBY', KEYS[1], ARGV[i] .. '|before|' .. ARGV[i + 2], number)
     redis.call('HDEL', KEYS[1], field)
+    redis.call('HINCRBY', KEYS[1], ARGV[i] .. '|before|' .. ARGV[i + 2], number)
     folded = folded + 1
   end
+end
+if folded > 0 and kept > tonumber(redis.call('HGET', KEYS[2], 'kept_from_hour') or 0) then
+  redis.call('HSET', KEYS[2], 'kept_from_hour', ARGV[1])
 end
 return folded
 """

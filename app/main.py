@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from app import redis_client
 from app import store as store_client
 from app.append import Appender
+from app.canary import Canary
 from app.dead import DeadLetters
 from app.errors import ApiError, Kind
 from app.gate import Gate
@@ -84,13 +85,20 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     dead = DeadHandlers(registry, letters, store, settings)
     receipts = ReceiptHandler(registry, spool, Stream(redis, keys), letters, Stored(store))
     read = ReadHandlers(registry, store, freshness, settings)
-    probes = Probes(freshness, replayer, lambda: draining.is_set)
+
+    def away() -> str:
+        return pressure.refusal() or ("events wait in the spool" if spool.groups else "")
+
+    interval = settings.observability.canary_interval
+    canary = Canary(appenders, store, freshness, away, interval) if interval else None
+    probes = Probes(freshness, replayer, lambda: draining.is_set, canary)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await registry.start()
         await replayer.open()  # before the first event: what a former life left goes first
-        tasks = [asyncio.create_task(work) for work in (pressure.watch(), replayer.run())]
+        work = [pressure.watch(), replayer.run(), *([canary.run()] if canary else [])]
+        tasks = [asyncio.create_task(one) for one in work]
         try:
             yield
         finally:

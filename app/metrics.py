@@ -63,6 +63,26 @@ LEDGER = Gauge(
     "eventbunker_ledger_events", "Events by fate, counted with the act itself.", ["partition", "fate"],
     multiprocess_mode="livemostrecent",
 )  # fmt: skip
+LEDGER_IMBALANCE = Gauge(
+    "eventbunker_ledger_imbalance",
+    "Appended events without a fate while the stream is empty (below 0: events with two fates). 0 is right.",
+    ["partition"],
+    multiprocess_mode="livemostrecent",
+)
+CANARY_SECONDS = Histogram(
+    "eventbunker_canary_seconds", "From tracking a canary event to finding it in the store.", ["partition"],
+    buckets=FAST_SECONDS,
+)  # fmt: skip
+CANARY_LAST_SECONDS = Gauge(
+    "eventbunker_canary_last_seconds", "The same, of the last canary.", ["partition"],
+    multiprocess_mode="livemostrecent",
+)  # fmt: skip
+CANARIES = Counter("eventbunker_canaries", "Canary events that were found to be stored as they were sent.")
+CANARY_FAILURES = Counter(
+    "eventbunker_canary_failures",
+    "Canary events that are missing, doubled or altered, or could not be sent or looked for.",
+    ["kind"],
+)
 
 
 def render() -> bytes:

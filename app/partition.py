@@ -194,10 +194,13 @@ class Freshness:
         return [await self._lag(partition, keys) for partition, keys in enumerate(self._keys)]
 
     async def _lag(self, partition: int, keys: Keys) -> Lag:
-        now, oldest = map(int, await self._script(keys=[keys.entries]))
-        entries = int(await self._redis.xlen(keys.entries))
-        proved = await self._redis.hget(keys.progress, "at")
-        ledger = cast("dict[bytes, bytes]", await self._redis.hgetall(keys.ledger))
+        pipeline = self._redis.pipeline(transaction=True)  # one moment: ledger and stream belong together
+        pipeline.eval(scripts.FRESHNESS, 1, keys.entries)
+        pipeline.xlen(keys.entries)
+        pipeline.hget(keys.progress, "at")
+        pipeline.hgetall(keys.ledger)
+        times, entries, proved, ledger = await pipeline.execute()
+        now, oldest = map(int, times)
         return Lag(
             partition,
             entries,

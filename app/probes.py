@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from app import metrics
 from app.event_schema import EVENT_SCHEMA
 from app.http import json_response
-from app.ledger import FATES
+from app.ledger import FATES, QUEUED, imbalance, queued
 from app.openapi import openapi
 from app.partition import Freshness, Lag
 from app.redis_client import ANSWER_SECONDS, UNREACHABLE
@@ -40,6 +40,16 @@ class Acceptance(Protocol):
         """Why an event would be refused; "" while events are welcome."""
 
 
+class Watch(Protocol):
+    """Whoever watches something all the time and knows what is wrong with it. Must not wait."""
+
+    def problem(self) -> str:
+        """What is wrong; "" while nothing is."""
+
+    def describe(self) -> str:
+        """How it stands, while nothing is wrong."""
+
+
 class Check(msgspec.Struct, frozen=True):
     """One line of readiness."""
 
@@ -51,7 +61,14 @@ class Check(msgspec.Struct, frozen=True):
 class Probes:
     """Handlers without a key: they tell nothing of any project."""
 
-    def __init__(self, freshness: Freshness, acceptance: Acceptance, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        freshness: Freshness,
+        acceptance: Acceptance,
+        is_draining: Callable[[], bool],
+        canary: Watch | None = None,
+    ) -> None:
+        self._canary = canary
         self._freshness = freshness
         self._acceptance = acceptance
         self._is_draining = is_draining
@@ -72,6 +89,9 @@ class Probes:
             Check("accepting", not refusal, refusal or "accepting"),
         ]
         every = [*checks, *await self._redis_checks()]
+        if self._canary is not None:
+            problem = self._canary.problem()
+            every.append(Check("canary", not problem, problem or self._canary.describe()))
         degraded = [check.name for check in every if not check.ok]
         ready = not degraded if "strict" in request.query_params else all(check.ok for check in checks)
         answer: dict[str, object] = {"ready": ready, "degraded": degraded}
@@ -101,6 +121,8 @@ class Probes:
                 metrics.STREAM_AGE_SECONDS.labels(partition).set(lag.oldest_ms / 1000)
                 for fate in FATES:
                     metrics.LEDGER.labels(partition, fate).set(lag.ledger.get(fate, 0))
+                metrics.LEDGER.labels(partition, QUEUED).set(queued(lag.ledger))
+                metrics.LEDGER_IMBALANCE.labels(partition).set(imbalance(lag.ledger, lag.entries))
         except UNREACHABLE:
             pass  # the counters of this process are still worth reading, then most of all
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

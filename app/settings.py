@@ -83,6 +83,12 @@ class SpoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
     redis_timeout: Seconds = 1.0
 
 
+class Observability(Struct, frozen=True, forbid_unknown_fields=True):
+    """[observability]: what the service finds out about itself."""
+
+    canary_interval: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+
+
 class Cors(Struct, frozen=True, forbid_unknown_fields=True):
     """[cors]: which pages' scripts may read our answers."""
 
@@ -153,6 +159,7 @@ class Environment(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     spool: SpoolSettings = SpoolSettings()
     cors: Cors = Cors()
+    observability: Observability = Observability()
     queues: Queues = Queues()
     stores: Annotated[tuple[Warehouse, ...], Meta(min_length=1, max_length=1)] = (Warehouse(),)
     vars: dict[str, Var] = field(default_factory=dict)
@@ -186,6 +193,7 @@ class Settings(Struct, frozen=True):
     limits: Limits
     spool: SpoolSettings
     cors: Cors
+    observability: Observability
     producer: Producer
     consumer: Consumer
     store: Warehouse

@@ -285,7 +285,7 @@ def test_folding_and_moving_keep_every_count(opened: Open) -> None:
     async def run() -> None:
         async with opened() as made:
             await store_some(made)
-            mover = LedgerMover(made.redis, made.keys, made.version)
+            mover = LedgerMover(made.redis, made.keys)
             kept = NOW // HOUR - ledger.KEPT_HOURS
             before = await made.redis.hgetall(made.keys.ledger)
             assert await mover.fold(kept) == 4, "appended and stored of two projects"

@@ -27,6 +27,7 @@ import uvloop
 from app import fates, ledger, metrics, redis_client
 from app import store as store_client
 from app.fates import Fate
+from app.ledger_reader import LedgerReader
 from app.logs import configure_logging
 from app.partition import Freshness, LeaseLost, Partition
 from app.redis_client import UNREACHABLE
@@ -41,6 +42,7 @@ from workers.event_ids import EventIds
 from workers.insert import Inserter, MostlyDead
 from workers.patience import Patience
 from workers.plan import Item
+from workers.tidy import Tidy
 
 IDLE_WAIT_MS = 500  # one blocking read; also how often an idle drain proves that it works
 READ_ENTRIES = 8  # a bite: with groups of at most a megabyte, what is read beyond a full batch stays small
@@ -252,6 +254,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         version = await redis_client.wait_for_version(redis, stop)
         producer, dead_letter_queue = settings.producer, settings.consumer.dead_letter_queue
         keys = [Keys(producer.queue, number, dead_letter_queue) for number in range(producer.shards)]
+        reader = LedgerReader(redis, producer.queue, producer.shards, dead_letter_queue)
         drains = [
             PartitionDrain(Partition(redis, one, slot, version), store, geography, settings, stop)
             for one in keys
@@ -259,8 +262,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         freshness = Freshness(redis, producer.queue, producer.shards)
         limits = settings.limits
         margin_ms = ERASE_MARGIN_MS + int((limits.grant_grace + limits.append_timeout) * 1000)
-        eraser = ProjectEraser(redis, store, keys, freshness, margin_ms=margin_ms)
-        await asyncio.gather(eraser.run(stop), *(drain.run() for drain in drains))
+        eraser = ProjectEraser(redis, store, reader, freshness, margin_ms=margin_ms)
+        tidy = Tidy(redis, store, reader)
+        await asyncio.gather(eraser.run(stop), tidy.run(stop), *(drain.run() for drain in drains))
     finally:
         await store.close()
         await redis.aclose()

@@ -2,7 +2,8 @@
 
 Deleting a project kills its keys at once, so nobody can write or read; what is stored goes here, within
 minutes, long before the promised 24 hours. Every step may run twice, so several drains may run it at once
-and a crash at any line only repeats work. A project is struck off when a count has found nothing left.
+and a crash at any line only repeats work. A project is struck off when a count has found nothing left, and
+the ledger says the same. What a spool brings back later, `workers.tidy` finds and marks anew.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import msgspec
 import structlog
 from redis.asyncio import Redis
 
-from app import dead_letter, ledger, registry_scripts
+from app import dead_letter, registry_scripts
+from app.dead_letter import DeadLetter
+from app.ledger import ERASED, encode_counts, split_bucket
+from app.ledger_reader import LedgerReader
 from app.partition import Freshness
 from app.redis_client import UNREACHABLE
 from app.store import Store, StoreError
@@ -36,14 +41,14 @@ class ProjectEraser:
     """
 
     def __init__(
-        self, redis: Redis, store: Store, keys: list[Keys], freshness: Freshness, *, margin_ms: int
+        self, redis: Redis, store: Store, reader: LedgerReader, freshness: Freshness, *, margin_ms: int
     ) -> None:
         self._redis = redis
         self._store = store
-        self._keys = keys
+        self._reader = reader
+        self._purge = redis.register_script(PURGE)
         self._freshness = freshness
         self._margin_ms = margin_ms
-        self._purge = redis.register_script(PURGE)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look once a minute until `stop`; an outage only postpones."""
@@ -80,6 +85,9 @@ class ProjectEraser:
     async def _erase(self, project_id: str) -> bool:
         """True when nothing of the project is left."""
         which = {"project": project_id}
+        movers = await self._reader.movers()
+        # Before the rows go: only what is counted as stored now is known to be among them.
+        seen = [await mover.stored(project_id) for mover in movers]
         for table in TABLES:
             await self._store.command(
                 # A mutation rewrites the parts: the rows leave the disk, not only the answers.
@@ -88,10 +96,14 @@ class ProjectEraser:
                 which,
                 timeout_seconds=DELETE_SECONDS,
             )
-        for keys in self._keys:
+        for _, keys in await self._reader.partitions():
             await self._purge_dead_letters(keys, project_id)
         left = await self._store.ask("SELECT count() FROM events WHERE project_id = {project:String}", which)
-        return left.rows == [[0]]
+        if left.rows != [[0]]:
+            return False
+        for mover, counts in zip(movers, seen, strict=True):
+            await mover.move(counts, ERASED)
+        return not any([await mover.stored(project_id) for mover in movers])
 
     async def _purge_dead_letters(self, keys: Keys, project_id: str) -> None:
         after = "-"
@@ -101,16 +113,29 @@ class ProjectEraser:
                 await self._redis.xrange(keys.dead, min=after, count=DEAD_LETTERS_A_READ),
             )
             for entry_id, fields in rows:
-                letter = dead_letter.decode(fields[b"d"])
-                if letter.record is not None and letter.record.project_id == project_id:
-                    await self._purge(
-                        keys=[keys.dead, keys.dead_ids, keys.ledger, keys.hours],
-                        args=[
-                            entry_id,
-                            letter.record.unique_req_id.hex(),
-                            ledger.encode_counts(dead_letter.counts(letter)),
-                        ],
-                    )
+                letter = _letter(fields)
+                if letter is not None and _is_all_of(letter, project_id):
+                    await self._give_up(keys, entry_id.decode(), letter)
             if len(rows) < DEAD_LETTERS_A_READ:
                 return
             after = f"({rows[-1][0].decode()}"
+
+    async def _give_up(self, keys: Keys, entry_id: str, letter: DeadLetter) -> None:
+        identity = letter.record.unique_req_id.hex() if letter.record is not None else ""
+        await self._purge(
+            keys=[keys.dead, keys.dead_ids, keys.ledger, keys.hours],
+            args=[entry_id, identity, encode_counts(dead_letter.counts(letter))],
+        )
+
+
+def _letter(fields: dict[bytes, bytes]) -> DeadLetter | None:
+    """None for what no drain of ours wrote: it must not stop an erasure."""
+    try:
+        return dead_letter.decode(fields.get(b"d", b""))
+    except msgspec.DecodeError:
+        return None
+
+
+def _is_all_of(letter: DeadLetter, project_id: str) -> bool:
+    """Is every event of this letter the project's? An unreadable entry may hold others' events too."""
+    return {split_bucket(where)[0] for where in dead_letter.counts(letter)} == {project_id}

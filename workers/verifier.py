@@ -20,13 +20,14 @@ from typing import cast
 import msgspec
 from redis.asyncio import Redis
 
-from app import dead_letter, ledger, registry_scripts
+from app import canary, dead_letter, ledger, registry_scripts
 from app.ledger import Buckets
 from app.ledger_reader import LedgerReader
 from app.store import Store
 from workers import count_rows, reconcile
 from workers.count_rows import Hours, Rows
 from workers.reconcile import Report, Verdict
+from workers.tidy import CANARY_HOURS
 
 LOOK_SECONDS = 0.25  # between two looks at what moves
 CONFIRM_SECONDS = 1.0  # a difference must last: an erasure deletes rows first and counts them then
@@ -49,6 +50,7 @@ class Verifier:
         self._since_hour = since_hour
         self._end = time.monotonic() + wait_seconds
         self._kept = int(time.time()) // 3600 - ledger.KEPT_HOURS + MARGIN_HOURS
+        self._canaries_from = int(time.time()) // 3600 - CANARY_HOURS
         self._place = partial(reconcile.place, kept_from_hour=self._kept)
         self._buckets: Buckets = {}
         self._report = Report()
@@ -118,7 +120,7 @@ class Verifier:
                 verdict = reconcile.judge(before.get(where, {}), found, after)
                 if verdict is Verdict.EQUAL:
                     continue
-                if verdict is Verdict.MOVING or ledger.split_bucket(where)[0] in deleting:
+                if verdict is Verdict.MOVING or self._is_going(where, deleting):
                     differs_since.pop(where, None)
                 elif now - differs_since.setdefault(where, now) >= CONFIRM_SECONDS:
                     self._report.differences.append(reconcile.difference(where, self._kept, found, after))
@@ -131,7 +133,7 @@ class Verifier:
             await asyncio.sleep(LOOK_SECONDS)
         for where in sorted(pending):
             fates = self._buckets.get(where, {})
-            is_going = ledger.split_bucket(where)[0] in deleting
+            is_going = self._is_going(where, deleting)
             why = "being erased" if is_going else f"events arrive; {ledger.queued(fates)} wait in the stream"
             self._report.moving.append(
                 reconcile.moving(where, self._kept, rows.get(where, Rows()), fates, why)
@@ -141,6 +143,11 @@ class Verifier:
         """Projects whose rows are being deleted: the ledger follows when they are gone."""
         marked = cast("set[bytes]", await self._redis.smembers(registry_scripts.DELETED))
         return {one.decode() for one in marked}
+
+    def _is_going(self, where: str, deleting: set[str]) -> bool:
+        """Are rows of this bucket deleted just now, or soon, so that the ledger follows?"""
+        project_id, hour = ledger.split_bucket(where)
+        return project_id in deleting or (project_id == canary.PROJECT and (hour or 0) < self._canaries_from)
 
     async def _settle_dead_letters(self) -> None:
         """Every dead letter is counted, and every counted one is there."""
