@@ -32,10 +32,13 @@ What became of an event is told by
     17  app.receipt     to those who ask, wherever it is (`app.whereabouts`)
     18  app.dead        for what was set aside: list, show, replay, purge
 
+What watches over both: `app.ledger` (every event has one fate, counted with the act itself),
+`workers.verify` (the ledger against the store) and `app.canary` (an event of our own, all the time).
+
 Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `grant`, `timestamp`, `event`,
 `query`, `sql`, `settings`, `metrics`, `stream` and what they are split into) import only leaves. Redis is
-imported by `producer`, `partition`, `dead`, `watermark`, `whereabouts`, the registry's modules and
-`redis_client`; httpx by `store` alone; chDB by the embedded store alone. Handlers (`track`, `read`,
+imported by `producer`, `partition`, `dead`, `watermark`, `whereabouts`, `ledger_reader`, the registry's
+modules and `redis_client`; httpx by `store` alone; chDB by the embedded store alone. Handlers (`track`, `read`,
 `receipt`, `manage`, `manage_dead`, `probes`) never import one another. `app` imports no server, and never
 `workers`.
 """

@@ -214,7 +214,7 @@ def test_given_redis_and_store_are_used_and_not_started(
             assert client.ping()
     finally:
         redis.stop()
-    assert store_server.text("SELECT count() FROM given_test.events") == "1"
+    assert store_server.text("SELECT count() FROM given_test.events WHERE event_name = 'elsewhere'") == "1"
 
 
 def test_unreachable_redis_is_named_without_its_password(start_service: StartService) -> None:
