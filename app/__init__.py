@@ -38,7 +38,7 @@ What watches over both: `app.ledger` (every event has one fate, counted with the
 Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `grant`, `timestamp`, `event`,
 `query`, `sql`, `settings`, `metrics`, `stream` and what they are split into) import only leaves. Redis is
 imported by `producer`, `partition`, `dead`, `watermark`, `whereabouts`, `ledger_reader`, the registry's
-modules and `redis_client`; httpx by `store` alone; chDB by the embedded store alone. Handlers (`track`, `read`,
-`receipt`, `manage`, `manage_dead`, `probes`) never import one another. `app` imports no server, and never
-`workers`.
+modules and `redis_client`; httpx by `store` alone; chDB by the embedded store alone. Handlers (`track`,
+`read`, `receipt`, `manage`, `manage_dead`, `probes`) never import one another. `app` imports no server,
+and never `workers`.
 """
