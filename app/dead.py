@@ -15,7 +15,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from app import dead_letter, fates, ledger
-from app.dead_letter import DeadLetter
+from app.dead_letter import DeadLetter, Found, Wanted
 from app.envelope import read_envelope
 from app.fates import Fate
 from app.partition import Freshness
@@ -32,74 +32,6 @@ MISPLACED = "the number of partitions has changed since; send its body again, th
 EVENT_ADDRESS = re.compile(r"[0-9a-f]{32}")
 PLACE_ADDRESS = re.compile(r"(\d{1,3})/(\d{1,19}-\d{1,19})")
 CURSOR = re.compile(r"(\d{1,3})\.(\d{1,19}-\d{1,19})?\.(\d{1,15})")
-
-
-class Wanted(msgspec.Struct, frozen=True):
-    """Which letters. `project_id` "" means every project's, and unreadable entries, which belong to none.
-
-    `reason`: a part of it, in any case. `since_ms`: set aside at this moment of Redis's clock or later.
-    """
-
-    project_id: str = ""
-    reason: str = ""
-    since_ms: int = 0
-
-    def admits(self, letter: DeadLetter) -> bool:
-        if self.project_id and (letter.record is None or letter.record.project_id != self.project_id):
-            return False
-        return self.reason.lower() in letter.reason.lower()
-
-
-class Description(msgspec.Struct, frozen=True):
-    """A letter in a list. Times are Unix milliseconds; what an unreadable entry has not is null."""
-
-    unique_req_id: str | None
-    place: str
-    project_id: str | None
-    reason: str
-    message: str
-    set_aside_at: int
-    time_recorded: int | None
-    events: int
-    bytes: int
-
-
-class Found(msgspec.Struct, frozen=True):
-    """A letter and where it lies: `id` in the stream of dead letters of `partition`."""
-
-    partition: int
-    id: str
-    letter: DeadLetter
-
-    @property
-    def unique_req_id(self) -> str:
-        """As hex; "" for an unreadable entry."""
-        return "" if self.letter.record is None else self.letter.record.unique_req_id.hex()
-
-    @property
-    def place(self) -> str:
-        """Where it lies, as an address."""
-        return f"{self.partition}/{self.id}"
-
-    @property
-    def address(self) -> str:
-        """What it is called by."""
-        return self.unique_req_id or self.place
-
-    def describe(self) -> Description:
-        letter, record = self.letter, self.letter.record
-        reason, message = dead_letter.split_reason(letter)
-        return Description(
-            self.unique_req_id or None,
-            self.place,
-            None if record is None else record.project_id,
-            reason,
-            message,
-            letter.at,
-            None if record is None else record.time_recorded,
-            sum(dead_letter.counts(letter).values()),
-            len(letter.body),
-        )
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -122,15 +54,21 @@ class DeadLetters:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         producer = settings.producer
         self._redis = redis
-        self._keys = [
-            Keys(producer.queue, number, settings.consumer.dead_letter_queue)
-            for number in range(producer.shards)
-        ]
+        self._queue, self._dead_letter_queue = producer.queue, settings.consumer.dead_letter_queue
+        self._shards = producer.shards
+        self._keys: list[Keys] = []
+        self.watch(producer.shards)
         self._freshness = Freshness(redis, producer.queue, producer.shards)
         self._max_backlog = producer.max_backlog
         self._insert_seconds = settings.store.insert_timeout
         self._replay = redis.register_script(REPLAY)
         self._purge = redis.register_script(PURGE)
+
+    def watch(self, most: int) -> None:
+        """Look at so many partitions from now on: there were more once, and what died there lies there."""
+        self._keys += [
+            Keys(self._queue, number, self._dead_letter_queue) for number in range(len(self._keys), most)
+        ]
 
     async def page(self, wanted: Wanted, cursor: str, limit: int) -> Page:
         """Up to `limit` letters from `cursor` ("": the beginning) on.
@@ -261,7 +199,7 @@ class DeadLetters:
         event_id = "" if record is None else read_envelope(record).event_id
         if record is None or not event_id:
             return True
-        home = choose_partition(len(self._keys), record.project_id, event_id, record.request_id.hex())
+        home = choose_partition(self._shards, record.project_id, event_id, record.request_id.hex())
         return home == found.partition
 
 

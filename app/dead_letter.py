@@ -60,3 +60,71 @@ def counts(letter: DeadLetter) -> dict[str, int]:
 def to_entry(letter: DeadLetter) -> bytes:
     """The payload of the entry that brings it back: a group of one, or the unreadable bytes as they are."""
     return letter.payload if letter.record is None else join_group([encode_record(letter.record)])
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which letters. `project_id` "" means every project's, and unreadable entries, which belong to none.
+
+    `reason`: a part of it, in any case. `since_ms`: set aside at this moment of Redis's clock or later.
+    """
+
+    project_id: str = ""
+    reason: str = ""
+    since_ms: int = 0
+
+    def admits(self, letter: DeadLetter) -> bool:
+        if self.project_id and (letter.record is None or letter.record.project_id != self.project_id):
+            return False
+        return self.reason.lower() in letter.reason.lower()
+
+
+class Description(msgspec.Struct, frozen=True):
+    """A letter in a list. Times are Unix milliseconds; what an unreadable entry has not is null."""
+
+    unique_req_id: str | None
+    place: str
+    project_id: str | None
+    reason: str
+    message: str
+    set_aside_at: int
+    time_recorded: int | None
+    events: int
+    bytes: int
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A letter and where it lies: `id` in the stream of dead letters of `partition`."""
+
+    partition: int
+    id: str
+    letter: DeadLetter
+
+    @property
+    def unique_req_id(self) -> str:
+        """As hex; "" for an unreadable entry."""
+        return "" if self.letter.record is None else self.letter.record.unique_req_id.hex()
+
+    @property
+    def place(self) -> str:
+        """Where it lies, as an address."""
+        return f"{self.partition}/{self.id}"
+
+    @property
+    def address(self) -> str:
+        """What it is called by."""
+        return self.unique_req_id or self.place
+
+    def describe(self) -> Description:
+        letter, record = self.letter, self.letter.record
+        reason, message = split_reason(letter)
+        return Description(
+            self.unique_req_id or None,
+            self.place,
+            None if record is None else record.project_id,
+            reason,
+            message,
+            letter.at,
+            None if record is None else record.time_recorded,
+            sum(counts(letter).values()),
+            len(letter.body),
+        )

@@ -83,7 +83,9 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     track = Track(registry, appenders, watermark, settings)
     manage = ManageHandlers(registry, settings)
     dead = DeadHandlers(registry, letters, store, settings)
-    receipts = ReceiptHandler(registry, spool, Stream(redis, keys), letters, Stored(store))
+    receipts = ReceiptHandler(
+        registry, spool, Stream(redis, producer.queue, producer.shards), letters, Stored(store)
+    )
     read = ReadHandlers(registry, store, freshness, settings)
 
     def away() -> str:

@@ -13,7 +13,8 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.dead import CURSOR, EVENT_ADDRESS, DeadLetters, Found, Page, Wanted
+from app.dead import CURSOR, EVENT_ADDRESS, DeadLetters, Page
+from app.dead_letter import Found, Wanted
 from app.errors import ApiError, Kind, Problem
 from app.http import json_response
 from app.master_request import MasterRequests, ProjectRequest, answered

@@ -57,10 +57,17 @@ def find_in(payloads: list[bytes], wanted: UniqueReqId) -> Record | None:
 class Stream:
     """The entries of all partitions. Methods raise redis_client.UNREACHABLE when Redis is."""
 
-    def __init__(self, redis: Redis, keys: list[Keys]) -> None:
+    def __init__(self, redis: Redis, queue: str, shards: int) -> None:
         self._redis = redis
-        self._keys = keys
+        self._queue = queue
+        self._shards = shards
+        self._keys: list[Keys] = []
+        self.watch(shards)
         self._script = redis.register_script(FIND)
+
+    def watch(self, most: int) -> None:
+        """Look at so many partitions from now on: there were more once, and a late replay may fill them."""
+        self._keys += [Keys(self._queue, partition) for partition in range(len(self._keys), most)]
 
     async def now(self) -> int:
         """Redis's clock, which also numbers the entries; Unix ms."""
@@ -79,7 +86,7 @@ class Stream:
         stretches = [(str(near), str(far)), (str(far + 1), "+"), ("-", str(max(0, near - 1)))]
         if since_ms is not None:
             stretches = [(str(since_ms), "+")]
-        home = choose_partition(len(self._keys), project_id, "", wanted.request_id.hex())
+        home = choose_partition(self._shards, project_id, "", wanted.request_id.hex())
         order = [self._keys[home], *(one for number, one in enumerate(self._keys) if number != home)]
         left = _Left(MAX_BYTES)
         slots = asyncio.Semaphore(PARTITIONS_AT_ONCE)

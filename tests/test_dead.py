@@ -14,8 +14,8 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 
 from app import dead as deads
 from app import dead_letter, ledger, redis_client
-from app.dead import DeadLetters, Found, Wanted
-from app.dead_letter import DeadLetter
+from app.dead import DeadLetters
+from app.dead_letter import DeadLetter, Found, Wanted
 from app.store import StoreUnavailable
 from app.stream import Record, choose_partition, split_group
 from tests.pipeline_kit import (

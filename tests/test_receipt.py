@@ -13,19 +13,20 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from app import fates, redis_client, whereabouts
+from app import dead_letter, fates, redis_client, whereabouts
 from app import receipt as receipts
-from app.dead import DeadLetters, Found, Wanted
+from app.dead import DeadLetters
+from app.dead_letter import DeadLetter, Found, Wanted
 from app.errors import ApiError
 from app.fates import Fate
 from app.grant import Grant, KeyType
 from app.receipt import ReceiptHandler
 from app.registry import Registry
 from app.store import Store
-from app.stream import Record, encode_record
+from app.stream import Keys, Record, encode_record
 from app.whereabouts import Stored, Stream, UniqueReqId
 from tests.append_edge import own_redis, spooling_edge
-from tests.pipeline_kit import POISON, Bench, make_settings, record
+from tests.pipeline_kit import POISON, Bench, make_settings, put, record
 from tests.pipeline_kit import ledger as read_ledger
 from tests.pipeline_steps import Open, opened, refusing
 from tests.redis_fixture import RedisServer
@@ -65,7 +66,7 @@ class Desk:
         self._handler = ReceiptHandler(
             cast("Registry", None),  # keys are not the matter here
             spool or Empty(),
-            stream or Stream(redis, [made.keys]),
+            stream or Stream(redis, made.settings.producer.queue, 1),
             letters or DeadLetters(redis, made.settings),
             Stored(store or made.store),
         )
@@ -229,7 +230,7 @@ def test_a_letter_that_is_replayed_between_two_looks(opened: Open, becomes: str)
 
             late = Late(made.redis, made.settings)
             moves += [gone_on, replayed]
-            desk = Desk(made, letters=late, stream=LateStream(made.redis, [made.keys]))
+            desk = Desk(made, letters=late, stream=LateStream(made.redis, made.settings.producer.queue, 1))
             assert await desk.state(one) == becomes
             assert not moves
 
@@ -274,6 +275,31 @@ def test_long_streams_are_searched_where_the_event_must_be_first(
 async def add(made: Bench, entry: str, one: Record) -> None:
     payload = b"\xdd\x00\x00\x00\x01" + encode_record(one)
     await made.redis.xadd(made.keys.entries, {"r": payload, "c": ""}, id=entry)
+
+
+def test_former_partitions_are_looked_at_too(opened: Open) -> None:
+    """Safeguard: a spool may be replayed, and what it held may die, long after the partitions became fewer."""
+
+    async def run() -> None:
+        async with opened() as made:
+            queued, dead = made_now(), made_now()
+            former = Keys(made.settings.producer.queue, 5, made.settings.consumer.dead_letter_queue)
+            await put(made.redis, former, [queued])
+            letter = dead_letter.encode(DeadLetter("simulated", 0, "1-0", dead))
+            place = await made.redis.xadd(former.dead, {"d": letter})
+            await made.redis.hset(former.dead_ids, dead.unique_req_id.hex(), place)
+            letters = DeadLetters(made.redis, made.settings)
+            stream = Stream(made.redis, made.settings.producer.queue, 1)
+            assert await Desk(made, letters=letters, stream=stream).state(queued) == "unknown"
+            letters.watch(6)
+            stream.watch(6)
+            desk = Desk(made, letters=letters, stream=stream)
+            assert (await desk.state(queued), await desk.state(dead)) == ("queued", "dead")
+            [found] = (await letters.page(Wanted(), "", 10)).found
+            assert (await letters.replay([found])).done == 1
+            assert await desk.state(dead) == "queued"
+
+    asyncio.run(run())
 
 
 def test_the_bytes_of_an_id_inside_a_body_are_no_event(opened: Open) -> None:

@@ -16,7 +16,8 @@ import msgspec
 
 from app import redis_client
 from app import store as store_client
-from app.dead import LETTERS_A_BATCH, DeadLetters, Found, Wanted
+from app.dead import LETTERS_A_BATCH, DeadLetters
+from app.dead_letter import Found, Wanted
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.store import Store, StoreError

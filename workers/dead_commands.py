@@ -12,7 +12,7 @@ from app.settings import Settings
 from workers.since import Since
 
 if TYPE_CHECKING:
-    from app.dead import Wanted
+    from app.dead_letter import Wanted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -119,7 +119,7 @@ def purge(
 
 
 def _wanted(project: str, reason: str, since: int) -> Wanted:
-    from app.dead import Wanted  # noqa: PLC0415
+    from app.dead_letter import Wanted  # noqa: PLC0415
 
     return Wanted(project, reason, since)
 
