@@ -10,13 +10,15 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -152,6 +154,14 @@ def test_a_rolling_restart_loses_no_request(
     assert found.total() == len(told.acknowledged)
 
 
+def answer_to_a_head(url: str, length: int) -> bytes:
+    """To a request whose body never comes: an answer that overtakes a body may be lost with the connection."""
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall(f"POST /post HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n".encode())
+        return connection.recv(4096)
+
+
 @pytest.mark.parametrize("name", BALANCERS)
 def test_a_balancer_passes_what_the_edge_would_answer(
     name: str, edges: list[Edge], client: Client, tmp_path: Path
@@ -163,7 +173,7 @@ def test_a_balancer_passes_what_the_edge_would_answer(
         key = {"x-eventbunker-write-key": client.keys["write_key"]}
         too_large = http.post("/post", headers=key, content=b"x" * 1_500_000)
         assert (too_large.status_code, too_large.json()["code"]) == (413, "body_too_large")
-        assert http.post("/post", headers=key, content=b"x" * 2_500_000).status_code == 413
+        assert answer_to_a_head(url, 2_500_000).startswith(b"HTTP/1.1 413")
         assert http.post("/post", headers=key, json={"event_name": "e"}).status_code == 200
         assert http.get("/metrics").status_code == 404
         assert http.get("/readyz").json()["ready"] is True
@@ -177,7 +187,8 @@ class Echo(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("content-length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        with suppress(ConnectionError):  # a health check reads no body
+            self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
