@@ -135,13 +135,15 @@ def test_a_rolling_restart_loses_no_request(
     name: str, edges: list[Edge], client: Client, tmp_path: Path
 ) -> None:
     event_name = f"rolling_{uuid.uuid4().hex[:8]}"
-    with balancer(name, tmp_path, [edge.port for edge in edges]) as url:
-        with Load([url], client.keys["write_key"], event_name, RATE, CLIENTS) as load:
-            load.wait_for(100)
-            for _ in range(ROUNDS):
-                for edge in edges:
-                    edge.restart()
-            load.wait_for(100)
+    with (
+        balancer(name, tmp_path, [edge.port for edge in edges]) as url,
+        Load([url], client.keys["write_key"], event_name, RATE, CLIENTS) as load,
+    ):
+        load.wait_for(100)
+        for _ in range(ROUNDS):
+            for edge in edges:
+                edge.restart()
+        load.wait_for(100)
     told = load.told
     failed = told.refused.total() + told.unanswered
     print(
