@@ -26,6 +26,7 @@ class Told:
 
     acknowledged: dict[int, str] = field(default_factory=dict)  # number -> unique_req_id
     refused: Counter[int] = field(default_factory=Counter)  # by status; 503 may or may not have been kept
+    said: Counter[str] = field(default_factory=Counter)  # with each refusal; what names its cause
     unanswered: int = 0  # the connection broke: the client knows nothing
     slowest_seconds: float = 0.0  # from sending to a 200
     longest_gap_seconds: float = 0.0  # between two 200s: how long the service was away
@@ -89,12 +90,20 @@ class Load:
         with self._lock:
             if answer.status_code != 200:
                 self.told.refused[answer.status_code] += 1
+                self.told.said[_detail(answer)] += 1
                 return
             now = time.monotonic()
             self.told.slowest_seconds = max(self.told.slowest_seconds, now - began)
             self.told.longest_gap_seconds = max(self.told.longest_gap_seconds, now - self._last_ok)
             self._last_ok = now
             self.told.acknowledged[number] = answer.json()["unique_req_id"]
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:200]  # of a load balancer
 
 
 def stored(client: Client, event_name: str) -> Counter[tuple[int, str]]:

@@ -151,7 +151,7 @@ def test_a_rolling_restart_loses_no_request(
         f" ({len(told.acknowledged)} events acknowledged, {2 * ROUNDS} restarts,"
         f" slowest {told.slowest_seconds:.2f} s, longest time without a 200 {told.longest_gap_seconds:.2f} s)"
     )
-    assert not failed, f"{told.refused}, unanswered: {told.unanswered}"
+    assert not failed, f"{told.refused}, {told.said}, unanswered: {told.unanswered}"
     assert check(client, event_name, told).total() == len(told.acknowledged)
 
 
