@@ -30,11 +30,10 @@ from tests.service import ROOT, Service
 from tests.store_fixture import free_port
 from tests.waiting import until
 
-pytestmark = pytest.mark.service
-
 RATE = 500.0
 CLIENTS = 16
 ROUNDS = int(os.environ.get("EVENTBUNKER_ROUNDS", "1"))
+pytestmark = [pytest.mark.service, pytest.mark.timeout(60 + 60 * ROUNDS)]
 EDGES = ("10.0.0.11:8787", "10.0.0.12:8787")  # in the files of docs/
 NGINX = """
 daemon off;
@@ -214,8 +213,11 @@ def test_pages_name_the_delay_that_the_balancers_need() -> None:
     delay = float(re.findall(r"^shutdown_delay = (\S+)", deploy, re.M)[0])
     keep_alive = float(re.findall(r"^keep_alive_timeout = (\S+)", deploy, re.M)[0])
     haproxy, nginx = ((ROOT / "docs" / name).read_text() for name in ("haproxy.cfg", "nginx.conf"))
-    interval, fall = re.findall(r"check inter (\d+)s fall (\d+)", haproxy)[0]
-    assert float(interval) * float(fall) + 2 < delay  # the time of a check is added
+    interval, down, fall = map(
+        float, re.findall(r"inter (\d+)s downinter (\d+)ms fall (\d+) rise 1", haproxy)[0]
+    )
+    assert interval * fall + 1 < delay  # the time of a check is added
+    assert down / 1000 + 1 < interval * (fall - 1)  # the one that is back is in before the next one is out
     [idle] = re.findall(r"keepalive_timeout (\d+)s;\n    keepalive_requests 10000;\n}", nginx)
     assert float(idle) + 1 < delay < keep_alive
     [fail] = set(re.findall(r"fail_timeout=(\d+)s", nginx))
