@@ -13,7 +13,7 @@ import pytest
 from app import ledger
 from app.ledger_reader import LedgerMover, LedgerReader
 from app.settings import Settings
-from app.stream import Record
+from app.stream import Keys, Record
 from tests.pipeline_kit import POISON, Bench, entries, record
 from tests.pipeline_steps import Open, assert_stored, insert_then_hang, opened
 from tests.store_fixture import StoreServer
@@ -181,6 +181,26 @@ def test_dead_letters_are_counted(opened: Open) -> None:
                 await made.redis.xdel(made.keys.dead, letter[0])
                 found = {one.project_id: one for one in await differences(made)}[project_id]
                 assert (found.what, found.expected, found.found) == ("dead letters", number, 0)
+
+    asyncio.run(run())
+
+
+def test_a_former_partition_is_counted_too(opened: Open) -> None:
+    """After the number of partitions has fallen: its events are still stored."""
+
+    async def run() -> None:
+        async with opened() as made:
+            await store_some(made)
+            own, former = made.keys, Keys(made.settings.producer.queue, 3, "events-dead")
+            made.keys = former
+            await made.put([of("prj_a"), record(POISON)])
+            async with made.draining():
+                await async_until(made.is_empty, 15)
+            made.keys = own
+            whole = await report(made)
+            assert (whole.differences, whole.fates) == ([], {"appended": 92, "stored": 91, "dead": 1})
+            await made.redis.delete(former.dead)
+            assert [one.what for one in await differences(made)] == ["dead letters"]
 
     asyncio.run(run())
 
