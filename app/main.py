@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator
 
 import structlog
@@ -28,6 +29,7 @@ from app.http import answer_error, error_response
 from app.manage import ManageHandlers
 from app.manage_dead import DeadHandlers
 from app.partition import Freshness
+from app.presence import EdgePresence
 from app.pressure import Pressure
 from app.probes import Probes
 from app.producer import Producer
@@ -61,6 +63,13 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     producer = settings.producer
     registry = Registry(redis, settings)
     freshness = Freshness(redis, producer.queue, producer.shards)
+    presence = EdgePresence(
+        redis,
+        producer.queue,
+        producer.shards,
+        on_layout=lambda layout: freshness.watch(layout.most),
+        on_foreign=lambda: signal.raise_signal(signal.SIGTERM),  # as any other wish to stop
+    )
     pressure = Pressure(freshness, producer.max_backlog)
     spools = settings.spool_path / producer.queue
     spool = Spool(lambda: take_free(spools), settings.spool.max_bytes)
@@ -98,6 +107,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await registry.start()
+        await presence.start()  # raises when the queue has another number of partitions
         await replayer.open()  # before the first event: what a former life left goes first
         work = [pressure.watch(), replayer.run(), *([canary.run()] if canary else [])]
         tasks = [asyncio.create_task(one) for one in work]
@@ -107,6 +117,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
             await redis_client.stop_tasks(*tasks)
             await watermark.close()
             await asyncio.gather(*(appender.close() for appender in appenders))
+            await presence.close()
             await replayer.close()
             await registry.close()
             await store.close()

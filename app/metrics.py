@@ -59,6 +59,10 @@ STREAM_AGE_SECONDS = Gauge(
     "eventbunker_stream_oldest_seconds", "Age of the oldest unacknowledged entry.", ["partition"],
     multiprocess_mode="livemostrecent",
 )  # fmt: skip
+DRAIN_HALTED = Gauge(
+    "eventbunker_drain_halted", "1 while a drain acknowledges nothing until somebody looks.", ["partition"],
+    multiprocess_mode="livemostrecent",
+)  # fmt: skip
 LEDGER = Gauge(
     "eventbunker_ledger_events", "Events by fate, counted with the act itself.", ["partition", "fate"],
     multiprocess_mode="livemostrecent",

@@ -23,6 +23,10 @@ class LeaseLost(Exception):
     """Another drain owns the partition now; whatever this one has in hand is that one's business."""
 
 
+class DeadLettersFull(Exception):
+    """The partition holds as many dead letters as it may: nothing is acknowledged until some are gone."""
+
+
 class Entry(msgspec.Struct, frozen=True):
     """One stream entry as read: `id` like `1624910874832-0`, `payload` a group of records.
 
@@ -37,8 +41,17 @@ class Entry(msgspec.Struct, frozen=True):
 class Partition:
     """One partition, as its owner uses it. Methods raise redis_client.UNREACHABLE when Redis is."""
 
-    def __init__(self, redis: Redis, keys: Keys, slot: str, redis_version: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        slot: str,
+        redis_version: tuple[int, int],
+        *,
+        max_dead_letters: int = 100_000,
+    ) -> None:
         self._redis = redis
+        self._max_dead_letters = max_dead_letters
         self._keys = keys
         self._slot = slot
         self._incarnation = os.urandom(8).hex()
@@ -55,6 +68,11 @@ class Partition:
                 ("acknowledge", scripts.ACKNOWLEDGE),
             )
         }
+
+    @property
+    def owner(self) -> str:
+        """What the lease says while it is ours."""
+        return self._owner
 
     @property
     def epoch(self) -> int:
@@ -124,7 +142,7 @@ class Partition:
 
         `changes`: field of the ledger's hours -> number of events that met this fate (`app.ledger`). `dead`:
         the dead letters, each with its unique_req_id as hex ("" for an unreadable entry) and its payload.
-        Errors: LeaseLost. One script, so a dead letter that cannot be written blocks the rest.
+        Errors: LeaseLost, DeadLettersFull. One script: a dead letter that cannot be written blocks the rest.
         """
         milliseconds, _, sequence = last.partition("-")
         keep_from = f"{milliseconds}-{int(sequence) + 1}"
@@ -135,19 +153,30 @@ class Partition:
                 *(keys.hours, keys.dead, keys.dead_ids, keys.progress),
             ],
             args=[
-                *(self._epoch, keep_from, last, len(changes)),
+                *(self._epoch, keep_from, last, self._max_dead_letters, len(changes)),
                 *(part for change in changes.items() for part in change),
                 *(part for letter in dead for part in letter),
             ],
         )
+        if int(done) < 0:
+            raise DeadLettersFull(
+                f"there would be more than max_dead_letters = {self._max_dead_letters} dead letters in this "
+                "partition; replay or purge some (`eventbunker dead`)"
+            )
         if not int(done):
             raise LeaseLost
 
     async def prove_progress(self, now_ms: int) -> None:
         """Record that this owner has just read the stream and reached the store; for `/readyz`."""
-        await self._redis.hset(
-            self._keys.progress, mapping={"owner": self._owner, "epoch": self._epoch, "at": now_ms}
-        )
+        await self._record({"at": now_ms, "halted": ""})
+
+    async def record_halt(self, reason: str) -> None:
+        """Record that this owner acknowledges nothing, and why; the next proof of progress ends that."""
+        await self._record({"halted": reason})
+
+    async def _record(self, progress: dict[str, str | int]) -> None:
+        said = {"owner": self._owner, "epoch": self._epoch, **progress}
+        await self._redis.hset(self._keys.progress, mapping=dict(said.items()))
 
 
 def _entries(rows: object) -> list[Entry]:
@@ -159,14 +188,40 @@ def _entries(rows: object) -> list[Entry]:
     ]
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """Whose a partition is ("" when nobody's), and whether anything is in it."""
+
+    owner: str
+    is_empty: bool
+
+
+async def survey(redis: Redis, partitions: Sequence[Keys]) -> list[Standing]:
+    """How each partition stands now, in one round trip. Errors: redis_client.UNREACHABLE."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        for keys in partitions:
+            pipeline.get(keys.lease)
+            pipeline.xlen(keys.entries)
+            pipeline.exists(keys.plan)
+        answers = await pipeline.execute()
+    return [
+        Standing((owner or b"").decode(), not entries and not plan)
+        for owner, entries, plan in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+    ]
+
+
 class Lag(msgspec.Struct, frozen=True):
-    """How far one partition's drain is behind. `proved_ms_ago` is None when no drain ever wrote."""
+    """How far one partition's drain is behind. `proved_ms_ago` is None when no drain ever wrote.
+
+    `halted`: why its drain acknowledges nothing. `is_retired`: events go to fewer partitions by now.
+    """
 
     partition: int
     entries: int
     oldest_ms: int
     proved_ms_ago: int | None
     ledger: dict[str, int]
+    halted: str = ""
+    is_retired: bool = False
 
 
 class Freshness:
@@ -174,8 +229,14 @@ class Freshness:
 
     def __init__(self, redis: Redis, queue: str, shards: int) -> None:
         self._redis = redis
+        self._queue = queue
+        self._shards = shards
         self._keys = [Keys(queue, partition) for partition in range(shards)]
         self._script = redis.register_script(scripts.FRESHNESS)
+
+    def watch(self, most: int) -> None:
+        """Look at so many partitions from now on: there were more once, and a late replay may fill them."""
+        self._keys += [Keys(self._queue, partition) for partition in range(len(self._keys), most)]
 
     async def fresh_as_of(self) -> int:
         """Unix ms up to which every event that reached the stream is stored.
@@ -197,9 +258,9 @@ class Freshness:
         pipeline = self._redis.pipeline(transaction=True)  # one moment: ledger and stream belong together
         pipeline.eval(scripts.FRESHNESS, 1, keys.entries)
         pipeline.xlen(keys.entries)
-        pipeline.hget(keys.progress, "at")
+        pipeline.hmget(keys.progress, ["at", "halted"])
         pipeline.hgetall(keys.ledger)
-        times, entries, proved, ledger = await pipeline.execute()
+        times, entries, (proved, halted), ledger = await pipeline.execute()
         now, oldest = map(int, times)
         return Lag(
             partition,
@@ -207,6 +268,8 @@ class Freshness:
             now - oldest if oldest else 0,
             now - int(proved) if proved else None,
             {fate.decode(): int(count) for fate, count in ledger.items()},
+            (halted or b"").decode(),
+            partition >= self._shards,
         )
 
     async def memory_share(self) -> float:

@@ -119,6 +119,7 @@ class Probes:
                 partition = str(lag.partition)
                 metrics.STREAM_ENTRIES.labels(partition).set(lag.entries)
                 metrics.STREAM_AGE_SECONDS.labels(partition).set(lag.oldest_ms / 1000)
+                metrics.DRAIN_HALTED.labels(partition).set(bool(lag.halted))
                 for fate in FATES:
                     metrics.LEDGER.labels(partition, fate).set(lag.ledger.get(fate, 0))
                 metrics.LEDGER.labels(partition, QUEUED).set(queued(lag.ledger))
@@ -145,10 +146,13 @@ class Probes:
 
 
 def _lag_checks(lag: Lag) -> list[Check]:
+    if lag.is_retired and not lag.entries:
+        return []
     age = lag.proved_ms_ago
     proof = "no drain has ever worked on it" if age is None else f"proved {age} ms ago"
+    works = age is not None and age <= MAX_PROOF_AGE_MS and not lag.halted
     return [
-        Check(f"drain {lag.partition}", age is not None and age <= MAX_PROOF_AGE_MS, proof),
+        Check(f"drain {lag.partition}", works, f"halted: {lag.halted}" if lag.halted else proof),
         Check(
             f"backlog {lag.partition}",
             lag.oldest_ms <= MAX_BACKLOG_AGE_MS,

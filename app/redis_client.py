@@ -29,10 +29,13 @@ STOP_ATTEMPT_SECONDS = 0.1
 log = structlog.get_logger()
 
 
-def connect(settings: Settings, *, timeout_seconds: float = ANSWER_SECONDS) -> Redis:
+def connect(
+    settings: Settings, *, timeout_seconds: float = ANSWER_SECONDS, max_connections: int = 100
+) -> Redis:
     """A client for `settings.redis_url`; answers are bytes. It connects at the first command.
 
-    `timeout_seconds` bounds one answer: more than the longest blocking read of the caller.
+    `timeout_seconds` bounds one answer: more than the longest blocking read of the caller. Beyond
+    `max_connections` at the same time a command fails at once.
     """
     return Redis.from_url(
         settings.redis_url,
@@ -40,6 +43,7 @@ def connect(settings: Settings, *, timeout_seconds: float = ANSWER_SECONDS) -> R
         socket_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
+        max_connections=max_connections,
         **_password(settings),
     )
 

@@ -117,6 +117,7 @@ class Consumer(Struct, frozen=True, forbid_unknown_fields=True):
     max_retries: Annotated[int, Meta(ge=0, le=100)] = 8
     retry_delay: Annotated[float, Meta(ge=0.01, le=5)] = 0.5
     dead_letter_queue: Word = "events-dead"
+    max_dead_letters: Count = 100_000
     lease_timeout: Annotated[float, Meta(ge=1, le=600)] = 5.0
 
 

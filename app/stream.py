@@ -15,6 +15,12 @@ A partition is a Redis stream with a few keys beside it, all in one hash slot:
     eb:{events:0}:dead             stream of dead letters
     eb:{events:0}:dead:ids         hash: unique_req_id -> its dead letter
 
+Beside the partitions a queue has a few keys of its own (`app.layout`, `app.presence`):
+
+    eb:{events}:layout             hash: the number of partitions, and the largest there ever was
+    eb:{events}:drains, :edges     sorted sets: who is alive, by the time until which that is believed
+    eb:{events}:drains:about, …    hashes: what each of them said of itself
+
 Everything in the entries stream is unacknowledged: acknowledging trims. The edge's end is `app.append`,
 the drain's end is `app.partition`.
 """
@@ -23,6 +29,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -95,3 +102,21 @@ class Keys:
         self.progress = f"{prefix}:progress"
         self.dead = f"{prefix}:{dead_letter_queue or 'dead'}"
         self.dead_ids = f"{prefix}:dead:ids"
+
+
+Role: TypeAlias = Literal["drain", "edge"]
+
+
+class QueueKeys:
+    """The names of the keys that a queue has once, whatever the number of its partitions."""
+
+    def __init__(self, queue: str) -> None:
+        prefix = f"eb:{{{queue}}}"
+        self.layout = f"{prefix}:layout"
+        self.drains = f"{prefix}:drains"
+        self.edges = f"{prefix}:edges"
+
+    def alive(self, role: Role) -> tuple[str, str]:
+        """Two keys: who of `role` is alive, and what each said of itself."""
+        members = self.drains if role == "drain" else self.edges
+        return members, f"{members}:about"

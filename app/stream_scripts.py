@@ -77,17 +77,23 @@ return 1
 
 # Acknowledge: dead letters, ledger, entries and plan in one step, so that no crash can separate them.
 # KEYS: epoch, plan, entries, ledger, hours, dead, dead ids, progress.
-# ARGV: epoch, oldest entry id to keep, last entry id that is done, number of changes to the ledger's hours,
-# these as pairs of `bucket|fate` and count; then for each dead letter its unique_req_id (or "") and payload.
+# ARGV: epoch, oldest entry id to keep, last entry id that is done, how many dead letters there may be, number
+# of changes to the ledger's hours, these as pairs of `bucket|fate` and count; then for each dead letter its
+# unique_req_id (or "") and payload.
+# -> 1; 0 when the epoch is another's; -1 when there would be too many dead letters (an empty stream of them
+# takes those of any one batch)
 ACKNOWLEDGE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-local first_dead = 5 + 2 * tonumber(ARGV[4])
+local first_dead = 6 + 2 * tonumber(ARGV[5])
+local dead = (#ARGV + 1 - first_dead) / 2
+local kept = redis.call('XLEN', KEYS[6])
+if dead > 0 and kept > 0 and kept + dead > tonumber(ARGV[4]) then return -1 end
 for i = first_dead, #ARGV, 2 do
   local id = redis.call('XADD', KEYS[6], '*', 'd', ARGV[i + 1])
   if ARGV[i] ~= '' then redis.call('HSET', KEYS[7], ARGV[i], id) end
 end
 redis.call('XTRIM', KEYS[3], 'MINID', ARGV[2])
-for i = 5, first_dead - 1, 2 do
+for i = 6, first_dead - 1, 2 do
   redis.call('HINCRBY', KEYS[5], ARGV[i], ARGV[i + 1])
   redis.call('HINCRBY', KEYS[4], string.match(ARGV[i], '[^|]+$'), ARGV[i + 1])
 end

@@ -194,7 +194,8 @@ class Bench:
         self.keys = make_keys(settings)
 
     def partition(self, slot: str = "a") -> Partition:
-        return Partition(self.redis, self.keys, slot, self.version)
+        limit = self.settings.consumer.max_dead_letters
+        return Partition(self.redis, self.keys, slot, self.version, max_dead_letters=limit)
 
     def drain(
         self, slot: str = "a", *, stop: asyncio.Event | None = None, store: Store | None = None

@@ -18,6 +18,7 @@ LEAVES = {
         "app.rate_limit",
         "app.stream",
         "app.stream_scripts",
+        "app.presence_scripts",
         "app.ledger",
         "app.dead_letter",
         "app.envelope",
@@ -89,6 +90,7 @@ def test_who_talks_to_what() -> None:
     talks_to_redis = {"app.producer", "app.partition", "app.redis_client", "app.accounts", "app.changes"}
     talks_to_redis |= {"app.names", "app.registry", "app.dead", "app.ledger_reader"}
     talks_to_redis |= {"app.watermark", "app.whereabouts"}
+    talks_to_redis |= {"app.layout", "app.presence"}
     assert {name for name in users_of("redis") if name.startswith("app.")} == talks_to_redis
     assert {name for name in users_of("httpx") if name.startswith("app.")} == {"app.store"}
     assert users_of("chdb") <= {name for name in MODULES if name.startswith("workers.embedded")}

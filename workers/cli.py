@@ -120,7 +120,7 @@ def edge(context: _Context, with_parent: bool) -> None:
 @_pass
 def drain(context: _Context) -> None:
     """Run the drain: stream to store."""
-    from workers.drain import main as run  # noqa: PLC0415
+    from workers.drain_process import main as run  # noqa: PLC0415
 
     sys.exit(run(context.settings()))
 

@@ -1,6 +1,7 @@
 """The drain: stream -> store. Lease, recover the plan, read, plan, insert, acknowledge; then again.
 
-One owner for each partition. The order of the steps is the promise:
+One owner for each partition; which process owns which is `workers.sharing`'s. The order of the steps is the
+promise:
 
     1. look up event ids    which events are copies of stored ones: a verdict that the plan keeps
     2. plan in Redis        a crash after this is settled by counting (workers.insert)
@@ -8,54 +9,67 @@ One owner for each partition. The order of the steps is the promise:
     4. ids in the store     and the fates of duplicates; a crash after this writes them again
     5. acknowledge          plan, entries, dead letters and ledger change in one script
 
-Started by `eventbunker drain`, or by the supervisor. A kill at any line is safe; SIGTERM finishes what
-the stream holds, for a bounded time, and gives the lease back.
+A kill at any line is safe. A stop finishes what the stream holds, for a bounded time, and gives the lease
+back; so does a partition that another drain shall have, after the batch in hand.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import socket
 import time
 import uuid
 
 import structlog
-import uvloop
 
 from app import fates, ledger, metrics, redis_client
-from app import store as store_client
 from app.fates import Fate
-from app.ledger_reader import LedgerReader
-from app.logs import configure_logging
-from app.partition import Freshness, LeaseLost, Partition
+from app.partition import DeadLettersFull, LeaseLost, Partition
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.store import Store, StoreError
-from app.stream import Keys
 from workers import plan as plans
 from workers import verdict
-from workers.enrich import Geography, GeographyError
-from workers.erase import ProjectEraser
+from workers.enrich import Geography
 from workers.event_ids import EventIds
 from workers.insert import Inserter, MostlyDead
 from workers.patience import Patience
 from workers.plan import Item
-from workers.tidy import Tidy
 
 IDLE_WAIT_MS = 500  # one blocking read; also how often an idle drain proves that it works
 READ_ENTRIES = 8  # a bite: with groups of at most a megabyte, what is read beyond a full batch stays small
 DRAIN_ON_STOP_SECONDS = 8.0  # to empty the stream on SIGTERM; the rest waits in Redis
-HALT_SECONDS = 30.0  # after a mostly bad batch
+HALT_SECONDS = 30.0  # until a batch that cannot be acknowledged is tried again
 RECONNECT_SECONDS = 0.2
-ERASE_MARGIN_MS = 60_000  # on top of what an edge may remember a key for
+PROOF_SECONDS = 1.0
 
 log = structlog.get_logger()
 
 
+class StoreProof:
+    """Does the store answer? Asked at most once a second, however many partitions want to know."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = asyncio.Lock()
+        self._next = 0.0
+        self._answers = False
+
+    async def holds(self) -> bool:
+        """True when the store has answered within the last second or so."""
+        async with self._lock:
+            if time.monotonic() >= self._next:
+                try:
+                    await self._store.ask("SELECT 1", timeout_seconds=2)
+                    self._answers = True
+                except StoreError as error:
+                    log.warning("the store does not answer", error=str(error)[:200])
+                    self._answers = False
+                self._next = time.monotonic() + PROOF_SECONDS
+            return self._answers
+
+
 class PartitionDrain:
-    """Drains one partition for as long as this process owns it."""
+    """Drains one partition while `run` runs; `stop` ends it with an empty stream, `give_back` without."""
 
     def __init__(
         self,
@@ -64,12 +78,16 @@ class PartitionDrain:
         geography: Geography,
         settings: Settings,
         stop: asyncio.Event,
+        *,
+        proof: StoreProof | None = None,
     ) -> None:
+        self.owner = partition.owner
         self._partition = partition
-        self._store = store
+        self._proof = proof or StoreProof(store)
         self._geography = geography
         self._consumer = settings.consumer
         self._stop = stop
+        self._gives_back = asyncio.Event()
         self._lease_ms = int(settings.consumer.lease_timeout * 1000)
         self._next_insert = 0.0
         self._next_proof = 0.0
@@ -85,29 +103,33 @@ class PartitionDrain:
             retry_delay_seconds=settings.consumer.retry_delay,
         )
 
+    def give_back(self) -> None:
+        """Another drain shall have the partition: finish the batch in hand, release the lease, return."""
+        self._gives_back.set()
+
     async def run(self) -> None:
-        """Own the partition whenever that is possible, until asked to stop."""
+        """Own the partition whenever that is possible, until asked to stop or to give it back."""
         failures = 0
-        while not self._stop.is_set():
+        self._gives_back.clear()
+        while not self._is_leaving:
             try:
                 if await self._partition.acquire(self._lease_ms):
                     failures = 0
-                    log.info("partition taken", epoch=self._partition.epoch)
+                    log.info("partition taken", owner=self.owner, epoch=self._partition.epoch)
                     await self._own()
                 else:
                     await self._sleep(self._lease_ms / 3000)
             except LeaseLost:
-                log.warning("partition lost to another drain")
-            except MostlyDead as error:
-                log.error(
-                    "batch mostly refused by the store; nothing is acknowledged", reason=str(error)[:500]
-                )
-                await self._sleep(HALT_SECONDS)
+                log.warning("partition lost to another drain", owner=self.owner)
             except UNREACHABLE as error:
                 failures += 1
                 if failures & (failures - 1) == 0:  # at each power of two: the cause must not be buried
                     log.warning("redis failed, trying again", error=type(error).__name__, failures=failures)
                 await self._sleep(RECONNECT_SECONDS)
+
+    @property
+    def _is_leaving(self) -> bool:
+        return self._stop.is_set() or self._gives_back.is_set()
 
     async def _own(self) -> None:
         tasks = [asyncio.create_task(work) for work in (self._renew(), self._loop(), self._give_up())]
@@ -118,12 +140,22 @@ class PartitionDrain:
                 task.result()
         finally:
             await redis_client.stop_tasks(*tasks)
+            await asyncio.gather(*tasks, return_exceptions=True)  # two may have failed of the same cause
         await self._partition.release()
 
     async def _give_up(self) -> None:
-        """Return when a stop has taken too long: a store that is away would make it last for ever."""
-        await self._stop.wait()
+        """Return when leaving has taken too long: a store that is away would make it last for ever."""
+        await self._leaving()
         await asyncio.sleep(DRAIN_ON_STOP_SECONDS)
+
+    async def _leaving(self) -> None:
+        """Return when this drain shall leave its partition."""
+        waits = [asyncio.create_task(event.wait()) for event in (self._stop, self._gives_back)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _renew(self) -> None:
         while True:
@@ -134,8 +166,18 @@ class PartitionDrain:
         await self._partition.renew(self._lease_ms)
 
     async def _loop(self) -> None:
-        await self._recover()
-        while True:
+        while not self._gives_back.is_set():
+            try:
+                await self._recover()
+                await self._work()
+            except (MostlyDead, DeadLettersFull) as error:
+                await self._halt(error)
+            else:
+                return
+
+    async def _work(self) -> None:
+        """Batch after batch, until the stream is empty and a stop was asked for."""
+        while not self._gives_back.is_set():
             is_stopping = self._stop.is_set()
             if await self._partition.wait(1 if is_stopping else IDLE_WAIT_MS):
                 await self._pace()
@@ -144,6 +186,14 @@ class PartitionDrain:
                 return
             else:
                 await self._prove()
+
+    async def _halt(self, error: MostlyDead | DeadLettersFull) -> None:
+        """Say loudly that nothing is acknowledged, and keep the partition: no other drain could do better."""
+        log.error("the drain is halted: nothing is acknowledged", reason=str(error)[:500], owner=self.owner)
+        await self._partition.record_halt(str(error)[:500])
+        await self._sleep(HALT_SECONDS)
+        if self._stop.is_set():
+            self._gives_back.set()
 
     async def _recover(self) -> None:
         """Settle the plan that a former owner, or a former life, left behind."""
@@ -220,74 +270,17 @@ class PartitionDrain:
 
     async def _prove(self) -> None:
         """Idle: show that the store answers, so that readiness means more than a living process."""
-        if time.monotonic() < self._next_proof:
-            return
-        try:
-            await self._store.ask("SELECT 1", timeout_seconds=2)
-        except StoreError as error:
-            log.warning("the store does not answer", error=str(error)[:200])
-            self._next_proof = time.monotonic() + 1
-            return
-        await self._record_proof()
+        if time.monotonic() > self._next_proof and await self._proof.holds():
+            await self._record_proof()
 
     async def _record_proof(self) -> None:
-        self._next_proof = time.monotonic() + 1
+        self._next_proof = time.monotonic() + PROOF_SECONDS
         await self._partition.prove_progress(time.time_ns() // 1_000_000)
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep, but wake up at once when asked to stop."""
+        """Sleep, but wake up at once when asked to leave."""
         try:
             async with asyncio.timeout(seconds):
-                await self._stop.wait()
+                await self._leaving()
         except TimeoutError:
             return
-
-
-async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Drain every partition that can be had until `stop` is set."""
-    redis = redis_client.connect(settings, timeout_seconds=IDLE_WAIT_MS / 1000 + 5)
-    store = store_client.connect(settings)
-    geography = Geography(str(settings.vars.get("GEOIP_DB", "")))
-    # A supervisor restarts its drain in the same slot; anybody else gets a slot of its own.
-    slot = os.environ.get("DRAIN_SLOT") or f"{socket.gethostname()}-{uuid.uuid4().hex}"
-    try:
-        version = await redis_client.wait_for_version(redis, stop)
-        producer, dead_letter_queue = settings.producer, settings.consumer.dead_letter_queue
-        keys = [Keys(producer.queue, number, dead_letter_queue) for number in range(producer.shards)]
-        reader = LedgerReader(redis, producer.queue, producer.shards, dead_letter_queue)
-        drains = [
-            PartitionDrain(Partition(redis, one, slot, version), store, geography, settings, stop)
-            for one in keys
-        ]
-        freshness = Freshness(redis, producer.queue, producer.shards)
-        limits = settings.limits
-        margin_ms = ERASE_MARGIN_MS + int((limits.grant_grace + limits.append_timeout) * 1000)
-        eraser = ProjectEraser(redis, store, reader, freshness, margin_ms=margin_ms)
-        tidy = Tidy(redis, store, reader)
-        await asyncio.gather(eraser.run(stop), tidy.run(stop), *(drain.run() for drain in drains))
-    finally:
-        await store.close()
-        await redis.aclose()
-    log.info("drain stopped")
-
-
-def main(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT. Returns the exit code."""
-    configure_logging("drain")
-    for name, value in (("REDIS_URL", settings.redis_url), ("CLICKHOUSE_URL", settings.clickhouse_url)):
-        if not value:
-            log.error(f"{name} is not set: `eventbunker drain` starts no Redis and no store; `dev` does")
-            return 2
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve(settings, stop)
-
-    try:
-        uvloop.run(run())
-    except GeographyError as error:
-        log.error(str(error))
-        return 2
-    return 0

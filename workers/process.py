@@ -31,9 +31,9 @@ def _run(role: str, rest: list[str], settings: Settings) -> int:
 
         return edge.main(settings, descriptor=int(rest[0]), leave_seconds=float(rest[1]) if rest[1:] else 0.0)
     if role == "drain":
-        from workers import drain  # noqa: PLC0415
+        from workers import drain_process  # noqa: PLC0415
 
-        return drain.main(settings)
+        return drain_process.main(settings)
     if role == "store":
         from app.logs import configure_logging  # noqa: PLC0415
         from workers import embedded_store  # noqa: PLC0415

@@ -1,0 +1,222 @@
+"""Who is at work on a queue: each drain and each edge says so with a beat, and hears of the others.
+
+A beat is one script (`app.presence_scripts`): it registers, compares the number of partitions, and answers
+with everybody alive in the order in which they joined. Who stops says so; who dies is forgotten a few
+seconds later. `workers.sharing` divides the partitions among the drains by it; edges beat so that the number
+of partitions is not changed under them, and that the groups in their spools are known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+
+from app import presence_scripts as scripts
+from app import redis_client
+from app.layout import WAIT_SECONDS, Layout, LayoutError, mismatch
+from app.redis_client import UNREACHABLE
+from app.stream import QueueKeys, Role
+from app.stream_scripts import with_oom_allowed
+
+EDGE_BEAT_SECONDS = 1.0
+EDGE_LIFE_SECONDS = 5.0
+START_SECONDS = 2.0  # an edge that starts while Redis is away learns later whether its number is right
+
+log = structlog.get_logger()
+
+
+class Replaced(Exception):
+    """Another process has registered under this id: it has the place now."""
+
+
+class View(msgspec.Struct, frozen=True):
+    """What a beat answers. `members` are the ids of everybody alive, who joined first first."""
+
+    layout: Layout
+    members: list[str]
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One process, as `shards` shows it. `dead_ms` is 0 while it is alive."""
+
+    id: str
+    place: str
+    spooled: int
+    dead_ms: int
+
+
+class _About(msgspec.Struct):
+    place: str
+    spooled: int
+
+
+class Presence:
+    """The beats of one process. `id` names its place among the others, `place` the machine it runs on."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        queue: str,
+        role: Role,
+        *,
+        id: str,
+        shards: int,
+        life_seconds: float,
+        redis_version: tuple[int, int],
+        spooled: Callable[[], int] = lambda: 0,
+    ) -> None:
+        keys = QueueKeys(queue)
+        self.id = id
+        self._keys = keys.alive(role)
+        self._layout = keys.layout
+        self._shards = shards
+        self._life_ms = int(life_seconds * 1000)
+        self._spooled = spooled
+        self._place = socket.gethostname()
+        self._incarnation = os.urandom(8).hex()
+        self._joined = 0
+        self._is_first = True
+        self._beat = redis.register_script(with_oom_allowed(scripts.BEAT, redis_version))
+        self._leave = redis.register_script(with_oom_allowed(scripts.LEAVE, redis_version))
+
+    async def beat(self) -> View | None:
+        """Say that this process is alive. None while somebody changes the number of partitions.
+
+        Errors: LayoutError; Replaced; redis_client.UNREACHABLE.
+        """
+        answer = cast(
+            "list[bytes]",
+            await self._beat(
+                keys=[*self._keys, self._layout],
+                args=[
+                    *(self.id, self._incarnation, self._life_ms, int(self._is_first)),
+                    *(self._shards, self._place, self._spooled(), self._joined),
+                ],
+            ),
+        )
+        verdict, *rest = (one.decode() for one in answer)
+        if verdict == "changing":
+            return None
+        if verdict == "replaced":
+            raise Replaced
+        layout = Layout(int(rest[0]), int(rest[1]))
+        if verdict == "other":
+            raise LayoutError(mismatch(layout.shards, self._shards))
+        joined = {id: int(at) for id, at in zip(rest[2::2], rest[3::2], strict=True)}
+        self._is_first = False
+        self._joined = joined[self.id]
+        return View(layout, sorted(joined, key=lambda id: (joined[id], id)))
+
+    def take_another_id(self, id: str) -> None:
+        """Go on under a name that nobody else has; joins anew."""
+        self.id, self._joined, self._is_first = id, 0, True
+
+    async def leave(self) -> None:
+        """Be gone at once. Errors: redis_client.UNREACHABLE; then it takes a few seconds."""
+        await self._leave(keys=self._keys, args=[self.id, self._incarnation, self._spooled()])
+
+
+async def listed(redis: Redis, queue: str, role: Role) -> list[Member]:
+    """Everybody of `role` that is alive, or has left groups in a spool. Errors: UNREACHABLE."""
+    rows = cast("list[bytes]", await redis.eval(scripts.LIST, 2, *QueueKeys(queue).alive(role)))
+    found = []
+    for id, about, dead_ms in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+        said = msgspec.json.decode(about, type=_About)
+        found.append(Member(id.decode(), said.place, said.spooled, int(dead_ms)))
+    return found
+
+
+async def forget_dead(redis: Redis, queue: str, role: Role) -> None:
+    """Strike off whoever is dead, whatever their spools held: for a disk that never comes back."""
+    members, about = QueueKeys(queue).alive(role)
+    for member in await listed(redis, queue, role):
+        if member.dead_ms:
+            await redis.zrem(members, member.id)
+            await redis.hdel(about, member.id)
+
+
+class EdgePresence:
+    """An edge's beats, from the start of its lifespan to its end.
+
+    `spooled` counts the groups in the spool's directory that nobody else alive counts: those of this process
+    and of slots without an owner. `on_layout` hears how many partitions there are. `on_foreign` is called
+    once if the number was changed under this edge, which then must end: it knows the wrong partitions.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        queue: str,
+        shards: int,
+        *,
+        spooled: Callable[[], int] = lambda: 0,
+        on_layout: Callable[[Layout], None] = lambda _: None,
+        on_foreign: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._redis = redis
+        self._queue = queue
+        self._shards = shards
+        self._spooled = spooled
+        self._on_layout = on_layout
+        self._on_foreign = on_foreign
+        self._presence: Presence | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_known = asyncio.Event()
+        self._problem: LayoutError | None = None
+
+    async def start(self) -> None:
+        """Begin to beat, and wait for the first answer if Redis gives one soon. Errors: LayoutError."""
+        self._task = asyncio.create_task(self._run())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                await self._is_known.wait()
+        if self._problem is not None:
+            raise self._problem
+
+    async def close(self) -> None:
+        """Be gone at once, if Redis can be told within a second."""
+        if self._task is not None:
+            await redis_client.stop_tasks(self._task)
+        if self._presence is not None:
+            with contextlib.suppress(*UNREACHABLE):
+                async with asyncio.timeout(1):
+                    await self._presence.leave()
+
+    async def _run(self) -> None:
+        version = await redis_client.wait_for_version(self._redis, asyncio.Event())
+        self._presence = Presence(
+            self._redis,
+            self._queue,
+            "edge",
+            id=f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}",
+            shards=self._shards,
+            life_seconds=EDGE_LIFE_SECONDS,
+            redis_version=version,
+            spooled=self._spooled,
+        )
+        while self._problem is None:
+            with contextlib.suppress(*UNREACHABLE):
+                await self._beat(self._presence)
+            await asyncio.sleep(EDGE_BEAT_SECONDS if self._is_known.is_set() else WAIT_SECONDS)
+
+    async def _beat(self, presence: Presence) -> None:
+        try:
+            view = await presence.beat()
+        except LayoutError as error:
+            self._problem = error
+            if self._is_known.is_set():
+                log.error("the edge stops", reason=str(error))
+                self._on_foreign()
+            self._is_known.set()
+            return
+        if view is not None:  # else somebody changes the number: wait for it
+            self._on_layout(view.layout)
+            self._is_known.set()

@@ -1,0 +1,113 @@
+"""One drain process: settings -> the partitions of the queue, and what runs beside them. No logic of its own.
+
+Started by `eventbunker drain`, or by the supervisor. Next: `workers.sharing` chooses among the partitions,
+`workers.drain` drains each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import uuid
+
+import structlog
+import uvloop
+
+from app import redis_client
+from app import store as store_client
+from app.layout import Layout, LayoutError
+from app.logs import configure_logging
+from app.partition import Freshness, Partition
+from app.presence import Presence
+from app.redis_client import RETRY_SECONDS, UNREACHABLE
+from app.settings import Settings
+from app.stream import Keys
+from workers.drain import IDLE_WAIT_MS, PartitionDrain, StoreProof
+from workers.enrich import Geography, GeographyError
+from workers.erase import ProjectEraser
+from workers.sharing import Sharing, life_seconds
+
+ERASE_MARGIN_MS = 60_000  # on top of what an edge may remember a key for
+MAX_CONNECTIONS = 1000  # a partition blocks one in its read, and has another for its lease
+
+log = structlog.get_logger()
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Drain this process's share of the partitions until `stop` is set. Errors: LayoutError."""
+    producer, consumer, limits = settings.producer, settings.consumer, settings.limits
+    timeout_seconds = IDLE_WAIT_MS / 1000 + 5
+    redis = redis_client.connect(settings, timeout_seconds=timeout_seconds, max_connections=MAX_CONNECTIONS)
+    store = store_client.connect(settings)
+    geography = Geography(str(settings.vars.get("GEOIP_DB", "")))
+    # A supervisor restarts its drain in the same slot; anybody else gets a slot of its own.
+    slot = os.environ.get("DRAIN_SLOT") or f"{socket.gethostname()}-{uuid.uuid4().hex}"
+    try:
+        version = await redis_client.wait_for_version(redis, stop)
+        presence = Presence(
+            redis,
+            producer.queue,
+            "drain",
+            id=slot,
+            shards=producer.shards,
+            life_seconds=life_seconds(settings),
+            redis_version=version,
+        )
+        layout = await _join(presence, stop)
+        if layout is None:
+            return
+        keys = [Keys(producer.queue, number, consumer.dead_letter_queue) for number in range(layout.most)]
+        proof = StoreProof(store)
+        drains = [
+            PartitionDrain(
+                Partition(redis, one, slot, version, max_dead_letters=consumer.max_dead_letters),
+                *(store, geography, settings, stop),
+                proof=proof,
+            )
+            for one in keys
+        ]
+        freshness = Freshness(redis, producer.queue, layout.most)
+        margin_ms = ERASE_MARGIN_MS + int((limits.grant_grace + limits.append_timeout) * 1000)
+        eraser = ProjectEraser(redis, store, keys, freshness, margin_ms=margin_ms)
+        sharing = Sharing(redis, presence, keys, drains, settings)
+        await asyncio.gather(eraser.run(stop), sharing.run(stop))
+    finally:
+        await store.close()
+        await redis.aclose()
+    log.info("drain stopped")
+
+
+async def _join(presence: Presence, stop: asyncio.Event) -> Layout | None:
+    """Register among the drains, and hear the layout; None when asked to stop first. Errors: LayoutError."""
+    while not stop.is_set():
+        try:
+            if view := await presence.beat():
+                return view.layout
+        except UNREACHABLE as error:
+            log.warning("waiting for redis", error=type(error).__name__)
+        await asyncio.sleep(RETRY_SECONDS)
+    return None
+
+
+def main(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT. Returns the exit code."""
+    configure_logging("drain")
+    for name, value in (("REDIS_URL", settings.redis_url), ("CLICKHOUSE_URL", settings.clickhouse_url)):
+        if not value:
+            log.error(f"{name} is not set: `eventbunker drain` starts no Redis and no store; `dev` does")
+            return 2
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve(settings, stop)
+
+    try:
+        uvloop.run(run())
+    except (GeographyError, LayoutError) as error:
+        log.error(str(error))
+        return 2
+    return 0
