@@ -39,19 +39,25 @@ class Obstacle(Exception):
     """Why the number cannot be changed now: one sentence."""
 
 
-def question(queue: str) -> tuple[str, str, str]:
-    """The command whose answer `verify` takes: for whoever holds a connection of its own.
+class Expected(msgspec.Struct, frozen=True):
+    """What this process was configured with, for whoever holds a connection of its own.
 
-    An edge asks it with every new connection, before its first append on it: it may have been cut off while
-    the number was changed.
+    A producer asks with every new connection, before its first append on it: the edge may have been cut off
+    while the number was changed.
     """
-    return ("HGET", QueueKeys(queue).layout, "shards")
 
+    queue: str
+    shards: int
 
-def verify(answer: bytes | None, shards: int) -> None:
-    """Compare the recorded number with the configured one. Errors: LayoutError."""
-    if answer is not None and int(answer) != shards:
-        raise LayoutError(mismatch(int(answer), shards))
+    @property
+    def question(self) -> tuple[str, str, str]:
+        """The command whose answer `verify` takes."""
+        return ("HGET", QueueKeys(self.queue).layout, "shards")
+
+    def verify(self, answer: bytes | None) -> None:
+        """Compare with what is recorded; nothing is before the first start. Errors: LayoutError."""
+        if answer is not None and int(answer) != self.shards:
+            raise LayoutError(mismatch(int(answer), self.shards))
 
 
 def mismatch(recorded: int, configured: int) -> str:

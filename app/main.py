@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 from collections.abc import AsyncIterator
 
 import structlog
@@ -26,6 +27,7 @@ from app.dead import DeadLetters
 from app.errors import ApiError, Kind
 from app.gate import Gate
 from app.http import answer_error, error_response
+from app.layout import Expected
 from app.manage import ManageHandlers
 from app.manage_dead import DeadHandlers
 from app.partition import Freshness
@@ -63,21 +65,24 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     producer = settings.producer
     registry = Registry(redis, settings)
     freshness = Freshness(redis, producer.queue, producer.shards)
-    presence = EdgePresence(
-        redis,
-        producer.queue,
-        producer.shards,
-        on_layout=lambda layout: freshness.watch(layout.most),
-        on_foreign=lambda: signal.raise_signal(signal.SIGTERM),  # as any other wish to stop
-    )
     pressure = Pressure(freshness, producer.max_backlog)
     spools = settings.spool_path / producer.queue
     spool = Spool(lambda: take_free(spools), settings.spool.max_bytes)
 
+    expected = Expected(producer.queue, producer.shards)
+
     def connect(partition: int) -> Producer:
-        return Producer(redis.connection_pool, Keys(producer.queue, partition))
+        return Producer(redis.connection_pool, Keys(producer.queue, partition), expected)
 
     replayer = Replayer(spool, spools, connect, pressure)
+    presence = EdgePresence(
+        redis,
+        expected,
+        place=f"{socket.gethostname()}:{spools}",
+        spooled=replayer.waiting,
+        on_layout=lambda layout: freshness.watch(layout.most),
+        on_foreign=lambda: signal.raise_signal(signal.SIGTERM),  # as any other wish to stop
+    )
     appenders = [
         Appender(connect(partition), partition, spool=spool, pressure=pressure, settings=settings)
         for partition in range(producer.shards)

@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 
 from app import presence_scripts as scripts
 from app import redis_client
-from app.layout import WAIT_SECONDS, Layout, LayoutError, mismatch
+from app.layout import WAIT_SECONDS, Expected, Layout, LayoutError, mismatch
 from app.redis_client import UNREACHABLE
 from app.stream import QueueKeys, Role
 from app.stream_scripts import with_oom_allowed
@@ -59,28 +59,28 @@ class _About(msgspec.Struct):
 
 
 class Presence:
-    """The beats of one process. `id` names its place among the others, `place` the machine it runs on."""
+    """The beats of one process. `id` is unique among the living; `place` names the disk with its spool."""
 
     def __init__(
         self,
         redis: Redis,
-        queue: str,
+        expected: Expected,
         role: Role,
         *,
         id: str,
-        shards: int,
+        place: str,
         life_seconds: float,
         redis_version: tuple[int, int],
         spooled: Callable[[], int] = lambda: 0,
     ) -> None:
-        keys = QueueKeys(queue)
+        keys = QueueKeys(expected.queue)
         self.id = id
         self._keys = keys.alive(role)
         self._layout = keys.layout
-        self._shards = shards
+        self._shards = expected.shards
         self._life_ms = int(life_seconds * 1000)
         self._spooled = spooled
-        self._place = socket.gethostname()
+        self._place = place
         self._incarnation = os.urandom(8).hex()
         self._joined = 0
         self._is_first = True
@@ -146,7 +146,7 @@ async def forget_dead(redis: Redis, queue: str, role: Role) -> None:
 class EdgePresence:
     """An edge's beats, from the start of its lifespan to its end.
 
-    `spooled` counts the groups in the spool's directory that nobody else alive counts: those of this process
+    `spooled` counts the groups in the spool at `place` that nobody else alive counts: those of this process
     and of slots without an owner. `on_layout` hears how many partitions there are. `on_foreign` is called
     once if the number was changed under this edge, which then must end: it knows the wrong partitions.
     """
@@ -154,16 +154,16 @@ class EdgePresence:
     def __init__(
         self,
         redis: Redis,
-        queue: str,
-        shards: int,
+        expected: Expected,
         *,
+        place: str,
         spooled: Callable[[], int] = lambda: 0,
         on_layout: Callable[[Layout], None] = lambda _: None,
         on_foreign: Callable[[], None] = lambda: None,
     ) -> None:
         self._redis = redis
-        self._queue = queue
-        self._shards = shards
+        self._expected = expected
+        self._place = place
         self._spooled = spooled
         self._on_layout = on_layout
         self._on_foreign = on_foreign
@@ -194,10 +194,10 @@ class EdgePresence:
         version = await redis_client.wait_for_version(self._redis, asyncio.Event())
         self._presence = Presence(
             self._redis,
-            self._queue,
+            self._expected,
             "edge",
             id=f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}",
-            shards=self._shards,
+            place=self._place,
             life_seconds=EDGE_LIFE_SECONDS,
             redis_version=version,
             spooled=self._spooled,

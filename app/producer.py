@@ -24,6 +24,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from app.layout import Expected, LayoutError
 from app.redis_client import UNREACHABLE
 from app.stream import Keys
 from app.stream_scripts import APPEND
@@ -54,9 +55,11 @@ Group = tuple[int, bytes, bytes]
 class Producer:
     """Not for two callers at once. A pool would add work to every append."""
 
-    def __init__(self, pool: ConnectionPool, keys: Keys) -> None:
+    def __init__(self, pool: ConnectionPool, keys: Keys, expected: Expected) -> None:
+        """`expected` is compared with each new connection: a queue of another layout gets nothing."""
         self._pool = pool
         self._keys = keys
+        self._expected = expected
         self._connection: AbstractConnection | None = None
         self._sha = b""
 
@@ -83,6 +86,8 @@ class Producer:
             # Nothing that waiting mends, such as a missing permission: somebody must.
             log.error("redis refuses an append", entries=self._keys.entries, error=str(error)[:200])
             raise NotTaken("Redis refuses to append", is_final=True) from None
+        except LayoutError as error:
+            raise NotTaken(str(error), is_final=True) from None
         except UNREACHABLE as error:
             await self.close()
             if was_sent:
@@ -106,6 +111,8 @@ class Producer:
                 await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_command("SCRIPT", "LOAD", APPEND)
                 self._sha = await connection.read_response()
+                await connection.send_command(*self._expected.question)
+                self._expected.verify(await connection.read_response())
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise

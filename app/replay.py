@@ -44,6 +44,7 @@ class Replayer:
         self._pressure = pressure
         self._producers: dict[int, Producer] = {}
         self._adopt_at = 0.0
+        self._left_by_others = 1  # at least, as long as nobody has looked
 
     def refusal(self) -> str:
         """Why an event could not be kept now, "" while it could: for `/readyz`."""
@@ -53,6 +54,10 @@ class Replayer:
         if not redis and not self._spool.groups:
             return ""
         return f"{redis or 'events wait in the spool'}; {self._spool.problem or 'the spool is full'}"
+
+    def waiting(self) -> int:
+        """Groups on this disk that Redis lacks: in this spool, and in those of processes that are gone."""
+        return self._spool.groups + self._left_by_others
 
     async def open(self) -> bool:
         """Open the spool. False when the disk does not allow it: then events go to Redis alone for now."""
@@ -116,13 +121,16 @@ class Replayer:
     async def _adopt(self) -> None:
         slot = spool_slot.adopt(self._directory)
         if slot is None:
+            self._left_by_others = 0
             return
+        self._left_by_others = 1
         spool = Spool(lambda: slot, 0, is_adopted=True)
         await spool.open()
         log.info("adopted a spool that nobody owns", path=str(slot.path), groups=spool.groups)
         try:
             if not await self._empty(spool):
                 log.info("the adopted spool waits for Redis", path=str(slot.path), groups=spool.groups)
+                self._left_by_others = max(1, spool.groups)
         finally:
             await spool.close(CLOSE_SECONDS)
 

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from app import redis_client
 from app.append import Appender
 from app.errors import ApiError, Kind
+from app.layout import Expected
 from app.ledger import bucket
 from app.partition import Freshness
 from app.pressure import Pressure
@@ -31,6 +32,8 @@ from tests.pipeline_kit import (
 )
 from tests.redis_fixture import RedisServer, start_redis
 
+EXPECTED = Expected("events", 1)
+
 
 class Edge:
     """An appender and a client that looks at what it did. Its spool has no room until it is opened."""
@@ -42,7 +45,7 @@ class Edge:
         self.spool = Spool(lambda: take_free(settings.spool_path), settings.spool.max_bytes)
         self.pressure = Pressure(Freshness(redis, settings.producer.queue, 1), settings.producer.max_backlog)
         self.appender = Appender(
-            Producer(redis.connection_pool, self.keys),
+            Producer(redis.connection_pool, self.keys, EXPECTED),
             0,
             spool=self.spool,
             pressure=self.pressure,
@@ -51,7 +54,7 @@ class Edge:
         self.replayer = Replayer(
             self.spool,
             settings.spool_path,
-            lambda _: Producer(redis.connection_pool, self.keys),
+            lambda _: Producer(redis.connection_pool, self.keys, EXPECTED),
             self.pressure,
         )
 

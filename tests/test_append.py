@@ -13,7 +13,7 @@ from app.ledger import count, encode_counts
 from app.producer import Producer
 from app.stream import encode_record, join_group, split_group
 from app.stream_scripts import APPEND, MAX_PRODUCERS
-from tests.append_edge import edge
+from tests.append_edge import EXPECTED, edge
 from tests.pipeline_kit import (
     assert_conserved,
     entries,
@@ -145,7 +145,7 @@ def test_several_groups_in_one_append_are_each_known(tmp_path: Path, redis_url: 
 
     async def run() -> None:
         async with edge(make_settings(tmp_path, redis_url)) as made:
-            producer = Producer(made.redis.connection_pool, made.keys)
+            producer = Producer(made.redis.connection_pool, made.keys, EXPECTED)
             records = [record(b'{"n":%d}' % n) for n in range(6)]
             groups = [
                 (1, encode_counts(count([one])).encode(), join_group([encode_record(one)])) for one in records

@@ -174,6 +174,18 @@ def verify(context: _Context, since: int | None, wait: float, state: Path | None
     sys.exit(run(settings, since_ms=since, wait_seconds=wait, as_json=as_json))
 
 
+@main.command()
+@click.argument("number", type=click.IntRange(1, 256), required=False)
+@click.option("--forget-spools", is_flag=True, help="The disks of edges that are gone will never come back.")
+@_pass
+def shards(context: _Context, number: int | None, forget_spools: bool) -> None:
+    """Show the partitions of the queue, or make it NUMBER partitions while nothing is under way."""
+    from workers.shards import change, show  # noqa: PLC0415
+
+    settings = context.settings()
+    sys.exit(show(settings) if number is None else change(settings, number, forget_spools=forget_spools))
+
+
 @main.group()
 def account() -> None:
     """Accounts are made here; there is no public sign-up."""

@@ -119,6 +119,10 @@ class Dev:
         await supervisor.wait_ready(*redis)
         if supervisor.stop_requested.is_set():
             return
+        if self._own_redis:
+            from workers import shards  # noqa: PLC0415
+
+            await shards.adapt(self._settings)
         inherited = self._state.lock_descriptor
         edges = supervisor.launch(
             EDGE_STAGE, *edge_roles(self._settings, self._listener, self._environment, inherited)

@@ -17,7 +17,7 @@ import uvloop
 
 from app import redis_client
 from app import store as store_client
-from app.layout import Layout, LayoutError
+from app.layout import Expected, Layout, LayoutError
 from app.logs import configure_logging
 from app.partition import Freshness, Partition
 from app.presence import Presence
@@ -48,10 +48,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         version = await redis_client.wait_for_version(redis, stop)
         presence = Presence(
             redis,
-            producer.queue,
+            Expected(producer.queue, producer.shards),
             "drain",
             id=slot,
-            shards=producer.shards,
+            place=socket.gethostname(),
             life_seconds=life_seconds(settings),
             redis_version=version,
         )
