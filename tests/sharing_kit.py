@@ -58,9 +58,7 @@ class Queue:
 
     async def kill(self, slot: str) -> None:
         """kill -9: nothing is released and nobody is told."""
-        task = self.tasks.pop(slot)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await redis_client.stop_tasks(self.tasks.pop(slot))
 
     @property
     def partitions(self) -> list[Keys]:

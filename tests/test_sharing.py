@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app import redis_client
 from app.layout import Layout
 from app.partition import Standing
 from app.presence import View
@@ -200,8 +201,7 @@ def test_moving_partitions_loses_and_doubles_nothing(opened: Open) -> None:
             for step in (("start", "b"), ("start", "c"), ("kill", "a"), ("stop", "b"), ("start", "a")):
                 await getattr(made, step[0])(step[1])
                 await asyncio.sleep(1.2)
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
+            await redis_client.stop_tasks(sender)
 
             async def drained() -> bool:
                 return sum([await made.redis.xlen(keys.entries) for keys in made.partitions]) == 0

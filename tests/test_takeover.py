@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -205,8 +206,10 @@ def test_two_drains_of_which_one_is_killed(opened: Open) -> None:
     """Safeguard: one owner at a time, and another within the lease's time plus a second."""
 
     async def run() -> None:
-        async with opened() as made, made.draining("b") as second, made.draining("c"):
+        async with opened() as made, contextlib.AsyncExitStack() as stack:
+            second = await stack.enter_async_context(made.draining("b"))
             await async_until(lambda: made.redis.exists(made.keys.lease), 5)
+            await stack.enter_async_context(made.draining("c"))
             for _ in range(20):
                 await made.put([record() for _ in range(10)])
             second.cancel()
