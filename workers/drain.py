@@ -26,7 +26,7 @@ from app.fates import Fate
 from app.partition import DeadLettersFull, LeaseLost, Partition
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
-from app.store import Store, StoreError
+from app.store import Store
 from workers import plan as plans
 from workers import verdict
 from workers.enrich import Geography
@@ -34,38 +34,15 @@ from workers.event_ids import EventIds
 from workers.insert import Inserter, MostlyDead
 from workers.patience import Patience
 from workers.plan import Item
+from workers.store_proof import PROOF_SECONDS, StoreProof
 
 IDLE_WAIT_MS = 500  # one blocking read; also how often an idle drain proves that it works
 READ_ENTRIES = 8  # a bite: with groups of at most a megabyte, what is read beyond a full batch stays small
 DRAIN_ON_STOP_SECONDS = 8.0  # to empty the stream on SIGTERM; the rest waits in Redis
 HALT_SECONDS = 30.0  # until a batch that cannot be acknowledged is tried again
 RECONNECT_SECONDS = 0.2
-PROOF_SECONDS = 1.0
 
 log = structlog.get_logger()
-
-
-class StoreProof:
-    """Does the store answer? Asked at most once a second, however many partitions want to know."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._lock = asyncio.Lock()
-        self._next = 0.0
-        self._answers = False
-
-    async def holds(self) -> bool:
-        """True when the store has answered within the last second or so."""
-        async with self._lock:
-            if time.monotonic() >= self._next:
-                try:
-                    await self._store.ask("SELECT 1", timeout_seconds=2)
-                    self._answers = True
-                except StoreError as error:
-                    log.warning("the store does not answer", error=str(error)[:200])
-                    self._answers = False
-                self._next = time.monotonic() + PROOF_SECONDS
-            return self._answers
 
 
 class PartitionDrain:
@@ -83,6 +60,7 @@ class PartitionDrain:
     ) -> None:
         self.owner = partition.owner
         self._partition = partition
+        self._store = store
         self._proof = proof or StoreProof(store)
         self._geography = geography
         self._consumer = settings.consumer

@@ -18,16 +18,19 @@ import uvloop
 from app import redis_client
 from app import store as store_client
 from app.layout import Expected, Layout, LayoutError
+from app.ledger_reader import LedgerReader
 from app.logs import configure_logging
 from app.partition import Freshness, Partition
 from app.presence import Presence
 from app.redis_client import RETRY_SECONDS, UNREACHABLE
 from app.settings import Settings
 from app.stream import Keys
-from workers.drain import IDLE_WAIT_MS, PartitionDrain, StoreProof
+from workers.drain import IDLE_WAIT_MS, PartitionDrain
 from workers.enrich import Geography, GeographyError
 from workers.erase import ProjectEraser
 from workers.sharing import Sharing, life_seconds
+from workers.store_proof import StoreProof
+from workers.tidy import Tidy
 
 ERASE_MARGIN_MS = 60_000  # on top of what an edge may remember a key for
 MAX_CONNECTIONS = 1000  # a partition blocks one in its read, and has another for its lease
@@ -69,10 +72,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             for one in keys
         ]
         freshness = Freshness(redis, producer.queue, layout.most)
+        reader = LedgerReader(redis, producer.queue, layout.most, consumer.dead_letter_queue)
         margin_ms = ERASE_MARGIN_MS + int((limits.grant_grace + limits.append_timeout) * 1000)
-        eraser = ProjectEraser(redis, store, keys, freshness, margin_ms=margin_ms)
+        eraser = ProjectEraser(redis, store, reader, freshness, margin_ms=margin_ms)
         sharing = Sharing(redis, presence, keys, drains, settings)
-        await asyncio.gather(eraser.run(stop), sharing.run(stop))
+        tidy = Tidy(redis, store, reader)
+        await asyncio.gather(eraser.run(stop), tidy.run(stop), sharing.run(stop))
     finally:
         await store.close()
         await redis.aclose()
