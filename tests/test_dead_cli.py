@@ -20,6 +20,7 @@ from app import ledger as ledgers
 from app.dead_letter import DeadLetter
 from app.settings import Settings, load
 from app.store import Store, connect
+from app.stream import Keys
 from tests.pipeline_kit import assert_conserved, entries, make_keys, record
 from tests.pipeline_kit import ledger as read_ledger
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT
@@ -183,6 +184,21 @@ def test_replay_by_name_and_all(desk: Desk) -> None:
     assert desk.run("replay", "--all").stdout == "0 put back\n"
     assert desk.counts() == {"appended": 5, "dead": 0}
     assert desk.lines() == []
+
+
+def test_letters_of_former_partitions_are_there(desk: Desk) -> None:
+    """Safeguard: fewer partitions than before hide nothing."""
+
+    async def lay_out() -> None:
+        redis = redis_client.connect(desk.settings)
+        former = Keys(desk.settings.producer.queue, 3, desk.settings.consumer.dead_letter_queue)
+        await redis.xadd(former.dead, {"d": dead_letter.encode(DeadLetter("x", 0, "1-0", None))}, id="7-0")
+        await redis.hset(former.ledger, "dead", 0)
+        await redis.aclose()
+
+    asyncio.run(lay_out())
+    assert desk.lines()[3]["place"] == "3/7-0"
+    assert desk.run("purge", "3/7-0", "--yes").stdout == "1 purged\n"
 
 
 def test_purge_needs_a_yes(desk: Desk) -> None:

@@ -18,6 +18,7 @@ from app import redis_client
 from app import store as store_client
 from app.dead import LETTERS_A_BATCH, DeadLetters
 from app.dead_letter import Found, Wanted
+from app.ledger_reader import LedgerReader
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.store import Store, StoreError
@@ -152,7 +153,11 @@ def _run(settings: Settings, work: Callable[[DeadLetters], Awaitable[int]]) -> i
         running = find_running(settings, needs_store=False)
         redis = redis_client.connect(running)
         try:
-            return await work(DeadLetters(redis, running))
+            letters = DeadLetters(redis, running)
+            producer, dead_letter_queue = running.producer, running.consumer.dead_letter_queue
+            ledgers = LedgerReader(redis, producer.queue, producer.shards, dead_letter_queue)
+            letters.watch(1 + max(partition for partition, _ in await ledgers.partitions()))
+            return await work(letters)
         finally:
             await redis.aclose()
 
