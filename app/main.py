@@ -27,7 +27,7 @@ from app.dead import DeadLetters
 from app.errors import ApiError, Kind
 from app.gate import Gate
 from app.http import answer_error, error_response
-from app.layout import Expected
+from app.layout import Expected, Layout
 from app.manage import ManageHandlers
 from app.manage_dead import DeadHandlers
 from app.partition import Freshness
@@ -75,12 +75,19 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         return Producer(redis.connection_pool, Keys(producer.queue, partition), expected)
 
     replayer = Replayer(spool, spools, connect, pressure)
+    letters = DeadLetters(redis, settings)
+    stream = Stream(redis, producer.queue, producer.shards)
+
+    def look_at_former(layout: Layout) -> None:
+        for one in (freshness, letters, stream):
+            one.watch(layout.most)
+
     presence = EdgePresence(
         redis,
         expected,
         place=f"{socket.gethostname()}:{spools}",
         spooled=replayer.waiting,
-        on_layout=lambda layout: freshness.watch(layout.most),
+        on_layout=look_at_former,
         on_foreign=lambda: signal.raise_signal(signal.SIGTERM),  # as any other wish to stop
     )
     appenders = [
@@ -88,18 +95,11 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         for partition in range(producer.shards)
     ]
     store = store_client.connect(settings)
-    keys = [
-        Keys(producer.queue, partition, settings.consumer.dead_letter_queue)
-        for partition in range(producer.shards)
-    ]
-    letters = DeadLetters(redis, settings)
-    watermark = Watermark(redis, keys, letters)
+    watermark = Watermark(redis, settings, letters)
     track = Track(registry, appenders, watermark, settings)
     manage = ManageHandlers(registry, settings)
     dead = DeadHandlers(registry, letters, store, settings)
-    receipts = ReceiptHandler(
-        registry, spool, Stream(redis, producer.queue, producer.shards), letters, Stored(store)
-    )
+    receipts = ReceiptHandler(registry, spool, stream, letters, Stored(store))
     read = ReadHandlers(registry, store, freshness, settings)
 
     def away() -> str:

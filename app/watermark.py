@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from app import redis_client
 from app.dead import DeadLetters
 from app.redis_client import UNREACHABLE
+from app.settings import Settings
 from app.stream import Keys
 
 WAIT_SECONDS = 5.0
@@ -52,11 +53,12 @@ class _Waiter:
 class Watermark:
     """The waits of one process."""
 
-    def __init__(self, redis: Redis, keys: list[Keys], letters: DeadLetters) -> None:
+    def __init__(self, redis: Redis, settings: Settings, letters: DeadLetters) -> None:
+        producer = settings.producer
         self._redis = redis
         self._letters = letters
-        self._keys = keys
-        self._waiters: list[set[_Waiter]] = [set() for _ in keys]
+        self._keys = [Keys(producer.queue, partition) for partition in range(producer.shards)]
+        self._waiters: list[set[_Waiter]] = [set() for _ in self._keys]
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def wait(self, partition: int, entry_id: str, unique_req_id: str) -> Settled:

@@ -24,7 +24,7 @@ __all__ = ["opened", "own_redis"]
 
 
 def watermark_of(made: Bench) -> Watermark:
-    return Watermark(made.redis, [made.keys], DeadLetters(made.redis, made.settings))
+    return Watermark(made.redis, made.settings, DeadLetters(made.redis, made.settings))
 
 
 async def wait(mark: Watermark, entry: str, one: Record) -> Settled:
