@@ -153,7 +153,7 @@ def test_hostile_queries(project: Client, name: str) -> None:
 def test_any_body_is_kept_or_explained(project: Client, body: bytes) -> None:
     response = project.post(body)
     assert_documented(response)
-    if response.status_code == 200:
+    if response.status_code == 200 and b"event_id" not in body:  # the same id again is a duplicate
         ACCEPTED[response.json()["unique_req_id"]] = body
 
 
