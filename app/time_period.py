@@ -113,13 +113,14 @@ def _explicit(value: dict[object, object]) -> Period | Problem:
         if not isinstance(text, str):
             return Problem(path, 'required: a timestamp such as "2021-06-26T14:48:00.000Z"')
         try:
-            moments.append(parse_timestamp(text))
+            # An end is not included: to ask for the last millisecond that an event may have, it is one more.
+            moments.append(parse_timestamp(text, MAX_MS + (name == "end")))
         except ValueError as error:
             return Problem(path, str(error))
     start_ms, end_ms = moments
     if start_ms >= end_ms:
         return Problem("$.time_period", "start must be before end; end itself is not included")
-    return Period(start_ms, min(end_ms, MAX_MS))
+    return Period(start_ms, end_ms)
 
 
 def _local(moment_ms: int, zone: tzinfo) -> datetime:

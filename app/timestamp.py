@@ -29,14 +29,14 @@ _EPOCH_DAYS = date(1970, 1, 1).toordinal()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def parse_timestamp(text: str) -> int:
+def parse_timestamp(text: str, latest_ms: int = MAX_MS) -> int:
     """The moment that `text` names, in Unix milliseconds, digits beyond the millisecond dropped.
 
     Errors: ValueError with a sentence that says what is accepted.
     """
     match = _ISO.fullmatch(text)
     moment = _from_iso(match) if match else _from_rfc_2822(text)
-    if not MIN_MS <= moment <= MAX_MS:
+    if not MIN_MS <= moment <= latest_ms:
         raise ValueError("the year must be between 1970 and 2100")
     return moment
 

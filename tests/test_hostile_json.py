@@ -49,11 +49,17 @@ def paths(project: Client) -> dict[str, dict[str, str]]:
 def assert_kept(project: Client, event_name: str, sent: dict[str, bytes]) -> None:
     """Every accepted body (by its unique_req_id) comes back from a query, member by member."""
 
-    def all_there() -> dict[str, dict[str, object]] | None:
-        found = {str(one["unique_req_id"]): one for one in project.events(equals("event_name", event_name))}
-        return found if found.keys() >= sent.keys() else None
+    stored: dict[str, dict[str, object]] = {}
 
-    stored = until(all_there, 15, f"{len(sent)} accepted bodies in a query") or {}
+    def missing() -> list[bytes]:
+        found = project.events(equals("event_name", event_name))
+        stored.update({str(one["unique_req_id"]): one for one in found})
+        return [body for identity, body in sent.items() if identity not in stored]
+
+    try:
+        until(lambda: not missing(), 15, "all accepted bodies in a query")
+    except AssertionError:
+        raise AssertionError(f"accepted, and in no query: {missing()}") from None
     for identity, body in sent.items():
         for name, value in json.loads(body).items():
             if name not in ("timestamp", "event_name"):
