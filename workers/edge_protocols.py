@@ -183,6 +183,8 @@ class Http2(H2Protocol):
             await self._reset(event.stream_id, h2.errors.ErrorCodes.CANCEL)
 
     async def _create_stream(self, request: Any) -> None:
+        if len(self.stream_buffers) > self.config.h2_max_concurrent_streams:
+            await asyncio.sleep(0)  # the sending task puts away those that were reset; its tree takes 1,000
         head = dict(request.headers)
         method, path = head.get(b":method", b""), head.get(b":path", b"")
         is_readable = method.isascii() and path.isascii() and path.startswith((b"/", b"*"))
@@ -206,4 +208,6 @@ class Http2(H2Protocol):
             self.connection.reset_stream(stream_id, code)
         if buffer := self.stream_buffers.get(stream_id):
             await buffer.close()
+            self.priority.unblock(stream_id)
+            await self.has_data.set()
         await self._flush()
