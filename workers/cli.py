@@ -26,7 +26,8 @@ class _Context:
         self.config = config
         self.environment = environment
 
-    def settings(self) -> Settings:
+    def settings(self, *, state: Path | None = None) -> Settings:
+        """`state` replaces `dev.persist_to`: the running service that an operator's command means."""
         try:
             settings = load(self.config, environment=self.environment)
         except SettingsError as error:
@@ -35,7 +36,10 @@ class _Context:
             sys.exit(1)
         for warning in settings.warnings:
             click.echo(f"warning: {warning}", err=True)
-        return settings
+        if state is None:
+            return settings
+        dev = msgspec.structs.replace(settings.dev, persist_to=str(state))
+        return msgspec.structs.replace(settings, dev=dev)
 
 
 _pass = click.make_pass_decorator(_Context)
@@ -167,22 +171,20 @@ def verify(context: _Context, since: int | None, wait: float, state: Path | None
     """
     from workers.verify import verify as run  # noqa: PLC0415
 
-    settings = context.settings()
-    if state is not None:
-        dev = msgspec.structs.replace(settings.dev, persist_to=str(state))
-        settings = msgspec.structs.replace(settings, dev=dev)
+    settings = context.settings(state=state)
     sys.exit(run(settings, since_ms=since, wait_seconds=wait, as_json=as_json))
 
 
 @main.command()
 @click.argument("number", type=click.IntRange(1, 256), required=False)
 @click.option("--forget-spools", is_flag=True, help="The disks of edges that are gone will never come back.")
+@click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one.")
 @_pass
-def shards(context: _Context, number: int | None, forget_spools: bool) -> None:
+def shards(context: _Context, number: int | None, forget_spools: bool, state: Path | None) -> None:
     """Show the partitions of the queue, or make it NUMBER partitions while nothing is under way."""
     from workers.shards import change, show  # noqa: PLC0415
 
-    settings = context.settings()
+    settings = context.settings(state=state)
     sys.exit(show(settings) if number is None else change(settings, number, forget_spools=forget_spools))
 
 

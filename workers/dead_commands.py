@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
@@ -20,7 +21,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 class _Context(Protocol):
     """What `workers.cli` hands on."""
 
-    def settings(self) -> Settings: ...
+    def settings(self, *, state: Path | None = None) -> Settings: ...
+
+
+_state = click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one.")
 
 
 def _filters(command: F) -> F:
@@ -51,29 +55,43 @@ def dead() -> None:
 @_filters
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@_state
 @click.pass_obj
 def list_command(
-    context: _Context, *, project: str, reason: str, since: int, limit: int, as_json: bool
+    context: _Context,
+    *,
+    project: str,
+    reason: str,
+    since: int,
+    limit: int,
+    as_json: bool,
+    state: Path | None,
 ) -> None:
     """List dead letters, the oldest of each partition first."""
     from workers import dead as work  # noqa: PLC0415
 
-    sys.exit(work.list_letters(context.settings(), _wanted(project, reason, since), limit, as_json=as_json))
+    sys.exit(
+        work.list_letters(
+            context.settings(state=state), _wanted(project, reason, since), limit, as_json=as_json
+        )
+    )
 
 
 @dead.command()
 @click.argument("id_", metavar="ID")
 @click.option("--body", "only_body", is_flag=True, help="Only the client's bytes, as they came.")
+@_state
 @click.pass_obj
-def show(context: _Context, id_: str, only_body: bool) -> None:
+def show(context: _Context, id_: str, only_body: bool, state: Path | None) -> None:
     """Show one: reason, message, time, project, and the client's bytes."""
     from workers import dead as work  # noqa: PLC0415
 
-    sys.exit(work.show(context.settings(), id_, only_body=only_body))
+    sys.exit(work.show(context.settings(state=state), id_, only_body=only_body))
 
 
 @dead.command()
 @_choice
+@_state
 @click.pass_obj
 def replay(
     context: _Context,
@@ -84,18 +102,20 @@ def replay(
     reason: str,
     since: int,
     limit: int | None,
+    state: Path | None,
 ) -> None:
     """Put letters back into the stream, as events that were never set aside."""
     from workers import dead as work  # noqa: PLC0415
 
     _check(ids, every, project=project, reason=reason, since=since, limit=limit)
     chosen = work.Chosen(ids, _wanted(project, reason, since), limit)
-    sys.exit(work.replay(context.settings(), chosen))
+    sys.exit(work.replay(context.settings(state=state), chosen))
 
 
 @dead.command()
 @_choice
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@_state
 @click.pass_obj
 def purge(
     context: _Context,
@@ -107,6 +127,7 @@ def purge(
     since: int,
     limit: int | None,
     yes: bool,
+    state: Path | None,
 ) -> None:
     """Give letters up for good; their receipts say `erased`."""
     from workers import dead as work  # noqa: PLC0415
@@ -115,7 +136,7 @@ def purge(
     if not yes and not sys.stdin.isatty():
         raise click.UsageError("nobody can be asked here: add --yes to purge for good")
     chosen = work.Chosen(ids, _wanted(project, reason, since), limit)
-    sys.exit(work.purge(context.settings(), chosen, asks=not yes))
+    sys.exit(work.purge(context.settings(state=state), chosen, asks=not yes))
 
 
 def _wanted(project: str, reason: str, since: int) -> Wanted:
