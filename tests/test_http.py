@@ -279,6 +279,7 @@ def test_redis_that_hangs_is_the_spools_business(start_service: StartService) ->
     one.wait_ready()
     with Client(one.keys).http as http:
         client = Client(one.keys, http)
+        until(lambda: client.ask(time_period="today").status_code == 200, 30, "the key can be looked up")
         until(lambda: client.count("e") == 2, 30, "the event out of the spool")
 
 
