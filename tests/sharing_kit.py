@@ -58,7 +58,10 @@ class Queue:
 
     async def kill(self, slot: str) -> None:
         """kill -9: nothing is released and nobody is told."""
-        await redis_client.stop_tasks(self.tasks.pop(slot))
+        task = self.tasks.pop(slot)
+        while not task.done():  # redis-py may swallow a cancellation while it connects
+            task.cancel()
+            await asyncio.wait({task}, timeout=3)
 
     @property
     def partitions(self) -> list[Keys]:

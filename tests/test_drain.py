@@ -13,6 +13,7 @@ from tests.pipeline_kit import (
     POISON,
     Fault,
     assert_conserved,
+    dead_letters,
     ledger,
     queued,
     record,
@@ -27,7 +28,7 @@ from tests.pipeline_steps import (
 )
 from tests.waiting import async_until
 from workers import drain as drains
-from workers import insert
+from workers import plan
 
 __all__ = ["opened"]
 
@@ -108,7 +109,7 @@ def test_a_batch_exceeds_its_limits_by_less_than_one_entry(opened: Open) -> None
 
 def test_a_mostly_bad_batch_halts_the_drain(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Safeguard: nothing is acknowledged; everything goes on once the fault (ours) is mended."""
-    monkeypatch.setattr(insert, "MAX_DEAD_ROWS", 5)
+    monkeypatch.setattr(plan, "MAX_DEAD_ROWS", 5)
     monkeypatch.setattr(drains, "HALT_SECONDS", 0.05)
 
     async def run() -> None:
@@ -140,6 +141,35 @@ def test_a_poisoned_event_ends_as_a_dead_letter(opened: Open) -> None:
                 await async_until(made.is_empty, 10)
             assert await ledger(made.redis, made.keys) == {"appended": 3, "stored": 2, "dead": 1}
             await assert_conserved(made.redis, made.keys)
+
+    asyncio.run(run())
+
+
+def test_a_batch_of_5000_with_one_poisoned_event(opened: Open) -> None:
+    """4,999 are stored, one is a dead letter with its reason, and events are fresh again at once."""
+
+    async def run() -> None:
+        async with opened(max_batch_size=10_000) as made:
+            poison = record(POISON)
+            records = [record() for _ in range(5000)]
+            records[2717] = poison
+            for first in range(0, 5000, 1000):
+                await made.put(records[first : first + 1000])
+            began = time.monotonic()
+            async with made.draining("a"):
+                await async_until(made.is_empty, 60)
+                took = time.monotonic() - began
+                lone = time.monotonic()
+                await made.put([record()])
+                await async_until(made.is_empty, 10)
+                fresh_after = time.monotonic() - lone
+            assert await made.store.stored() == (5000, 5000)
+            (letter,) = await dead_letters(made.redis, made.keys)
+            assert letter.record == poison
+            assert "DB::Exception" in letter.reason
+            assert await ledger(made.redis, made.keys) == {"appended": 5001, "stored": 5000, "dead": 1}
+            assert made.store.inserts <= 2 * 13 + 2
+            print(f"5,000 with one poisoned: {took:.2f} s, a lone event after it: {fresh_after:.2f} s")
 
     asyncio.run(run())
 

@@ -22,7 +22,7 @@ from tests.pipeline_steps import (
     refusing,
     start,
 )
-from workers import insert
+from workers import plan
 from workers.insert import MostlyDead
 
 __all__ = ["opened"]
@@ -85,7 +85,7 @@ def test_many_poisoned_records_at_the_front_do_not_stop_a_good_batch(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Safeguard: good halves go in before the share of bad rows is judged."""
-    monkeypatch.setattr(insert, "MAX_DEAD_ROWS", 5)
+    monkeypatch.setattr(plan, "MAX_DEAD_ROWS", 5)
 
     async def run() -> None:
         async with opened() as made:
@@ -99,7 +99,7 @@ def test_many_poisoned_records_at_the_front_do_not_stop_a_good_batch(
 
 def test_a_batch_that_is_mostly_bad_stops(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Safeguard: MostlyDead. If nearly all rows are refused, the fault is ours and nothing is given up."""
-    monkeypatch.setattr(insert, "MAX_DEAD_ROWS", 5)
+    monkeypatch.setattr(plan, "MAX_DEAD_ROWS", 5)
 
     async def run() -> None:
         async with opened() as made:

@@ -100,7 +100,7 @@ def test_a_late_insert_of_a_former_owner_adds_nothing(opened: Open) -> None:
 
 
 def test_an_insert_that_still_runs_is_waited_for(opened: Open) -> None:
-    """Safeguard: _wait_until_quiet. A copy that runs in the server would be missed by counting too early."""
+    """Safeguard: wait_until_quiet. A copy that runs in the server would be missed by counting too early."""
 
     async def run() -> None:
         async with opened() as made:
@@ -118,7 +118,7 @@ def test_an_insert_that_still_runs_is_waited_for(opened: Open) -> None:
             processes = "SELECT count() FROM system.processes WHERE query_kind = 'Insert'"
             while (await made.store.ask(processes)).rows == [[0]]:
                 assert not task.done()
-            await work.inserter._wait_until_quiet(work.plan.id)
+            await work.inserter._held.wait_until_quiet(work.plan.id)
             assert (await made.store.ask(processes)).rows == [[0]]
             assert (await made.store.stored())[0] == 3
             await task

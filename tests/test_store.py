@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from app.store import Store, StoreRefused, StoreUnavailable, Value
 from tests.store_fixture import StoreServer
-from workers.insert import IDS_A_QUESTION
+from workers.held import IDS_A_QUESTION
 
 Rows = list[list[object]]
 

@@ -31,9 +31,9 @@ from workers import plan as plans
 from workers import verdict
 from workers.enrich import Geography
 from workers.event_ids import EventIds
-from workers.insert import Inserter, MostlyDead
+from workers.insert import Inserter
 from workers.patience import Patience
-from workers.plan import Item
+from workers.plan import Halted, Item
 from workers.store_proof import PROOF_SECONDS, StoreProof
 
 IDLE_WAIT_MS = 500  # one blocking read; also how often an idle drain proves that it works
@@ -148,7 +148,7 @@ class PartitionDrain:
             try:
                 await self._recover()
                 await self._work()
-            except (MostlyDead, DeadLettersFull) as error:
+            except (Halted, DeadLettersFull) as error:
                 await self._halt(error)
             else:
                 return
@@ -165,7 +165,7 @@ class PartitionDrain:
             else:
                 await self._prove()
 
-    async def _halt(self, error: MostlyDead | DeadLettersFull) -> None:
+    async def _halt(self, error: Halted | DeadLettersFull) -> None:
         """Say loudly that nothing is acknowledged, and keep the partition: no other drain could do better."""
         log.error("the drain is halted: nothing is acknowledged", reason=str(error)[:500], owner=self.owner)
         await self._partition.record_halt(str(error)[:500])
@@ -182,6 +182,7 @@ class PartitionDrain:
         log.info("settling an unfinished plan", plan=plan.id, rows=sum(len(part.rows) for part in plan.parts))
         entries = await self._partition.read_range(plan.first, plan.last)
         items = [item for entry in entries for item in plans.read_items(entry, self._geography)]
+        plans.check_same(plan, items)
         await self._carry_out(plan, items, resumed=True)
 
     async def _pace(self) -> None:
@@ -195,6 +196,7 @@ class PartitionDrain:
         items, is_full = await self._read()
         if not items:
             return
+        plans.check_readable(items)
         began = time.monotonic()
         known = await self._patience.insist(lambda: self._event_ids.look_up(items))
         duplicates = verdict.find_duplicates(items, range(len(items)), known)

@@ -7,12 +7,14 @@ What makes it exact (each point was a loss or a double when left out):
 * After an error, a time-out or a takeover the state is unknown. Then: send once more under the same token
   (which stops a former owner's insert that is still on its way), wait until none of the plan's inserts
   runs in the server, count the plan's ids in the store, and plan what is missing under a new token.
+* A store may be short of memory, of parts or of files just then, and refuse to have the token used up. Then a
+  tiny block uses it up in place of the big one (`_burn`): under a new token the old one must be dead.
 * The plan in Redis changes before the store does, by a script that checks the epoch.
 """
 
 from __future__ import annotations
 
-import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -20,12 +22,15 @@ import structlog
 
 from app import metrics
 from app.partition import Partition
-from app.store import Store, StoreError, StoreRefused, StoreUnavailable, Value
+from app.store import Store, StoreError, StoreRefused, StoreUnavailable
+from app.stream import Record
 from workers import plan as plans
 from workers import verdict
+from workers.enrich import Geography
+from workers.held import Held
 from workers.patience import Patience
-from workers.plan import Item, Part, Plan
-from workers.rows import INSERT, INSERT_SETTINGS
+from workers.plan import Halted, Item, Part, Plan
+from workers.rows import INSERT, INSERT_SETTINGS, to_row
 
 # The data is at fault: nothing was written, and another try would say the same.
 DATA_CODES = frozenset(
@@ -33,13 +38,13 @@ DATA_CODES = frozenset(
 )
 # The installation is at fault: no row can be blamed, so it is tried until somebody mends it.
 BLOCKING_CODES = frozenset({16, 47, 60, 62, 81, 115, 164, 192, 193, 194, 242, 243, 291, 497, 516})
-IDS_A_QUESTION = 1000  # the address of a request holds 64 KiB
-MAX_DEAD_ROWS = 100  # of one plan, once they outnumber the stored: then it is our bug, not the data's
+RETRIES_OF_A_HALF = 1  # once a batch was refused often enough: each of its 13 levels would wait as long again
+NOBODY = ""  # no project has this id
 
 log = structlog.get_logger()
 
 
-class MostlyDead(Exception):
+class MostlyDead(Halted):
     """Too much of one batch was refused: the drain must stop rather than set everything aside."""
 
 
@@ -61,7 +66,10 @@ class Inserter:
         self._fence = fence
         self._timeout_seconds = timeout_seconds
         self._max_retries = max_retries
-        self._pause = Patience(fence, retry_delay_seconds).pause
+        self._retries = max_retries
+        patience = Patience(fence, retry_delay_seconds)
+        self._pause = patience.pause
+        self._held = Held(store, fence, patience, timeout_seconds=timeout_seconds)
 
     async def carry_out(self, plan: Plan, items: Sequence[Item], *, resumed: bool) -> None:
         """Store every row of `plan` once; rows that the store refuses become dead letters of the plan.
@@ -76,7 +84,7 @@ class Inserter:
             for row in rowless:
                 verdict.promote(plan, items, row)
             await self._save(plan)
-        failures = 0
+        failures, self._retries = 0, self._max_retries
         while plan.parts:
             part = plan.parts[0]
             try:
@@ -100,15 +108,15 @@ class Inserter:
             )
             await self._save(plan)
 
-    async def _send(self, plan: Plan, part: Part, items: Sequence[Item]) -> None:
-        """One insert of one part, fenced and timed."""
+    async def _send(self, plan: Plan, part: Part, items: Sequence[Item], *, instead: bytes = b"") -> None:
+        """One insert of one part, or of another block under its token; fenced and timed."""
         await self._fence()
         began = time.monotonic()
         token = plans.token(part, items)
         try:
             await self._store.insert(
                 INSERT,
-                plans.block(part, items),
+                instead or plans.block(part, items),
                 token=token,
                 query_id=f"{plan.id}-{token[:16]}-{time.monotonic_ns():x}",
                 settings=INSERT_SETTINGS,
@@ -119,23 +127,27 @@ class Inserter:
             metrics.INSERT_FAILURES.labels(kind).inc()
             raise
         metrics.INSERT_SECONDS.observe(time.monotonic() - began)
-        metrics.INSERT_ROWS.observe(len(part.rows))
+        if not instead:
+            metrics.INSERT_ROWS.observe(len(part.rows))
 
     async def _after_refusal(
         self, plan: Plan, part: Part, items: Sequence[Item], error: StoreRefused, failures: int
     ) -> list[Part]:
         """What takes the place of `part` after the server's own exception: a retry, halves, or nothing."""
-        may_retry = error.code in BLOCKING_CODES or failures <= self._max_retries
-        if error.code not in DATA_CODES and may_retry:
+        if error.code in BLOCKING_CODES or (error.code not in DATA_CODES and failures <= self._retries):
             await self._pause(failures, error)
-            return await self._missing(plan, part, items)
-        missing = await self._missing(plan, part, items)
+            return await self._held.missing(plan, part, items)
+        if error.code not in DATA_CODES:
+            # Whose fault is it? While the store takes nothing from anybody, this waits and blames no row.
+            await self._burn(plan, part, items)
+            self._retries = min(self._retries, RETRIES_OF_A_HALF)
+        missing = await self._held.missing(plan, part, items)
         if not missing:
             return []
         if len(missing[0].rows) > 1:
             log.info("batch halved", rows=len(missing[0].rows), code=error.code)
             return plans.halves(missing[0])
-        if len(plan.dead) >= MAX_DEAD_ROWS and len(plan.dead) > plan.stored:
+        if len(plan.dead) >= plans.MAX_DEAD_ROWS and len(plan.dead) > plan.stored:
             raise MostlyDead(error.message)
         plan.dead.append((missing[0].rows[0], error.message))
         verdict.promote(plan, items, missing[0].rows[0])
@@ -148,70 +160,72 @@ class Inserter:
         while True:
             try:
                 await self._send(plan, part, items)
-            except StoreRefused as error:
-                # The data's fault again: no former owner's copy can have succeeded or will.
-                if error.code in DATA_CODES or failures >= self._max_retries:
+                break
+            except StoreError as error:
+                if _blames_data(error):
+                    break  # no copy can have succeeded or will
+                if isinstance(error, StoreRefused) and failures >= self._max_retries:
+                    await self._burn(plan, part, items)
                     break
                 failures += 1
                 await self._pause(failures, error)
-            except StoreUnavailable as error:
-                failures += 1
-                await self._pause(failures, error)
-            else:
-                break
-        return await self._missing(plan, part, items)
+        return await self._held.missing(plan, part, items)
 
-    async def _missing(self, plan: Plan, part: Part, items: Sequence[Item]) -> list[Part]:
-        """The rows of `part` that the store does not hold, as a part with a new token; [] when none."""
+    async def _burn(self, plan: Plan, part: Part, items: Sequence[Item]) -> None:
+        """Use up the token of `part`: afterwards no copy of its insert adds a row, however late it comes.
+
+        Tiny blocks are sent in its place, since the engine compares tokens and not rows: the part's own first
+        row, which may go in where thousands may not; and a row of nobody, which is refused only while the
+        store takes nothing at all. So when this returns, the store takes rows again.
+        """
+        blocks = burners(part, items)
         failures = 0
         while True:
+            instead = blocks[failures % len(blocks)]
             try:
-                await self._wait_until_quiet(plan.id)
-                present = await self._present(part, items)
+                await self._send(plan, part, items, instead=instead)
                 break
             except StoreError as error:
+                if _blames_data(error) and instead is blocks[0]:
+                    break  # the row is in every copy of the insert, so each of them is refused whole
                 failures += 1
                 await self._pause(failures, error)
-        missing = [row for row in part.rows if plans.identity(items[row]).hex() not in present]
-        plan.stored += len(part.rows) - len(missing)
-        return [Part(missing, part.attempt + 1)] if missing else []
+        if failures:
+            await self._forget_nobody()
 
-    async def _wait_until_quiet(self, plan_id: str) -> None:
-        """Return when none of the plan's inserts runs in the server; end those that do not end."""
-        mine = "startsWith(query_id, {plan:String}) OR startsWith(Settings['log_comment'], {plan:String})"
-        running = f"SELECT count() FROM system.processes WHERE query_kind = 'Insert' AND ({mine})"  # noqa: S608
-        end = time.monotonic() + self._timeout_seconds
-        asked_to_stop = False
-        while int(str((await self._store.ask(running, {"plan": plan_id})).rows[0][0])):
-            if time.monotonic() > end and not asked_to_stop:
-                asked_to_stop = True
-                await self._store.command(
-                    f"KILL QUERY WHERE query_kind = 'Insert' AND ({mine}) ASYNC", {"plan": plan_id}
-                )
-            await self._fence()
-            await asyncio.sleep(0.05)
-
-    async def _present(self, part: Part, items: Sequence[Item]) -> set[str]:
-        """The ids of `part` that the store holds, as hex."""
-        times = [record.time_recorded for row in part.rows if (record := items[row].record) is not None]
-        # time_recorded prunes partitions and granules; the ids decide.
-        sql = (
-            "SELECT DISTINCT lower(hex(unique_req_id)) FROM events"
-            " WHERE time_recorded BETWEEN fromUnixTimestamp64Milli({from:Int64})"
-            " AND fromUnixTimestamp64Milli({to:Int64})"
-            " AND unique_req_id IN (SELECT toFixedString(unhex(arrayJoin({ids:Array(String)})), 16))"
-        )
-        ids = [plans.identity(items[row]).hex() for row in part.rows]
-        present: set[str] = set()
-        for start in range(0, len(ids), IDS_A_QUESTION):
-            question: dict[str, Value] = {
-                "from": min(times),
-                "to": max(times),
-                "ids": ids[start : start + IDS_A_QUESTION],
-            }
-            result = await self._store.ask(sql, question, timeout_seconds=self._timeout_seconds)
-            present.update(str(row[0]) for row in result.rows)
-        return present
+    async def _forget_nobody(self) -> None:
+        """No query can ask for nobody's rows; they are removed for tidiness, and may wait."""
+        try:
+            await self._store.command(
+                "ALTER TABLE events DELETE WHERE project_id = {nobody:String}", {"nobody": NOBODY}
+            )
+        except StoreError as error:
+            log.warning("rows of nobody are left in the store", error=str(error)[:200])
 
     async def _save(self, plan: Plan) -> None:
         await self._partition.save_plan(plans.encode(plan))
+
+
+def burners(part: Part, items: Sequence[Item]) -> list[bytes]:
+    """The blocks that may be sent in place of `part`: one row for each month, its own or nobody's.
+
+    The engine keeps tokens by partition of the table, which is the month of `time_recorded`.
+    """
+    own: dict[str, bytes] = {}
+    nobody: dict[str, bytes] = {}
+    for row in part.rows:
+        record, data = items[row].record, items[row].row
+        if record is None or data is None:
+            continue
+        month = time.strftime("%Y-%m", time.gmtime(record.time_recorded // 1000))
+        if month not in own:
+            own[month] = data
+            stand_in = Record(
+                os.urandom(12), 1, record.time_recorded, NOBODY, "", "", "", "", b'{"event_name":"-"}'
+            )
+            nobody[month] = to_row(stand_in, Geography("")).data
+    return [b"".join(own.values()), b"".join(nobody.values())]
+
+
+def _blames_data(error: StoreError) -> bool:
+    return isinstance(error, StoreRefused) and error.code in DATA_CODES

@@ -33,7 +33,8 @@ class Plan(msgspec.Struct):
     """`parts` are not yet known to be stored; `stored` rows are.
 
     `dead` are (item, reason). `duplicates` are (item, unique_req_id of the first copy as hex): the verdict is
-    kept here because a look-up after a crash would find the plan's own rows and call them copies.
+    kept here because a look-up after a crash would find the plan's own rows and call them copies. `size`: how
+    many items its maker saw; 0 in plans of former versions.
     """
 
     id: str
@@ -43,6 +44,11 @@ class Plan(msgspec.Struct):
     stored: int = 0
     dead: list[tuple[int, str]] = []
     duplicates: list[tuple[int, str]] = []
+    size: int = 0
+
+
+class Halted(Exception):
+    """Nothing may be acknowledged until somebody has looked: the message says why."""
 
 
 class Item(msgspec.Struct):
@@ -61,6 +67,8 @@ class Item(msgspec.Struct):
     event_key: bytes = b""
     customer_identifier: str = ""
 
+
+MAX_DEAD_ROWS = 100  # of one batch, once they outnumber the others: then it is our bug, not the data's
 
 _ENCODER = msgspec.msgpack.Encoder()
 _PLAN_DECODER = msgspec.msgpack.Decoder(Plan)
@@ -99,7 +107,30 @@ def make(plan_id: str, items: Sequence[Item], duplicates: Sequence[tuple[int, st
     ]
     dead = [(position, item.reason) for position, item in enumerate(items) if item.row is None]
     parts = [Part(rows)] if rows else []
-    return Plan(plan_id, items[0].entry, items[-1].entry, parts, 0, dead, list(duplicates))
+    return Plan(plan_id, items[0].entry, items[-1].entry, parts, 0, dead, list(duplicates), len(items))
+
+
+def check_readable(items: Sequence[Item]) -> None:
+    """Before a plan is made: if most events cannot be read, that is our bug, or another version wrote them.
+
+    Errors: Halted.
+    """
+    rowless = [item for item in items if item.row is None]
+    events = sum(max(1, sum(_counts(item).values())) for item in rowless)
+    if events >= MAX_DEAD_ROWS and events > len(items) - len(rowless):
+        raise Halted(f"{events} of the next {events + len(items) - len(rowless)} events: {rowless[0].reason}")
+
+
+def check_same(plan: Plan, items: Sequence[Item]) -> None:
+    """Before a plan is carried out by another than its maker: positions must mean the same events to both.
+
+    Errors: Halted.
+    """
+    if plan.size and plan.size != len(items):
+        raise Halted(
+            f"the unfinished plan was made of {plan.size} events where this version reads {len(items)}: "
+            "let the version that made it finish it"
+        )
 
 
 def set_rowless_aside(plan: Plan, items: Sequence[Item]) -> list[int]:

@@ -71,18 +71,18 @@ def _random_token() -> None:
 
 
 def _no_count() -> None:
-    from workers.insert import Inserter
+    from workers.held import Held
 
     async def present(self: Any, part: Any, items: Any) -> set[str]:
         return {item.record.unique_req_id.hex() for item in items if item.record is not None}
 
-    _replace(Inserter, "_present", present)
+    _replace(Held, "_present", present)
 
 
 def _no_quiet() -> None:
-    from workers.insert import Inserter
+    from workers.held import Held
 
-    _replace(Inserter, "_wait_until_quiet", _nothing)
+    _replace(Held, "wait_until_quiet", _nothing)
 
 
 def _no_sequence() -> None:
