@@ -15,7 +15,7 @@ from tests.pipeline_kit import POISON, Bench, dead_letters, ledger, record
 from tests.pipeline_steps import Open, Real, assert_stored, opened, refusing, start
 from tests.waiting import async_until
 from workers import insert
-from workers.insert import Inserter, burners
+from workers.insert import burners
 from workers.plan import Part
 
 __all__ = ["opened"]
@@ -163,27 +163,6 @@ def test_every_month_of_a_block_is_burnt(opened: Open) -> None:
                 await assert_stored(made, 60)
             await zombie.wake()
             assert await made.store.stored() == (60, 60)
-
-    asyncio.run(run())
-
-
-def test_without_burning_the_zombie_doubles(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests above can fail: this is what happened before."""
-
-    async def leave(*_: object) -> None:
-        """Instead of burning."""
-
-    monkeypatch.setattr(Inserter, "_burn", leave)
-
-    async def run() -> None:
-        async with opened() as made:
-            zombie = Zombie(made)
-            await zombie.fall_asleep([record() for _ in range(200)])
-            made.store.faults = [refusing(241)] * (RETRIES + 1)
-            async with made.draining("b"):
-                await assert_stored(made, 200)
-            await zombie.wake()
-            assert await made.store.stored() == (400, 200)
 
     asyncio.run(run())
 

@@ -169,6 +169,19 @@ def block(part: Part, items: Sequence[Item]) -> bytes:
     return b"".join(items[row].row or b"" for row in part.rows)
 
 
+def months(part: Part, items: Sequence[Item]) -> dict[str, int]:
+    """The months of the rows of `part`, each with the first row that is of it.
+
+    The table is partitioned by month: an insert writes one part for each, and keeps its token for each.
+    """
+    found: dict[str, int] = {}
+    for row in part.rows:
+        record = items[row].record
+        if record is not None:
+            found.setdefault(time.strftime("%Y-%m", time.gmtime(record.time_recorded // 1000)), row)
+    return found
+
+
 def halves(part: Part) -> list[Part]:
     """`part` cut in two, under new tokens."""
     middle = len(part.rows) // 2

@@ -109,6 +109,12 @@ def _no_fence() -> None:
     _replace(Inserter, "__init__", without)
 
 
+def _no_burning() -> None:
+    from workers.insert import Inserter
+
+    _replace(Inserter, "_burn", _nothing)
+
+
 def _no_plan_of_halves() -> None:
     from workers.insert import Inserter
 
@@ -196,6 +202,12 @@ SAFEGUARDS = (
         "the lease is proven before each insert",
         "tests/test_takeover.py::test_no_insert_leaves_without_the_lease",
         _no_fence,
+    ),
+    Safeguard(
+        "burn",
+        "a token is used up before its rows go in under another",
+        "tests/test_burn.py::test_a_store_that_refuses_all_repeats_of_the_block",
+        _no_burning,
     ),
     Safeguard(
         "bisect",
