@@ -13,7 +13,8 @@ Read an event's life from socket to table in this order:
      6  app.stream      the record, the entry, the keys (app.stream_scripts: every change of them)
      7  app.append      group commit: one append for all who wait; then the 200 (app.producer: the connection)
         app.spool       while Redis is away, full or slow: this edge's own disk; app.replay empties it
-     8  workers.drain   the loop of the partition's one owner (app.partition is its end of the stream)
+     8  workers.drain   the loop of the partition's one owner (app.partition is its end of the stream);
+                        workers.sharing says who that is, app.layout how many partitions there are
      9  workers.event_ids, workers.verdict   copies of stored events, told by their ids
     10  workers.plan    what is inserted under which token, written down before it is done
     11  workers.enrich, workers.rows   record -> row
@@ -37,8 +38,8 @@ What watches over both: `app.ledger` (every event has one fate, counted with the
 
 Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `grant`, `timestamp`, `event`,
 `query`, `sql`, `settings`, `metrics`, `stream` and what they are split into) import only leaves. Redis is
-imported by `producer`, `partition`, `dead`, `watermark`, `whereabouts`, `ledger_reader`, the registry's
-modules and `redis_client`; httpx by `store` alone; chDB by the embedded store alone. Handlers (`track`,
-`read`, `receipt`, `manage`, `manage_dead`, `probes`) never import one another. `app` imports no server,
-and never `workers`.
+imported by `producer`, `partition`, `layout`, `presence`, `dead`, `watermark`, `whereabouts`,
+`ledger_reader`, the registry's modules and `redis_client`; httpx by `store` alone; chDB by the embedded store
+alone. Handlers (`track`, `read`, `receipt`, `manage`, `manage_dead`, `probes`) never import one another.
+`app` imports no server, and never `workers`.
 """

@@ -39,15 +39,16 @@ class Obstacle(Exception):
     """Why the number cannot be changed now: one sentence."""
 
 
-class Expected(msgspec.Struct, frozen=True):
+class Expected(msgspec.Struct):
     """What this process was configured with, for whoever holds a connection of its own.
 
     A producer asks with every new connection, before its first append on it: the edge may have been cut off
-    while the number was changed.
+    while the number was changed. `problem`: what a beat found out since; then nothing is appended any more.
     """
 
     queue: str
     shards: int
+    problem: str = ""
 
     @property
     def question(self) -> tuple[str, str, str]:

@@ -211,7 +211,7 @@ class EdgePresence:
         try:
             view = await presence.beat()
         except LayoutError as error:
-            self._problem = error
+            self._problem, self._expected.problem = error, str(error)
             if self._is_known.is_set():
                 log.error("the edge stops", reason=str(error))
                 self._on_foreign()

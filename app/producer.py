@@ -71,6 +71,8 @@ class Producer:
         Returns the entry id of the last one, "" when all were known. Errors: NotTaken, Unanswered.
         """
         was_sent = False
+        if self._expected.problem:
+            raise NotTaken(self._expected.problem, is_final=True)
         try:
             async with asyncio.timeout(timeout_seconds):
                 connection = await self._connect()

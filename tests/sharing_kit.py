@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from app.settings import Settings
 from app.store import Store
 from app.stream import Keys
 from tests.pipeline_kit import make_settings
-from tests.store_fixture import StoreServer
+from tests.store_fixture import ROOT, StoreServer
 from workers import drain_process
 from workers.migrate import migrate
 
@@ -115,3 +118,25 @@ async def queue(
             await made.kill(slot)
         await store.close()
         await redis.aclose()
+
+
+def real_drain(
+    directory: Path, slot: str, redis_url: str, server: StoreServer, database: str, *, shards: int
+) -> subprocess.Popen[bytes]:
+    """A process of its own, for what only happens to processes."""
+    config = directory / "real.toml"
+    config.write_text(
+        f"[[queues.producers]]\nshards = {shards}\n[[queues.consumers]]\nlease_timeout = 1\n"
+        f'[[stores]]\nengine = "embedded"\ndatabase = "{database}"\n'
+    )
+    environ = {
+        **os.environ,
+        "DEPLOY_CONFIG": str(config),
+        "REDIS_URL": redis_url,
+        "CLICKHOUSE_URL": server.url,
+        "CLICKHOUSE_PASSWORD": server.token,
+        "DRAIN_SLOT": slot,
+    }
+    command = [sys.executable, "-m", "workers.process", "drain"]
+    with (directory / f"{slot}.log").open("ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)

@@ -169,6 +169,7 @@ def test_a_batch_of_5000_with_one_poisoned_event(opened: Open) -> None:
             assert "DB::Exception" in letter.reason
             assert await ledger(made.redis, made.keys) == {"appended": 5001, "stored": 5000, "dead": 1}
             assert made.store.inserts <= 2 * 13 + 2
+            assert fresh_after < 1
             print(f"5,000 with one poisoned: {took:.2f} s, a lone event after it: {fresh_after:.2f} s")
 
     asyncio.run(run())

@@ -184,20 +184,21 @@ def test_an_edge_of_another_number_does_not_start_and_one_that_was_cut_off_ends(
             redis = made.redis
             ended = asyncio.Event()
             seen: list[Layout] = []
-            edge = EdgePresence(
-                redis, Expected("events", 2), place="here", on_layout=seen.append, on_foreign=ended.set
-            )
+            expected = Expected("events", 2)
+            edge = EdgePresence(redis, expected, place="here", on_layout=seen.append, on_foreign=ended.set)
             await edge.start()
             assert seen == [Layout(2, 2)]
-            producer = Producer(redis.connection_pool, Keys("events", 0), Expected("events", 2))
+            producer = Producer(redis.connection_pool, Keys("events", 0), expected)
             await producer.append("x", 1, [(1, b"", b"")], timeout_seconds=3)
             await redis.zrem("eb:{events}:edges", *await redis.zrange("eb:{events}:edges", 0, -1))
             await redis.delete("eb:{events:0}:entries")
             assert await made.change(3) == []
             await asyncio.wait_for(ended.wait(), 5)
-            await producer.close()
-            with pytest.raises(NotTaken, match="shards = 2"):
-                await producer.append("x", 2, [(1, b"", b"")], timeout_seconds=3)
+            reconnected = Producer(redis.connection_pool, Keys("events", 0), Expected("events", 2))
+            for one in (producer, reconnected):
+                with pytest.raises(NotTaken, match="shards = 2"):
+                    await one.append("x", 2, [(1, b"", b"")], timeout_seconds=3)
+                await one.close()
             assert await redis.xlen("eb:{events:0}:entries") == 0
             await edge.close()
             with pytest.raises(LayoutError):

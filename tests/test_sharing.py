@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -21,7 +22,7 @@ from app.partition import Standing
 from app.presence import View
 from app.settings import Settings
 from tests.pipeline_kit import put, record
-from tests.sharing_kit import Queue, queue
+from tests.sharing_kit import Queue, queue, real_drain
 from tests.store_fixture import StoreServer
 from tests.waiting import async_until
 from workers.sharing import SURPLUS_LOOKS, Sharing, fair_share
@@ -203,10 +204,7 @@ def test_moving_partitions_loses_and_doubles_nothing(opened: Open) -> None:
                 await asyncio.sleep(1.2)
             await redis_client.stop_tasks(sender)
 
-            async def drained() -> bool:
-                return sum([await made.redis.xlen(keys.entries) for keys in made.partitions]) == 0
-
-            await async_until(drained, 20)
+            await async_until(lambda: _is_drained(made), 20)
             stored = [int(await made.redis.hget(keys.ledger, "stored") or 0) for keys in made.partitions]
             appended = [int(await made.redis.hget(keys.ledger, "appended") or 0) for keys in made.partitions]
             assert stored == appended
@@ -214,6 +212,47 @@ def test_moving_partitions_loses_and_doubles_nothing(opened: Open) -> None:
             assert sum(appended) > 1000
 
     asyncio.run(run())
+
+
+def test_a_drain_that_stands_still_is_replaced_and_rejoins(
+    opened: Open, tmp_path: Path, redis_url: str, store_server: StoreServer, store_database: str
+) -> None:
+    """Safeguards: it finds out that its leases are gone before it inserts; it gets a share again, and no more."""
+
+    async def run() -> None:
+        async with opened(2) as made:
+            processes = [
+                real_drain(tmp_path, slot, redis_url, store_server, store_database, shards=2) for slot in "ab"
+            ]
+            try:
+                await shared(made, {"a": 1, "b": 1}, 30)
+                processes[0].send_signal(signal.SIGSTOP)
+                for _ in range(10):
+                    for keys in made.partitions:
+                        await put(made.redis, keys, [record() for _ in range(50)])
+                await shared(made, {"b": 2})
+                processes[0].send_signal(signal.SIGCONT)
+                for keys in made.partitions:
+                    await put(made.redis, keys, [record() for _ in range(50)])
+                await shared(made, {"a": 1, "b": 1}, 20)
+                await async_until(lambda: _is_drained(made), 20)
+                assert await made.rows() == (1100, 1100)
+                processes[0].terminate()
+                assert await asyncio.to_thread(processes[0].wait, 15) == 0
+                assert await made.redis.zrange("eb:{events}:drains", 0, -1) == [b"b"], "gone at once"
+                refused = real_drain(tmp_path, "c", redis_url, store_server, store_database, shards=3)
+                assert await asyncio.to_thread(refused.wait, 15) == 2
+                assert "set queues.producers[0].shards = 2" in (tmp_path / "c.log").read_text()
+            finally:
+                for process in processes:
+                    process.kill()
+                    await asyncio.to_thread(process.wait, 15)
+
+    asyncio.run(run())
+
+
+async def _is_drained(made: Queue) -> bool:
+    return sum([await made.redis.xlen(keys.entries) for keys in made.partitions]) == 0
 
 
 # --- The rule by itself, with time taken out ---------------------------------------------------------

@@ -1,6 +1,6 @@
 """The processes behind the edge, and what happens when one of them dies.
 
-    drain            stream -> store; one owner for each partition
+    drain_process    stream -> store: its share of the partitions (`sharing`), each by one owner (`drain`)
     embedded_store   the ClickHouse engine behind ClickHouse's HTTP interface; a server replaces it
     supervisor       starts and restarts all of them: `make run-edge`
 

@@ -23,6 +23,7 @@ import uvloop
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+from hypercorn.utils import LifespanFailureError
 
 from app.logs import configure_logging
 from app.main import Draining
@@ -116,8 +117,15 @@ def main(settings: Settings, *, descriptor: int, leave_seconds: float) -> int:
         log.error("edge not started", reason=str(error))
         return 2
     factory = uvloop.new_event_loop if settings.server.worker_class == "uvloop" else asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve(app, server_config(settings, descriptor), draining, leave_seconds))
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(_serve(app, server_config(settings, descriptor), draining, leave_seconds))
+    except LifespanFailureError as error:
+        *trace, reason = str(error).rstrip("'\n").splitlines() or [""]
+        if "LayoutError" not in reason:
+            log.error("the app did not start", trace=trace)
+        log.error("edge not started", reason=reason.partition(": ")[2] or reason)
+        return 2
     return 0
 
 
