@@ -145,7 +145,13 @@ class Appender:
         refusal = self._pressure.reason or ("Events wait in the spool before this one" if goes_behind else "")
         if not refusal:
             end = min(group.end, time.monotonic() + self._redis_seconds) if has_room else group.end
-            if await attempt.until(end):
+            try:
+                is_kept = await attempt.until(end)
+            except BaseException:
+                if has_room:
+                    self._spool.give_back(size)
+                raise
+            if is_kept:
                 if has_room:
                     self._spool.give_back(size)
                 return attempt.entry_id

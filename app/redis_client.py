@@ -13,7 +13,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
 from app.settings import Settings
 
@@ -37,7 +37,7 @@ def connect(
     `timeout_seconds` bounds one answer: more than the longest blocking read of the caller. Beyond
     `max_connections` at the same time a command fails at once.
     """
-    return Redis.from_url(
+    redis: Redis = Redis.from_url(
         settings.redis_url,
         socket_connect_timeout=CONNECT_SECONDS,
         socket_timeout=timeout_seconds,
@@ -46,6 +46,31 @@ def connect(
         max_connections=max_connections,
         **_password(settings),
     )
+    pool = redis.connection_pool
+    pool.connection_class = type("Connection", (_Mended, pool.connection_class), {})
+    return redis
+
+
+class _Mended:
+    """A connection that hides from its callers what Python, uvloop and redis-py do to each other.
+
+    A write on a connection that the other end has reset is a RuntimeError of uvloop's: not one of
+    UNREACHABLE, so it would be taken for a bug, and end whoever meets it.
+
+    Before Python 3.12 asyncio.wait_for, through which redis-py sends, loses a cancellation that arrives as
+    the sending ends; with it a deadline, and the answer would be waited for until `socket_timeout`.
+    """
+
+    async def send_packed_command(self, *arguments: Any, **named: Any) -> None:
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        try:
+            await super().send_packed_command(*arguments, **named)  # type: ignore[misc]
+        except RuntimeError as error:
+            raise ConnectionError(f"the connection was reset: {error}") from error
+        if task and task.cancelling() > before:
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise asyncio.CancelledError
 
 
 def _password(settings: Settings) -> Any:

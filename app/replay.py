@@ -76,8 +76,9 @@ class Replayer:
         while True:
             pause = REOPEN_SECONDS
             try:
-                if self._spool.is_open or await self.open():
-                    await self._work()
+                is_open = self._spool.is_open or await self.open()
+                await self._work()  # in any case: what waits may be what fills the disk
+                if is_open:
                     pause = LOOK_SECONDS if self._spool.groups else IDLE_SECONDS
             except OSError as error:
                 self._say(error)
@@ -125,9 +126,9 @@ class Replayer:
             return
         self._left_by_others = 1
         spool = Spool(lambda: slot, 0, is_adopted=True)
-        await spool.open()
-        log.info("adopted a spool that nobody owns", path=str(slot.path), groups=spool.groups)
         try:
+            await spool.open()
+            log.info("adopted a spool that nobody owns", path=str(slot.path), groups=spool.groups)
             if not await self._empty(spool):
                 log.info("the adopted spool waits for Redis", path=str(slot.path), groups=spool.groups)
                 self._left_by_others = max(1, spool.groups)

@@ -52,6 +52,7 @@ class Spool:
     def __init__(self, take_slot: Callable[[], Slot], max_bytes: int, *, is_adopted: bool = False) -> None:
         self._take_slot = take_slot
         self._slot: Slot | None = None
+        self._is_loaded = False
         self._max_segments = max(1, max_bytes // SEGMENT_BYTES)
         self._is_adopted = is_adopted  # another process's remains: replayed, never written to
         self._segments: deque[Segment] = deque()
@@ -67,13 +68,16 @@ class Spool:
     async def open(self) -> None:
         """Take the slot, read what a former life left in it, allocate the first segment.
 
-        Until then there is no room. May be repeated after an error. Errors: OSError.
+        Until then there is no room; but what was read can be replayed, which may be what makes room. May be
+        repeated after an error. Errors: OSError.
         """
         if self._slot is None:
             self._slot = await self._run(self._take_slot)
+        if not self._is_loaded:
             for segment in await self._run(partial(spool_segment.load, self._slot, _tell_of)):
                 self._segments.append(segment)
                 self._groups += segment.groups
+            self._is_loaded = True
         if not self._is_adopted:
             await self._run(self._current)
         self.is_open = True
@@ -183,9 +187,10 @@ class Spool:
     async def _flush(self) -> None:
         while self._waiting:
             error: SpoolError | None = None
+            segment: Segment | None = None
             number = len(self._waiting)
             try:
-                number = await self._run(partial(self._write, list(self._waiting)))
+                segment, number = await self._run(partial(self._write, list(self._waiting)))
                 self.problem = ""
             except Exception as caught:
                 error = caught if isinstance(caught, SpoolError) else SpoolUnsure(f"the spool: {caught}")
@@ -194,15 +199,16 @@ class Spool:
             writes, self._waiting = self._waiting[:number], self._waiting[number:]
             for write in writes:
                 self._promised -= len(write.content)
-                if error is None:
+                if segment is not None:
+                    segment.groups[write.frame.partition] += 1
                     metrics.SPOOLED_EVENTS.inc(write.frame.records)
                     write.done.set_result(None)
-                else:
+                elif error is not None:
                     self._groups[write.frame.partition] -= 1
                     write.done.set_exception(error)
 
-    def _write(self, writes: list[_Write]) -> int:
-        """Keep as many as the open segment has room for; how many.
+    def _write(self, writes: list[_Write]) -> tuple[Segment, int]:
+        """Keep as many as the open segment has room for; which that was, and how many.
 
         Errors: SpoolFull, SpoolUnsure; then none of them is.
         """
@@ -217,8 +223,7 @@ class Spool:
                 break
             number += 1
         segment.append([write.content for write in writes[:number]])
-        segment.groups.update(write.frame.partition for write in writes[:number])
-        return number
+        return segment, number
 
     def _current(self, size_bytes: int = 1) -> Segment:
         """The segment with room for a frame, a new one if need be. Errors: OSError."""

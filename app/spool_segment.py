@@ -33,7 +33,8 @@ class SpoolUnsure(SpoolError):
 class Segment:
     """One open file. `end`: up to here it is synced. `position`: up to here it was replayed.
 
-    `groups`: partition -> groups in it that were not replayed yet.
+    `groups`: partition -> groups in it that were not replayed yet. Those that are appended are counted by
+    `app.spool`, in its loop: `end` has passed them by then.
     """
 
     def __init__(self, slot: Slot, path: Path, descriptor: int, *, end: int, size: int) -> None:
@@ -126,19 +127,32 @@ def load(slot: Slot, tell_of: Callable[[Damage, Path], None]) -> list[Segment]:
 
     Errors: OSError.
     """
-    segments = []
-    for path in slot.segments():
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        size = os.fstat(descriptor).st_size
-        segment = Segment(slot, path, descriptor, end=size, size=size)
-        for item, _ in spool_format.read(os.pread(descriptor, size, 0)):
-            if isinstance(item, Frame):
-                segment.groups[item.partition] += 1
-            else:
-                tell_of(item, path)
-                slot.keep_damaged(path, item.content)
-        segments.append(segment)
+    segments: list[Segment] = []
+    try:
+        for path in slot.segments():
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            segments.append(Segment(slot, path, descriptor, end=0, size=0))
+            _read_through(segments[-1], slot, tell_of)
+    except BaseException:
+        for segment in segments:
+            segment.close(remove=False)
+        raise
     return segments
+
+
+def _read_through(segment: Segment, slot: Slot, tell_of: Callable[[Damage, Path], None]) -> None:
+    segment.end = segment.size = os.fstat(segment._descriptor).st_size
+    for item, _ in spool_format.read(os.pread(segment._descriptor, segment.size, 0)):
+        if isinstance(item, Frame):
+            segment.groups[item.partition] += 1
+            continue
+        tell_of(item, segment.path)
+        try:
+            slot.keep_damaged(segment.path, item.content)
+        except OSError:
+            # A full disk must not keep whole frames from being replayed: that is what empties it.
+            if not item.is_tail:
+                raise
 
 
 def _now_ms() -> int:

@@ -45,13 +45,14 @@ return id
 # -> epoch of the lease that this owner now holds, 0 while another holds it.
 # An owner is `slot/incarnation`: whoever restarts in a slot need not wait for its predecessor's lease to
 # end (ARGV[4] = 1). Only a process that never owned may ask for that: two of one slot would otherwise take
-# turns for ever. The epoch rises with every change of hands, never on renewal; it alone fences the former
-# owner.
+# turns for ever. The epoch rises with every answer but 0, never on renewal; it alone fences the former owner,
+# and the owner's own writes of before: one that asks again has lost a connection, and what it sent there (a
+# plan, an acknowledgement) may arrive when it has settled the same entries once more.
 ACQUIRE = """
 local owner = redis.call('GET', KEYS[1])
 if owner == ARGV[1] .. '/' .. ARGV[2] then
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
-  return tonumber(redis.call('GET', KEYS[2]))
+  return redis.call('INCR', KEYS[2])
 end
 if owner and (ARGV[4] ~= '1' or string.match(owner, '^(.*)/') ~= ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1] .. '/' .. ARGV[2], 'PX', ARGV[3])

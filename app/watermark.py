@@ -71,8 +71,7 @@ class Watermark:
         waiter = _Waiter(_parse(entry_id), unique_req_id)
         self._waiters[partition].add(waiter)
         if partition not in self._tasks:
-            task = self._tasks[partition] = asyncio.create_task(self._watch(partition))
-            task.add_done_callback(lambda _: self._tasks.pop(partition))
+            self._tasks[partition] = asyncio.create_task(self._watch(partition))
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 return await waiter.done
@@ -93,15 +92,18 @@ class Watermark:
     async def _watch(self, partition: int) -> None:
         """Look for as long as somebody waits. An outage is waited out: each waiter has its own deadline."""
         waiters, keys = self._waiters[partition], self._keys[partition]
-        while waiters:
-            try:
-                acknowledged = await self._redis.hget(keys.progress, "acknowledged")
-                if acknowledged is not None:
-                    reached = _parse(_text(acknowledged))
-                    await self._tell(keys, [waiter for waiter in waiters if waiter.entry <= reached])
-            except UNREACHABLE:
-                log.debug("the watermark cannot be read", partition=partition)
-            await asyncio.sleep(POLL_SECONDS)
+        try:
+            while waiters:
+                try:
+                    acknowledged = await self._redis.hget(keys.progress, "acknowledged")
+                    if acknowledged is not None:
+                        reached = _parse(_text(acknowledged))
+                        await self._tell(keys, [waiter for waiter in waiters if waiter.entry <= reached])
+                except UNREACHABLE:
+                    log.debug("the watermark cannot be read", partition=partition)
+                await asyncio.sleep(POLL_SECONDS)
+        finally:  # in the step that has found nobody: whoever comes next must not rely on this task
+            del self._tasks[partition]
 
     async def _tell(self, keys: Keys, passed: list[_Waiter]) -> None:
         """Dead letters and watermark change in one script, so what is not dead by now is stored."""

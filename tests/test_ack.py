@@ -143,6 +143,29 @@ def test_a_client_that_leaves_is_not_waited_for(opened: Open) -> None:
     asyncio.run(run())
 
 
+def test_who_comes_as_the_looking_ends_is_told(opened: Open) -> None:
+    """Safeguard: a task that has found nobody does not count as one that looks."""
+
+    async def run() -> None:
+        async with opened() as made, made.draining():
+            mark = watermark_of(made)
+            gone, watch = asyncio.get_running_loop().create_future(), mark._watch
+
+            async def watch_and_tell(partition: int) -> None:
+                await watch(partition)
+                if not gone.done():
+                    gone.set_result(None)  # wakes the next one before anybody hears of the task's end
+
+            mark._watch = watch_and_tell  # type: ignore[method-assign]
+            first, second = record(), record()
+            assert await wait(mark, await made.put([first]), first) is STORED
+            entry = await made.put([second])
+            await gone
+            assert await wait(mark, entry, second) is STORED
+
+    asyncio.run(run())
+
+
 async def has_waiters(mark: Watermark) -> bool:
     return any(mark._waiters)
 

@@ -78,12 +78,12 @@ def test_one_owner_at_a_time(tmp_path: Path, redis_url: str) -> None:
             assert await a.acquire(LEASE_MS)
             assert not await b.acquire(LEASE_MS)
             assert await a.acquire(LEASE_MS), "the owner may ask again"
-            assert a.epoch == 1, "and that is no change of hands"
+            assert a.epoch == 2, "and fences what it sent before"
             await b.release()
             assert not await b.acquire(LEASE_MS), "only the owner releases"
             await a.release()
             assert await b.acquire(LEASE_MS)
-            assert b.epoch == 2
+            assert b.epoch == 3
 
     asyncio.run(run())
 

@@ -149,13 +149,14 @@ def set_rowless_aside(plan: Plan, items: Sequence[Item]) -> list[int]:
 
 
 def token(part: Part, items: Sequence[Item]) -> str:
-    """The deduplication token of `part`: a digest of its ordered ids and the attempt.
+    """The deduplication token of `part`: a digest of its ordered ids, where they lie, and the attempt.
 
-    Anything less would let the engine drop different rows silently under a reused token.
+    Anything less would let the engine drop different rows silently under a reused token. The entries tell a
+    dead letter that was put back from its former life, whose token the engine may know without the row.
     """
     digest = hashlib.sha256(part.attempt.to_bytes(4, "big"))
     for row in part.rows:
-        digest.update(identity(items[row]))
+        digest.update(f"{items[row].entry}/".encode() + identity(items[row]))
     return digest.hexdigest()
 
 
