@@ -1,4 +1,7 @@
-"""Without a safeguard its test fails: the suite can fail, for each of them. The list is in docs/promise.md."""
+"""Without a safeguard its test fails: the suite can fail, for each of them. The list is in docs/promise.md.
+
+The short form: a few of them, one of each kind. All of them: `make sabotage`, three minutes.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,13 @@ from tests.chaos.sabotage import SAFEGUARDS, Safeguard
 from tests.service import ROOT
 
 
+SHORT = ("sequence", "epoch", "late", "lock")  # the edge's, the drain's, an event id's, the spool's
+
+
 @pytest.mark.timeout(RUN_SECONDS)
-@pytest.mark.parametrize("safeguard", SAFEGUARDS, ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "safeguard", [one for one in SAFEGUARDS if one.name in SHORT], ids=lambda one: one.name
+)
 def test_its_test_fails_without_it(safeguard: Safeguard) -> None:
     _, printed = run([safeguard.test], safeguard.name)
     assert is_caught(printed), printed
