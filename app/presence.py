@@ -203,8 +203,12 @@ class EdgePresence:
             spooled=self._spooled,
         )
         while self._problem is None:
-            with contextlib.suppress(*UNREACHABLE):
+            try:
                 await self._beat(self._presence)
+            except UNREACHABLE:
+                pass  # whoever sees no beat takes this edge for dead, and is right as far as Redis goes
+            except Exception as error:  # beats that have ended would make a living edge look dead for ever
+                log.error("a beat failed unexpectedly", error=type(error).__name__)
             await asyncio.sleep(EDGE_BEAT_SECONDS if self._is_known.is_set() else WAIT_SECONDS)
 
     async def _beat(self, presence: Presence) -> None:

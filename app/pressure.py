@@ -41,6 +41,9 @@ class Pressure:
                 self._answers = True
             except UNREACHABLE:
                 reason, self._answers = self.reason, False
+            except Exception as error:  # a watcher that has ended would keep its last verdict for ever
+                log.error("the pressure on redis cannot be told", error=type(error).__name__)
+                reason, self._answers = self.reason, False
             if reason != self.reason:
                 log.warning(
                     "events go to the spool" if reason else "events go to the stream again", reason=reason
