@@ -144,7 +144,9 @@ class Appender:
         )
         refusal = self._pressure.reason or ("Events wait in the spool before this one" if goes_behind else "")
         if not refusal:
-            end = min(group.end, time.monotonic() + self._redis_seconds) if has_room else group.end
+            # Without the spool Redis is waited for, unless it is known that neither will have the event soon.
+            is_hopeful = not has_room and not self._pressure.refusal()
+            end = group.end if is_hopeful else min(group.end, time.monotonic() + self._redis_seconds)
             try:
                 is_kept = await attempt.until(end)
             except BaseException:
@@ -179,7 +181,7 @@ class Appender:
                 return attempt.entry_id
             may_be_kept = may_be_kept or attempt.may_be_kept
         else:
-            refusal = f"{refusal}, and the spool is full"
+            refusal = f"{refusal}, and {self._spool.problem or 'the spool is full'}"
         raise _refusal(refusal, may_be_kept=may_be_kept)
 
 

@@ -33,7 +33,7 @@ from app.manage_dead import DeadHandlers
 from app.partition import Freshness
 from app.presence import EdgePresence
 from app.pressure import Pressure
-from app.probes import Probes
+from app.probes import Probes, Watch
 from app.producer import Producer
 from app.read import ReadHandlers
 from app.receipt import ReceiptHandler
@@ -107,7 +107,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
 
     interval = settings.observability.canary_interval
     canary = Canary(appenders, store, freshness, away, interval) if interval else None
-    probes = Probes(freshness, replayer, lambda: draining.is_set, canary)
+    probes = Probes(freshness, replayer, lambda: draining.is_set, _watches(replayer, canary))
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -164,6 +164,11 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     )
     app.router.redirect_slashes = False  # a redirect would turn a POST's body away
     return Gate(app, settings)
+
+
+def _watches(replayer: Replayer, canary: Canary | None) -> dict[str, Watch]:
+    """What `/readyz` names beside the drains, by its name there."""
+    return {"spool": replayer} | ({"canary": canary} if canary is not None else {})
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

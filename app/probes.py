@@ -10,7 +10,7 @@ proof grows old or the backlog does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Protocol
 
@@ -66,9 +66,9 @@ class Probes:
         freshness: Freshness,
         acceptance: Acceptance,
         is_draining: Callable[[], bool],
-        canary: Watch | None = None,
+        watches: Mapping[str, Watch],
     ) -> None:
-        self._canary = canary
+        self._watches = watches
         self._freshness = freshness
         self._acceptance = acceptance
         self._is_draining = is_draining
@@ -89,9 +89,9 @@ class Probes:
             Check("accepting", not refusal, refusal or "accepting"),
         ]
         every = [*checks, *await self._redis_checks()]
-        if self._canary is not None:
-            problem = self._canary.problem()
-            every.append(Check("canary", not problem, problem or self._canary.describe()))
+        for name, watch in self._watches.items():
+            problem = watch.problem()
+            every.append(Check(name, not problem, problem or watch.describe()))
         degraded = [check.name for check in every if not check.ok]
         ready = not degraded if "strict" in request.query_params else all(check.ok for check in checks)
         answer: dict[str, object] = {"ready": ready, "degraded": degraded}

@@ -71,6 +71,15 @@ class Replayer:
             log.info("a former life left groups in the spool", groups=self._spool.groups)
         return True
 
+    def problem(self) -> str:
+        """What is not as it should be with the spool, "" while it is empty and sound: for `/readyz`."""
+        waiting = f"{self._spool.groups} groups wait for Redis" if self._spool.groups else ""
+        return self._spool.problem or waiting
+
+    def describe(self) -> str:
+        """How it stands, while nothing is wrong."""
+        return "empty"
+
     async def run(self) -> None:
         """For ever; whatever fails is tried again."""
         while True:
@@ -93,6 +102,7 @@ class Replayer:
         await self._spool.close(CLOSE_SECONDS)
 
     async def _work(self) -> None:
+        await self._spool.look_after()
         await self._empty(self._spool)
         if time.monotonic() >= self._adopt_at and not self._pressure.refusal():
             self._adopt_at = time.monotonic() + ADOPT_SECONDS

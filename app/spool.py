@@ -168,6 +168,11 @@ class Spool:
             # Queued before any later write, so it empties nothing but what was replayed.
             await self._run(segment.rewind)
 
+    async def look_after(self) -> None:
+        """Notice that files were deleted under us, and write them again. Errors: OSError."""
+        if self.is_open:
+            await self._run(self._restore)
+
     async def find(self, request_id: bytes) -> list[bytes]:
         """The groups that wait here and hold these bytes. Reads only segments of the request's time."""
         moment_ms = int.from_bytes(request_id[:6], "big")
@@ -227,11 +232,22 @@ class Spool:
 
     def _current(self, size_bytes: int = 1) -> Segment:
         """The segment with room for a frame, a new one if need be. Errors: OSError."""
+        self._restore()
         if not self._segments or self._segments[-1].room < size_bytes:
             if self._slot is None:
                 raise OSError(0, "the spool is not open")
             self._segments.append(spool_segment.create(self._slot))
         return self._segments[-1]
+
+    def _restore(self) -> None:
+        """All segments or none: they must keep their order for the next life too."""
+        segments = list(self._segments)
+        if self._slot is None or not any(segment.is_removed for segment in segments):
+            return
+        self._slot.renew()
+        for segment in segments:
+            segment.copy()
+        log.error("files of the spool were deleted; they were written again", path=str(self._slot.path))
 
     def _forget(self, segment: Segment, groups: Counter[int]) -> None:
         self._groups -= groups

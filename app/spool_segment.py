@@ -52,6 +52,27 @@ class Segment:
         """Bytes that can still be appended."""
         return self.size - self.end
 
+    @property
+    def is_removed(self) -> bool:
+        """Did somebody delete the file? Then what is in it ends with this process."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
+    def copy(self) -> None:
+        """Go on in a new file with the same content, the slot's last one, synced. Errors: OSError."""
+        path, descriptor = self._slot.create(self.size)
+        try:
+            content = os.pread(self._descriptor, self.end, 0)
+            if os.pwrite(descriptor, content, 0) != len(content):
+                raise OSError(0, "a write was cut short")
+            os.fdatasync(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            self._slot.remove(path)
+            raise
+        os.close(self._descriptor)
+        self._slot.remove(self.path)
+        self.path, self._descriptor = path, descriptor
+
     def append(self, frames: list[bytes]) -> None:
         """Write and sync all of these, or none. Errors: SpoolFull, SpoolUnsure."""
         content = b"".join(frames)

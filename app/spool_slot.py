@@ -67,6 +67,13 @@ class Slot:
         finally:
             os.close(descriptor)
 
+    def renew(self) -> None:
+        """If somebody removed the directory under us, take a slot again: the lock in hand guards nothing."""
+        if os.fstat(self._lock).st_nlink == 0:
+            other = take_free(self.path.parent)
+            os.close(self._lock)
+            self.path, self._lock = other.path, other._lock
+
     def release(self) -> None:
         """Let others have the slot."""
         os.close(self._lock)

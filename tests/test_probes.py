@@ -35,7 +35,7 @@ def readyz(edge: Edge, redis_url: str, query: str = "") -> httpx.Response:
 
 async def _readyz(edge: Edge, redis_url: str, query: str) -> httpx.Response:
     redis = Redis.from_url(redis_url)
-    probes = Probes(Freshness(redis, "events", 1), edge, lambda: edge.stops)
+    probes = Probes(Freshness(redis, "events", 1), edge, lambda: edge.stops, {})
     transport = httpx.ASGITransport(Starlette(routes=[Route("/readyz", probes.readyz)]))
     async with redis, httpx.AsyncClient(transport=transport, base_url="http://edge") as http:
         return await http.get(f"/readyz?{query}")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from app import redis_client
 from app.errors import ApiError
 from app.spool_segment import SEGMENT_BYTES
 from app.spool_slot import adopt, take_free
-from tests.append_edge import own_redis, spooling_edge
+from tests.append_edge import edge, own_redis, refused, spooling_edge
 from tests.pipeline_kit import assert_conserved, make_settings
 from tests.redis_fixture import RedisServer
 from tests.redis_proxy import losing_proxy
@@ -210,6 +213,56 @@ def test_a_full_spool_refuses_and_keeps_what_it_has(tmp_path: Path, own_redis: R
                 return made.spool.size_bytes == SEGMENT_BYTES
 
             await async_until(is_free, 5, "the room is free again")
+
+    asyncio.run(run())
+
+
+def test_a_spool_that_is_deleted_is_written_again(tmp_path: Path, own_redis: RedisServer) -> None:
+    """Safeguard: a 200 needs a file that the next life finds, also after somebody cleaned up under the edge."""
+
+    async def run() -> None:
+        settings = make_settings(tmp_path, own_redis.url, spool=QUICK)
+        async with spooling_edge(settings, replays=False) as made:
+            own_redis.process.send_signal(signal.SIGSTOP)
+            await made.append(0)
+            shutil.rmtree(settings.spool_path)
+            await made.append(1)
+            for segment in settings.spool_path.glob("*/*.segment"):
+                segment.unlink()
+            await made.spool.look_after()  # what the replayer does four times a second
+            assert adopt(settings.spool_path) is None, "the lock is a new one, and ours"
+            own_redis.process.send_signal(signal.SIGCONT)
+            await made.appender.close()  # the edge dies here: what follows is another life
+            async with spooling_edge(settings, replays=False) as other:
+                assert other.spool.groups == 0
+            assert made.spool._slot is not None
+            fcntl.flock(made.spool._slot._lock, fcntl.LOCK_UN)
+            async with spooling_edge(settings) as next_life:
+                await async_until(next_life.is_replayed, 10)
+                assert await next_life.numbers() == [0, 1]
+
+    asyncio.run(run())
+
+
+def test_an_unusable_spool_and_no_redis_refuse_soon(tmp_path: Path, own_redis: RedisServer) -> None:
+    """Safeguard: where neither can have the event, nobody waits for append_timeout to be told so."""
+
+    async def run() -> None:
+        settings = make_settings(tmp_path, own_redis.url, spool=QUICK)
+        async with edge(settings) as made:
+            own_redis.kill()
+            watch = asyncio.create_task(made.pressure.watch())
+            try:
+
+                async def is_known() -> bool:
+                    return bool(made.pressure.refusal())
+
+                await async_until(is_known, 10)
+                began = time.monotonic()
+                assert "Nothing was kept" in await refused(made)
+                assert time.monotonic() - began < 2
+            finally:
+                await redis_client.stop_tasks(watch)
 
     asyncio.run(run())
 

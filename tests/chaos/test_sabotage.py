@@ -11,7 +11,6 @@ from tests.chaos.prove import RUN_SECONDS, is_caught, run
 from tests.chaos.sabotage import SAFEGUARDS, Safeguard
 from tests.service import ROOT
 
-
 SHORT = ("sequence", "epoch", "late", "lock")  # the edge's, the drain's, an event id's, the spool's
 
 
