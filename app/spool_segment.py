@@ -69,8 +69,9 @@ class Segment:
             os.close(descriptor)
             self._slot.remove(path)
             raise
+        if not self.is_removed:  # otherwise the new file may have its name
+            self._slot.remove(self.path)
         os.close(self._descriptor)
-        self._slot.remove(self.path)
         self.path, self._descriptor = path, descriptor
 
     def append(self, frames: list[bytes]) -> None:
