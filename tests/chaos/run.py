@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import httpx
+from redis.exceptions import RedisError
 
 from tests.chaos.book import Book, open_http
 from tests.chaos.clients import Clients
@@ -44,6 +48,10 @@ def run(seed: int, faults: list[Planned], *, rate: float, say: Say) -> Report:
         if not report.is_good:
             for process in topology.processes.values():
                 say(f"--- the last words of {process.name}\n{process.last_words()}")
+            kept = tempfile.mkdtemp(prefix=f"chaos-{seed}-logs-")
+            for log in Path(directory).glob("*.log"):
+                shutil.copy(log, kept)
+            say(f"the logs: {kept}")
     report.seconds = time.monotonic() - began
     return report
 
@@ -67,15 +75,8 @@ class _Run:
         self._probe.close()
         self._look_at_deaths()
         self._note(self._wait_until_empty)
-        report.verdict = judge(self._book, self._rows())
-        with topology.redis() as client:
-            report.dead = sum(int(client.xlen(one.dead)) for one in topology.partitions())
-        if report.dead:
-            report.failures.append(f"{report.dead} dead letters, and no event was bad")
-        self._note(self._check_receipts)
-        verified = topology.run("-c", COMMAND, "verify")
-        if verified.returncode:
-            report.failures.append(f"eventbunker verify: {verified.stdout}{verified.stderr}")
+        for check in (self._compare, self._check_dead_letters, self._check_receipts, self._verify):
+            self._note(check)
         report.failures += topology.stop()
 
     def _look_at_deaths(self) -> None:
@@ -90,8 +91,8 @@ class _Run:
     def _note(self, part: Callable[[], None]) -> None:
         try:
             part()
-        except AssertionError as error:
-            self._report.failures.append(str(error))
+        except (AssertionError, httpx.HTTPError, RedisError) as error:
+            self._report.failures.append(f"{type(error).__name__}: {error}")
 
     def _break_things(self, faults: list[Planned]) -> None:
         self._probe.recovery()  # everything works before anything is broken
@@ -153,6 +154,18 @@ class _Run:
                 Row(int(str(e["number"])), str(e["unique_req_id"]), str(e.get("event_id") or ""))
                 for e in self._questions.events(http)
             ]
+
+    def _compare(self) -> None:
+        self._report.verdict = judge(self._book, self._rows())
+
+    def _check_dead_letters(self) -> None:
+        with self._topology.redis() as client:
+            self._report.dead = sum(int(client.xlen(one.dead)) for one in self._topology.partitions())
+        assert not self._report.dead, f"{self._report.dead} dead letters, and no event was bad"
+
+    def _verify(self) -> None:
+        done = self._topology.run("-c", COMMAND, "verify")
+        assert done.returncode == 0, f"eventbunker verify: {done.stdout}{done.stderr}"
 
     def _check_receipts(self) -> None:
         """Some of the acknowledged events, chosen by chance: their receipts say what became of them."""
