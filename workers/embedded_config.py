@@ -42,19 +42,21 @@ class Limits(msgspec.Struct, frozen=True):
     waiting: int = 64  # of each kind, beyond those that run
 
 
-def write(directory: Path, data: Path, limits: Limits) -> Path:
+def write(directory: Path, data: Path, limits: Limits, keep_free_bytes: int) -> Path:
     """Write the engine's two configuration files into `directory`; returns the main one's path.
+
+    Inserts and merges that would leave less than `keep_free_bytes` on the disk are refused.
 
     Errors: OSError.
     """
     directory.mkdir(parents=True, exist_ok=True)
     users, main, backups = directory / "users.xml", directory / "config.xml", data / "backups"
     users.write_text(_users(limits), encoding="utf-8")
-    main.write_text(_server(users.resolve(), backups.resolve(), limits), encoding="utf-8")
+    main.write_text(_server(users.resolve(), backups.resolve(), limits, keep_free_bytes), encoding="utf-8")
     return main
 
 
-def _server(users: Path, backups: Path, limits: Limits) -> str:
+def _server(users: Path, backups: Path, limits: Limits, keep_free_bytes: int) -> str:
     values = {
         "users_config": str(users),
         "display_name": "eventbunker",
@@ -78,7 +80,12 @@ def _server(users: Path, backups: Path, limits: Limits) -> str:
     }
     body = "".join(f"<{name}>{escape(str(value))}</{name}>\n" for name, value in values.items())
     allowed = f"<backups><allowed_path>{escape(str(backups))}</allowed_path></backups>\n"
-    return f"<clickhouse>\n{body}{allowed}</clickhouse>\n"
+    disk = (
+        "<storage_configuration><disks><default>"
+        f"<keep_free_space_bytes>{keep_free_bytes}</keep_free_space_bytes>"
+        "</default></disks></storage_configuration>\n"
+    )
+    return f"<clickhouse>\n{body}{allowed}{disk}</clickhouse>\n"
 
 
 def _users(limits: Limits) -> str:

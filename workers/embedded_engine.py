@@ -3,9 +3,10 @@
 Owns: loading the extension, the registry of running queries, inserts that tell the truth, errors with
 their code. Knows no HTTP. Every method blocks; the caller brings threads (the engine releases the GIL).
 
-Two things the engine does that shaped this file (chdb-core 26.9):
+Three things the engine does that shaped this file (chdb-core 26.9):
 * `send_insert` answers OK for an insert that failed after parsing: ended by KILL, by its time limit, or by
   an exception in a materialized column. `INSERT … FROM INFILE` over an in-memory file reports all of them.
+* It does not notice a full disk: see `workers.embedded_disk`.
 * It numbers its queries itself. So `log_comment` carries the client's query id.
 """
 
@@ -24,6 +25,7 @@ import msgspec
 
 from workers import embedded_config
 from workers.embedded_config import Limits
+from workers.embedded_disk import Room, keep_free_bytes
 from workers.embedded_library import Connection, EngineError, Result, load
 from workers.embedded_statement import Statement
 
@@ -65,15 +67,18 @@ class Engine:
         if not re.fullmatch(r"[^?&#%]+", str(path)):
             raise EngineError(36, f"the path {str(path)!r} must not contain any of ? & # %")
         path.mkdir(parents=True, exist_ok=True)
+        self._room = Room(path)
+        self._room.wait()
         os.environ["TZ"] = "UTC"  # the engine takes its time zone from here, and only when it loads
         self._chdb = load()
         self._path = str(path.resolve())
-        config = embedded_config.write(path / "config", path, limits)
+        config = embedded_config.write(path / "config", path, limits, keep_free_bytes(path))
         # The first connection brings the settings of the whole engine and keeps it open.
         self._root = self._connect(f"?config-file={config.resolve()}")
         self._lock = threading.Lock()
         self._running: dict[str, Job] = {}
         self._ended: set[str] = set()
+        self._room.watch()
 
     def close(self) -> None:
         """Close the data directory. Nothing may run any more."""
@@ -171,7 +176,9 @@ class Engine:
         with self._file((job.statement.data or b"", *job.data)) as file:
             source = f"\nFROM INFILE '{file}' COMPRESSION 'none' ".encode()
             sql = job.statement.text + source + job.statement.settings + f"\nFORMAT {name}".encode()
-            return _answer(_query(connection, sql, "Null", job.parameters), job.default_format)
+            result = _query(connection, sql, "Null", job.parameters)
+        self._room.check()  # the engine's OK alone does not mean that there was room
+        return _answer(result, job.default_format)
 
     def _settle(self) -> None:
         """Wait until each insert admitted so far has ended or is in system.processes.
