@@ -1,7 +1,7 @@
 """Takes one safeguard out of the product, to prove that a test fails without it. The product has no hook for it.
 
-As a pytest plugin (`-p tests.chaos.sabotage`) it works on the tests' own process, through `inside` on the
-processes of `make chaos`. CHAOS_SABOTAGE names the safeguard; without it nothing happens. `make sabotage`
+It reaches the tests' own process and every one that they start through `site/`, the processes of `make chaos`
+through `inside`. CHAOS_SABOTAGE names the safeguard; without it nothing happens. `make sabotage`
 runs every one of SAFEGUARDS: see `tests.chaos.prove`.
 """
 
@@ -160,6 +160,12 @@ def _no_late_look_up() -> None:
     _replace(event_ids, "RECENT_MS", 10**15)
 
 
+def _no_look_at_the_disk() -> None:
+    from workers.embedded_disk import Room
+
+    _replace(Room, "check", lambda self: None)
+
+
 SAFEGUARDS = (
     Safeguard(
         "plan",
@@ -256,6 +262,12 @@ SAFEGUARDS = (
         "one process for each slot of the spool",
         "tests/test_spool.py::test_a_slot_has_one_owner",
         _no_slot_lock,
+    ),
+    Safeguard(
+        "room",
+        "a full disk ends the store before it answers",
+        "tests/chaos/test_full_store.py",
+        _no_look_at_the_disk,
     ),
 )
 
