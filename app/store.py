@@ -11,6 +11,7 @@ Source: https://clickhouse.com/docs/interfaces/http
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -30,8 +31,18 @@ MAX_CONNECTIONS = 32
 PASSING_CODES = frozenset({3, 159, 202, 203, 209, 210, 236, 241, 242, 243, 252, 285, 319, 394, 439, 999})
 
 
+# Where the engine's message begins to cite the data. Ours cites nothing before it.
+_DATA = re.compile(r"Column values|parsed text|JSON object: |['\"{\n]")
+BRIEF_CHARACTERS = 150
+
+
 class StoreError(Exception):
-    """The store did not do what was asked."""
+    """The store did not do what was asked. Its text may hold a client's data; `brief` does not."""
+
+    @property
+    def brief(self) -> str:
+        """For logs and probes: the code, and the message up to where it cites the data."""
+        return _DATA.split(str(self), maxsplit=1)[0][:BRIEF_CHARACTERS].rstrip()
 
 
 class StoreUnavailable(StoreError):

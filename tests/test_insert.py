@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.store import StoreRefused
 from tests.pipeline_kit import (
@@ -81,6 +82,27 @@ def test_one_poisoned_record_is_set_aside(opened: Open) -> None:
     asyncio.run(run())
 
 
+def test_a_constraint_of_the_operator_blames_its_row_and_no_log_cites_it(opened: Open) -> None:
+    """Safeguards: code 469 is the data's fault; the dead letter has the engine's words, the log its code."""
+
+    async def run() -> None:
+        async with opened() as made:
+            await made.store.command("ALTER TABLE events ADD CONSTRAINT no_odd CHECK length(body) < 50")
+            odd = record(b'{"event_name":"odd","secret":"%s"}' % (b"s" * 50))
+            work = await start(made, [*[record() for _ in range(500)], odd, *[record() for _ in range(499)]])
+            with capture_logs() as logs:
+                await work.carry_out()
+            assert await made.store.stored() == (999, 999)
+            ((row, reason),) = work.plan.dead
+            assert work.items[row].record == odd
+            assert "secret" in reason
+            assert made.store.inserts < 25, "no retries"
+            assert {line["code"] for line in logs} == {469}
+            assert "secret" not in str(logs)
+
+    asyncio.run(run())
+
+
 def test_many_poisoned_records_at_the_front_do_not_stop_a_good_batch(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +126,7 @@ def test_a_batch_that_is_mostly_bad_stops(opened: Open, monkeypatch: pytest.Monk
     async def run() -> None:
         async with opened() as made:
             work = await start(made, [record(POISON) for _ in range(30)] + [record()])
-            with pytest.raises(MostlyDead):
+            with pytest.raises(MostlyDead, match="code 117: .* found during parsing$"):
                 await work.carry_out()
             assert await made.redis.exists(made.keys.plan)
             assert await made.redis.xlen(made.keys.entries) == 1

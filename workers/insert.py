@@ -34,11 +34,11 @@ from workers.rows import INSERT, INSERT_SETTINGS, to_row
 
 # The data is at fault: nothing was written, and another try would say the same.
 DATA_CODES = frozenset(
-    {6, 25, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 349, 353, 376, 441, 467, 566, 645}
+    {6, 25, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 349, 353, 376, 441, 467, 469, 566, 645}
 )
 # The installation is at fault: no row can be blamed, so it is tried until somebody mends it.
 BLOCKING_CODES = frozenset({16, 47, 60, 62, 81, 115, 164, 192, 193, 194, 242, 243, 291, 497, 516})
-RETRIES_OF_A_HALF = 1  # once a batch was refused often enough: each of its 13 levels would wait as long again
+RETRIES_OF_A_ROW = 1  # of a code that has outlived the plan's retries: no row dies of a moment of the store's
 NOBODY = ""  # no project has this id
 
 log = structlog.get_logger()
@@ -66,7 +66,7 @@ class Inserter:
         self._fence = fence
         self._timeout_seconds = timeout_seconds
         self._max_retries = max_retries
-        self._retries = max_retries
+        self._outlived: set[int] = set()  # codes for which the plan has waited its retries already
         patience = Patience(fence, retry_delay_seconds)
         self._pause = patience.pause
         self._held = Held(store, fence, patience, timeout_seconds=timeout_seconds)
@@ -77,6 +77,7 @@ class Inserter:
         `plan` is already in Redis. `resumed` says that another life may have sent its inserts before.
         Errors: LeaseLost, MostlyDead, redis errors. The store being away is not an error: it is waited for.
         """
+        self._outlived = set()
         if resumed:
             metrics.RECOVERIES.inc()
             rowless = plans.set_rowless_aside(plan, items)
@@ -84,7 +85,7 @@ class Inserter:
             for row in rowless:
                 verdict.promote(plan, items, row)
             await self._save(plan)
-        failures, self._retries = 0, self._max_retries
+        failures = 0
         while plan.parts:
             part = plan.parts[0]
             try:
@@ -134,13 +135,15 @@ class Inserter:
         self, plan: Plan, part: Part, items: Sequence[Item], error: StoreRefused, failures: int
     ) -> list[Part]:
         """What takes the place of `part` after the server's own exception: a retry, halves, or nothing."""
-        if error.code in BLOCKING_CODES or (error.code not in DATA_CODES and failures <= self._retries):
+        if error.code in BLOCKING_CODES or (
+            error.code not in DATA_CODES and failures <= self._retries(error.code, part)
+        ):
             await self._pause(failures, error)
             return await self._held.missing(plan, part, items)
         if error.code not in DATA_CODES:
             # Whose fault is it? While the store takes nothing from anybody, this waits and blames no row.
             await self._burn(plan, part, items)
-            self._retries = min(self._retries, RETRIES_OF_A_HALF)
+            self._outlived.add(error.code)
         if error.code in DATA_CODES and len(plans.months(part, items)) == 1:
             # Never sent before under this token, one block, one part: it was refused whole. Counting would
             # double the time in which a bad row is found.
@@ -153,11 +156,17 @@ class Inserter:
             log.info("batch halved", rows=len(missing[0].rows), code=error.code)
             return plans.halves(missing[0])
         if len(plan.dead) >= plans.MAX_DEAD_ROWS and len(plan.dead) > plan.stored:
-            raise MostlyDead(error.message)
+            raise MostlyDead(error.brief)
         plan.dead.append((missing[0].rows[0], error.message))
         verdict.promote(plan, items, missing[0].rows[0])
         log.error("event set aside", code=error.code, plan=plan.id)
         return []
+
+    def _retries(self, code: int, part: Part) -> int:
+        """How often `part` is tried again after `code`: the whole wait is charged once for each plan."""
+        if code not in self._outlived:
+            return self._max_retries
+        return RETRIES_OF_A_ROW if len(part.rows) == 1 else 0
 
     async def _settle(self, plan: Plan, part: Part, items: Sequence[Item]) -> list[Part]:
         """Find out what became of an insert of unknown state; the part that is still missing, if any."""
@@ -169,7 +178,8 @@ class Inserter:
             except StoreError as error:
                 if _blames_data(error):
                     break  # no copy can have succeeded or will
-                if isinstance(error, StoreRefused) and failures >= self._max_retries:
+                if isinstance(error, StoreRefused) and failures >= self._retries(error.code, part):
+                    self._outlived.add(error.code)
                     await self._burn(plan, part, items)
                     break
                 failures += 1
@@ -205,7 +215,7 @@ class Inserter:
                 "ALTER TABLE events DELETE WHERE project_id = {nobody:String}", {"nobody": NOBODY}
             )
         except StoreError as error:
-            log.warning("rows of nobody are left in the store", error=str(error)[:200])
+            log.warning("rows of nobody are left in the store", error=error.brief)
 
     async def _save(self, plan: Plan) -> None:
         await self._partition.save_plan(plans.encode(plan))

@@ -36,6 +36,6 @@ class Patience:
     async def pause(self, failures: int, error: StoreError) -> None:
         """Back off, loudly: once at the first failure, then at each power of two."""
         if failures & (failures - 1) == 0:
-            log.warning("store failed, trying again", failures=failures, error=str(error)[:300])
+            log.warning("store failed, trying again", failures=failures, error=error.brief)
         await self._fence()
         await asyncio.sleep(min(self._retry_delay_seconds * 2 ** min(failures - 1, 10), MAX_BACKOFF_SECONDS))

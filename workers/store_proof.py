@@ -31,7 +31,7 @@ class StoreProof:
                     await self._store.ask("SELECT 1", timeout_seconds=2)
                     self._answers = True
                 except StoreError as error:
-                    log.warning("the store does not answer", error=str(error)[:200])
+                    log.warning("the store does not answer", error=error.brief)
                     self._answers = False
                 self._next = time.monotonic() + PROOF_SECONDS
             return self._answers
