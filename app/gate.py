@@ -35,9 +35,9 @@ class RequestIds:
         self._counter = int.from_bytes(os.urandom(3), "big")
 
     def next(self) -> str:
-        """A new id."""
+        """A new id. A clock that stands before 1970 counts as 1970: the id keeps its form."""
         self._counter = (self._counter + 1) & 0xFFFFFF
-        return f"{time.time_ns() // 1_000_000:012x}{self._process}{self._counter:06x}"
+        return f"{max(0, time.time_ns()) // 1_000_000:012x}{self._process}{self._counter:06x}"
 
 
 class AnswerHeaders:

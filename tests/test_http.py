@@ -46,6 +46,13 @@ def test_request_ids_never_repeat() -> None:
     assert all(len(one) == 24 and bytes.fromhex(one) for one in ids)
 
 
+def test_a_clock_before_1970_makes_ids_of_the_same_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.gate.time.time_ns", lambda: -86_400_000_000_000)
+    made = RequestIds().next()
+    assert len(made) == 24
+    assert bytes.fromhex(made)[:6] == bytes(6)
+
+
 def answers(app: Any, *requests: httpx.Request) -> list[httpx.Response]:
     async def run() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
