@@ -126,7 +126,7 @@ def test_a_batch_that_is_mostly_bad_stops(opened: Open, monkeypatch: pytest.Monk
     async def run() -> None:
         async with opened() as made:
             work = await start(made, [record(POISON) for _ in range(30)] + [record()])
-            with pytest.raises(MostlyDead, match="code 117: .* found during parsing$"):
+            with pytest.raises(MostlyDead, match=r"code 117: .* found during parsing$"):
                 await work.carry_out()
             assert await made.redis.exists(made.keys.plan)
             assert await made.redis.xlen(made.keys.entries) == 1
