@@ -53,7 +53,13 @@ class CreateKey(ProjectRequest, frozen=True):
 
 class ListKeys(ProjectRequest, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-    cursor: Annotated[str, Meta(pattern=r"^(key_[0-9a-f]{28})?$")] | None = None
+    cursor: (
+        Annotated[
+            str,
+            Meta(pattern=r"^(key_[0-9a-f]{28})?\Z", description="expected the `cursor` of the answer before"),
+        ]
+        | None
+    ) = None
 
 
 class DeleteKey(ProjectRequest, frozen=True):

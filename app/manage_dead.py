@@ -25,7 +25,12 @@ from app.timestamp import parse_timestamp
 
 RETRY_AFTER_SECONDS = 5
 
-UniqueReqId = Annotated[str, Meta(pattern=f"^{EVENT_ADDRESS.pattern}$")]
+UniqueReqId = Annotated[
+    str, Meta(pattern=rf"^{EVENT_ADDRESS.pattern}\Z", description="expected 32 digits of 0-9 and a-f")
+]
+Cursor = Annotated[
+    str, Meta(pattern=rf"^({CURSOR.pattern})?\Z", description="expected the `cursor` of the answer before")
+]
 
 
 class ShowDead(ProjectRequest, frozen=True):
@@ -36,7 +41,7 @@ class ListDead(ProjectRequest, frozen=True):
     reason: Annotated[str, Meta(max_length=200)] = ""
     since: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-    cursor: Annotated[str, Meta(pattern=f"^({CURSOR.pattern})?$")] | None = None
+    cursor: Cursor | None = None
 
 
 class MoveDead(ListDead, frozen=True):
@@ -146,7 +151,8 @@ def _broken_rules(body: object, kind: type[msgspec.Struct]) -> list[Problem]:
     if kind is not MoveDead:
         return problems
     names = body.get("unique_req_ids")
-    if bool(names) == (body.get("all") is True):
+    # An empty list beside all: true may be a filter that found nothing: it must not mean everything.
+    if names == [] or ("unique_req_ids" in body) == (body.get("all") is True):
         problems.append(Problem("$", "name letters in unique_req_ids, or mean all of them with all: true"))
     elif names:
         problems += [

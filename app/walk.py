@@ -87,9 +87,18 @@ def _in_leaf(value: object, kind: object, path: str) -> list[Problem]:
     try:
         msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
+        if "matching regex" in str(error) and (words := _pattern_in_words(kind)):
+            return [Problem(path, words)]
         message = _QUOTED.sub(_in_json_words, str(error).split(" - at ")[0])
         return [Problem(path, message[:1].lower() + message[1:])]
     return []
+
+
+def _pattern_in_words(kind: object) -> str:
+    """What the pattern of `kind` wants: the description beside it, "" when there is none."""
+    metas = [meta for option in (kind, *get_args(kind)) for meta in getattr(option, "__metadata__", ())]
+    described = [meta.description for meta in metas if isinstance(meta, msgspec.Meta) and meta.pattern]
+    return next(filter(None, described), "")
 
 
 def _in_json_words(quoted: re.Match[str]) -> str:

@@ -128,11 +128,21 @@ def test_what_is_wrong_with_a_request_is_said_at_once(client: Client) -> None:
     for action in ("replay", "purge"):
         invalid(call(project, action), ("$", either))
         invalid(call(project, action, unique_req_ids=[NOBODY], all=True), ("$", either))
+        invalid(call(project, action, unique_req_ids=[], all=True), ("$", either))
+        invalid(call(project, action, unique_req_ids=[]), ("$", either))
         both = call(project, action, unique_req_ids=[NOBODY], reason="x", since="2020-01-01")
         invalid(both, ("$.reason", narrows), ("$.since", narrows))
-        assert call(project, action, unique_req_ids=["x"]).status_code == 400
+        names = call(project, action, unique_req_ids=["x"])
+        invalid(names, ("$.unique_req_ids[0]", "expected 32 digits of 0-9 and a-f"))
         assert call(project, action, unique_req_ids=[NOBODY] * 1001).status_code == 400
     assert call(project, "list", since="yesterday").json()["errors"][0]["path"] == "$.since"
-    assert call(project, "list", cursor="1").json()["errors"][0]["path"] == "$.cursor"
+    for cursor in ("1", "0..1\n", "0..x"):
+        invalid(
+            call(project, "list", cursor=cursor), ("$.cursor", "expected the `cursor` of the answer before")
+        )
+    keys = project.manage(
+        "apikey/list", project.keys["project_master_key"], cursor="1", project_id=project.keys["project_id"]
+    )
+    invalid(keys, ("$.cursor", "expected the `cursor` of the answer before"))
     assert call(project, "list", limit=0).json()["errors"][0]["path"] == "$.limit"
     assert call(project, "show", unique_req_id=POISON.decode()).status_code == 400
