@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,13 +14,14 @@ import pytest
 from app import ledger
 from app.ledger_reader import LedgerMover, LedgerReader
 from app.settings import Settings
+from app.store import Result, Store
 from app.stream import Keys, Record
 from tests.pipeline_kit import POISON, Bench, entries, record
 from tests.pipeline_steps import Open, assert_stored, insert_then_hang, opened
 from tests.store_fixture import StoreServer
 from tests.waiting import async_until
 from workers import count_rows, verifier, verify
-from workers.count_rows import Rows
+from workers.count_rows import Hours, Rows
 from workers.reconcile import Finding, Report, Verdict, judge
 from workers.verifier import Verifier
 
@@ -287,8 +289,9 @@ def test_full_hours_are_asked_in_portions(opened: Open, monkeypatch: pytest.Monk
         async with opened() as made:
             await store_some(made)
             await made.store.command("INSERT INTO events SELECT * FROM events LIMIT 1")
-            span = await count_rows.span(made.store)
-            assert span is not None
+            days = await count_rows.days(made.store)
+            assert len(days) == 3
+            span = Hours(days[0] * 24, (days[-1] + 1) * 24)
             portions = await count_rows.portion(made.store, span)
             whole = await count_rows.count_rows(made.store, portions, str)
             monkeypatch.setattr(count_rows, "ROWS_A_QUESTION", 7)
@@ -297,6 +300,37 @@ def test_full_hours_are_asked_in_portions(opened: Open, monkeypatch: pytest.Monk
             assert {portion.slices for portion in small} == {5}
             assert await count_rows.count_rows(made.store, small, str) == whole
             assert sum(rows.count - rows.distinct for rows in whole.values()) == 1
+
+    asyncio.run(run())
+
+
+def test_wrong_clocks_put_decades_between_days(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only days that somebody knows are asked for: there are 45,000 others here."""
+
+    async def run() -> None:
+        async with opened() as made:
+            years = 365 * DAY
+            await made.put([of("prj_a", ago=ago) for ago in (-70 * years, 0, 10 * DAY, 50 * years)])
+            async with made.draining():
+                await assert_stored(made, 4)
+            ask, asked = Store.ask, 0
+
+            async def count(self: Store, *arguments: Any, **options: Any) -> Result:
+                nonlocal asked
+                asked += 1
+                return await ask(self, *arguments, **options)
+
+            monkeypatch.setattr(Store, "ask", count)
+            whole = await report(made)
+            assert (whole.clean, whole.rows, whole.buckets) == (True, 4, 3)
+            assert asked < 20
+            recent = await report(made, since=NOW // HOUR)
+            assert (recent.clean, recent.rows) == (True, 2)
+            await made.store.command(
+                "ALTER TABLE events DELETE WHERE time_recorded > '2090-01-01' SETTINGS mutations_sync = 2"
+            )
+            [found] = await differences(made)
+            assert found.hint.startswith("lost: 1 ")
 
     asyncio.run(run())
 
@@ -387,6 +421,9 @@ def test_exit_codes_and_output(
     assert "prj_b  20" in shown
     assert "lost: 15 events" in shown
     assert shown.endswith("3 differences\n")
+
+    assert verify.verify(settings, since_ms=NOW + DAY, wait_seconds=1, as_json=False) == 2
+    assert "--since lies in the future" in capsys.readouterr().err
 
     replace = msgspec.structs.replace
     for broken, word in (

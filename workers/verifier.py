@@ -25,7 +25,7 @@ from app.ledger import Buckets
 from app.ledger_reader import LedgerReader
 from app.store import Store
 from workers import count_rows, reconcile
-from workers.count_rows import Hours, Rows
+from workers.count_rows import DAY, Hours, Rows
 from workers.reconcile import Report, Verdict
 from workers.tidy import CANARY_HOURS
 
@@ -77,18 +77,16 @@ class Verifier:
 
     async def _windows(self) -> list[Hours]:
         """What is compared together: the folded hours, then each day of which ledger or store know."""
-        span = await count_rows.span(self._store)
-        known = [hour for where in self._buckets if (hour := ledger.split_bucket(where)[1]) is not None]
-        known += [span.first, span.end - 1] if span else []
-        if not known:
-            known = [self._kept]
-        first, end = min(known), max(known) + 1
+        days = set(await count_rows.days(self._store))
+        hours = (ledger.split_bucket(where)[1] for where in self._buckets)
+        days |= {hour // DAY for hour in hours if hour is not None}
+        begin = self._kept if self._since_hour is None else max(self._kept, self._since_hour)
+        recent = [Hours(max(day * DAY, begin), (day + 1) * DAY) for day in sorted(days)]
+        recent = [one for one in recent if one.first < one.end]
         if self._since_hour is not None and self._since_hour >= self._kept:
-            return list(count_rows.days(Hours(max(first, self._since_hour), end)))
-        return [
-            Hours(min(first, self._kept), self._kept),
-            *count_rows.days(Hours(max(first, self._kept), end)),
-        ]
+            return recent
+        oldest = min(days, default=self._kept // DAY) * DAY
+        return [Hours(min(oldest, self._kept), self._kept), *recent]
 
     def _belongs(self, where: str, hours: Hours) -> bool:
         hour = ledger.split_bucket(where)[1]

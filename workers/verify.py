@@ -6,6 +6,7 @@ Exit codes: 0 they agree; 1 they do not, each difference is named; 2 it could no
 from __future__ import annotations
 
 import asyncio
+import time
 
 import click
 import msgspec
@@ -25,6 +26,10 @@ SHOWN = 50  # lines on a terminal; --json has all of them
 
 def verify(settings: Settings, *, since_ms: int | None, wait_seconds: float, as_json: bool) -> int:
     """Compare, print, and return the exit code. `since_ms`: Unix milliseconds, None for everything."""
+    if since_ms is not None and since_ms > time.time() * 1000:
+        return _failed(
+            "--since lies in the future: nothing would be compared; name a moment before now", as_json
+        )
     since_hour = None if since_ms is None else since_ms // ledger.HOUR_MS
     try:
         running = find_running(settings, needs_store=True)
