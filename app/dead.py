@@ -19,7 +19,7 @@ from app.dead_letter import DeadLetter, Found, Wanted
 from app.envelope import read_envelope
 from app.fates import Fate
 from app.partition import Freshness
-from app.pressure import MAX_MEMORY_SHARE
+from app.pressure import reached_mark
 from app.settings import Settings
 from app.store import Store
 from app.stream import Keys, choose_partition
@@ -120,12 +120,7 @@ class DeadLetters:
 
     async def refusal(self) -> str:
         """Why no letter may go back into the stream now: the marks at which edges stop too. "" if none."""
-        share = await self._freshness.memory_share()
-        if share > MAX_MEMORY_SHARE:
-            return f"Redis uses {share:.0%} of its memory"
-        if max(lag.entries for lag in await self._freshness.lag()) >= self._max_backlog:
-            return "The stream has reached its high-water mark"
-        return ""
+        return await reached_mark(self._freshness, self._max_backlog)
 
     async def replay(self, found: Sequence[Found]) -> Replayed:
         """Put letters back into their partitions' streams; ask `refusal` before. Repeating it is harmless."""

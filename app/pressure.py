@@ -37,7 +37,7 @@ class Pressure:
         """Look once a second, for ever. Redis being away is no pressure: the append itself will tell."""
         while True:
             try:
-                reason = await self._look()
+                reason = await reached_mark(self._freshness, self._max_backlog)
                 self._answers = True
             except UNREACHABLE:
                 reason, self._answers = self.reason, False
@@ -51,10 +51,12 @@ class Pressure:
             self.reason = reason
             await asyncio.sleep(WATCH_SECONDS)
 
-    async def _look(self) -> str:
-        share = await self._freshness.memory_share()
-        if share > MAX_MEMORY_SHARE:
-            return f"Redis uses {share:.0%} of its memory"
-        if max(lag.entries for lag in await self._freshness.lag()) >= self._max_backlog:
-            return "The stream has reached its high-water mark"
-        return ""
+
+async def reached_mark(freshness: Freshness, max_backlog: int) -> str:
+    """The high-water mark that Redis has reached, in words; "" while it has room. Errors: UNREACHABLE."""
+    share = await freshness.memory_share()
+    if share > MAX_MEMORY_SHARE:
+        return f"Redis uses {share:.0%} of its memory"
+    if max(lag.entries for lag in await freshness.lag()) >= max_backlog:
+        return "The stream has reached its high-water mark"
+    return ""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -25,6 +23,7 @@ from app.query import read_query
 from app.redis_client import UNREACHABLE
 from app.sql import Statement, to_statement
 from app.store import PASSING_CODES, Result, Store, StoreRefused, StoreUnavailable
+from app.turns import Turns
 
 if TYPE_CHECKING:
     from app.registry import Registry
@@ -63,8 +62,11 @@ class ReadHandlers:
         self._store = store
         self._freshness = freshness
         self._limits = settings.limits
-        self._slots = asyncio.Semaphore(self._limits.max_concurrent_queries)
-        self._waiting = 0
+        at_once = self._limits.max_concurrent_queries
+        # Waited for no longer than a query may take.
+        self._turns = Turns(
+            at_once, at_once * MAX_WAITING_PER_SLOT, self._limits.query_timeout, "queries are running"
+        )
         self._proved_ms = 0
 
     async def query_json(self, request: Request) -> Response:
@@ -85,7 +87,7 @@ class ReadHandlers:
 
     async def _run(self, statement: Statement) -> tuple[int, Result]:
         """The rows, and the moment up to which they are complete."""
-        async with self._slot():
+        async with self._turns.turn():
             # Before the rows are read: an event stored meanwhile is more than was promised, never less.
             fresh_as_of = await self._fresh_as_of()
             return fresh_as_of, await self._ask(statement)
@@ -99,25 +101,6 @@ class ReadHandlers:
         except UNREACHABLE:  # the rows do not depend on it
             _log.warning("freshness_unknown", exc_info=True)
         return self._proved_ms
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """One of the places for running queries, waited for no longer than a query may take."""
-        busy = ApiError(Kind.UNAVAILABLE, "Too many queries are running; try again.", retry_after_seconds=1)
-        if self._waiting >= self._limits.max_concurrent_queries * MAX_WAITING_PER_SLOT:
-            raise busy
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(self._limits.query_timeout):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise busy from None
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._slots.release()
 
     async def _ask(self, statement: Statement) -> Result:
         settings: dict[str, str | int | float] = {

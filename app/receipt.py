@@ -9,10 +9,7 @@ Other projects' events, and other customers' where the key is bound to one, are 
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Protocol
 
 import structlog
@@ -29,6 +26,7 @@ from app.redis_client import UNREACHABLE
 from app.registry import Registry
 from app.store import StoreError
 from app.stream import Record
+from app.turns import Turns
 from app.whereabouts import Stored, Stream, UniqueReqId, find_in
 
 MAX_SEARCHES = 4  # at once in one process: a search costs Redis more than an append
@@ -62,8 +60,7 @@ class ReceiptHandler:
         self._stream = stream
         self._letters = letters
         self._stored = stored
-        self._slots = asyncio.Semaphore(MAX_SEARCHES)
-        self._waiting = 0
+        self._turns = Turns(MAX_SEARCHES, MAX_WAITING, WAIT_SECONDS, "receipts are asked for")
 
     async def receipt(self, request: Request) -> Response:
         """Errors: ApiError."""
@@ -80,7 +77,7 @@ class ReceiptHandler:
         return json_response({"unique_req_id": name, **found})
 
     async def _find(self, wanted: UniqueReqId, grant: Grant) -> Receipt:
-        async with self._slot():
+        async with self._turns.turn():
             try:
                 return await self._in_order(wanted, grant)
             except UNREACHABLE:
@@ -159,27 +156,6 @@ class ReceiptHandler:
             return True
         row = await self._stored.event(UniqueReqId(bytes.fromhex(first)), grant.project_id)
         return row is not None and _is_of(grant, row.customer_identifier)
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """One of the places for searches, waited for no longer than WAIT_SECONDS."""
-        busy = ApiError(
-            Kind.UNAVAILABLE, "Too many receipts are asked for; try again.", retry_after_seconds=1
-        )
-        if self._waiting >= MAX_WAITING:
-            raise busy
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise busy from None
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._slots.release()
 
 
 _UNKNOWN: Receipt = {"state": "unknown"}
