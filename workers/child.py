@@ -80,6 +80,7 @@ class Child:
         self._exited = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._was_ready = False
 
     @property
     def pid(self) -> int | None:
@@ -90,6 +91,10 @@ class Child:
         """Begin; returns at once. Errors: OSError when the program cannot be executed."""
         self._spawn()
         self._task = asyncio.create_task(self._keep_alive())
+
+    def note_ready(self) -> None:
+        """It answered: a socket that is missing from now on was removed, however short it was seen."""
+        self._was_ready = True
 
     def reap(self) -> None:
         """Notice whether the process has ended."""
@@ -141,6 +146,7 @@ class Child:
     def _spawn(self) -> None:
         role = self.role
         self._exited = asyncio.Event()
+        self._was_ready = False
         output = None
         if role.log_path is not None:
             output = os.open(role.log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -189,10 +195,10 @@ class Child:
             socket = self.role.socket
             if socket is None or self._process is None or self._exited.is_set():
                 continue
-            if was_there and not socket.exists():
+            if (was_there or self._was_ready) and not socket.exists():
                 log.error("its socket was removed; restarting it", role=self.role.name, socket=str(socket))
                 self._process.send_signal(signal.SIGTERM)
-                was_there = False
+                was_there = self._was_ready = False
             else:
                 was_there = was_there or socket.exists()
 

@@ -124,6 +124,7 @@ class Supervisor:
             if child.deaths >= DEATHS_BEFORE_GIVING_UP:
                 raise StartFailed(f"{child.role.name} does not start ({child.last_exit}); see the log above")
             if child.pid is not None and (child.role.ready is None or await child.role.ready()):
+                child.note_ready()
                 log.info(
                     "ready", role=child.role.name, pid=child.pid, seconds=round(time.monotonic() - began, 2)
                 )
