@@ -10,7 +10,8 @@ Read an event's life from socket to table in this order:
      3  app.track       POST /post: key, body, validation, append, answer: a straight line
      4  app.registry    a presented key -> a Grant, from memory (app.accounts writes what it reads)
      5  app.event       every rule of the event contract (app.event_problems names what is wrong)
-     6  app.stream      the record, the entry, the keys (app.stream_scripts: every change of them)
+     6  app.stream      the request with its events, the entry, the keys (app.stream_scripts: every change
+                        of them); app.context is what is known of whoever sent it
      7  app.append      group commit: one append for all who wait; then the 200 (app.producer: the connection)
         app.spool       while Redis is away, full or slow: this edge's own disk; app.replay empties it
      8  workers.drain   the loop of the partition's one owner (app.partition is its end of the stream);

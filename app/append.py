@@ -1,12 +1,12 @@
-"""The edge keeps events: records -> groups -> the stream, or this edge's own spool. Durable when it returns.
+"""The edge keeps events: requests -> groups -> the stream, or this edge's own spool. Durable when it returns.
 
-Group commit without a timer: while one group is being kept, the records that arrive form the next; a lone
-record goes at once. Each group has an id, (incarnation, partition, sequence), under which it can be sent
+Group commit without a timer: while one group is being kept, the requests that arrive form the next; a lone
+one goes at once. Each group has an id, (incarnation, partition, sequence), under which it can be sent
 any number of times: see APPEND in `app.stream_scripts`.
 
 Redis is given `spool.redis_timeout`; then the group goes to the spool under the same id, whether or not
 Redis may have it already. From then on the groups of this partition go to the spool, in order, until
-`app.replay` has emptied it of them. `app.track` submits; nothing else does.
+`app.replay` has emptied it of them. `app.track` and `app.batch` submit (and `app.canary`, its own event).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from app.spool import Spool, SpoolError, SpoolFull
 from app.spool_format import Frame
 from app.stream import join_group
 
-MAX_GROUP_RECORDS = 1000
+MAX_GROUP_EVENTS = 1000
 MAX_GROUP_BYTES = 1024 * 1024  # bounds one entry, and with it the drain's smallest bite
 ATTEMPT_SECONDS = 4.0  # one round trip, fsync included; a slower Redis is asked again under the same id
 RETRY_PAUSE_SECONDS = 0.05
@@ -36,13 +36,14 @@ log = structlog.get_logger()
 
 
 class _Group:
-    """Records that share one append, and the future that tells all of their requests the entry's id."""
+    """Requests that share one append, and the future that tells all of them the entry's id."""
 
-    __slots__ = ("bytes", "counts", "done", "end", "records")
+    __slots__ = ("bytes", "counts", "done", "end", "events", "requests")
 
     def __init__(self, timeout_seconds: float) -> None:
-        self.records: list[bytes] = []
-        self.counts: dict[str, int] = {}  # of the ledger: bucket -> records
+        self.requests: list[bytes] = []
+        self.events = 0
+        self.counts: dict[str, int] = {}  # of the ledger: bucket -> events
         self.bytes = 0
         # From now, not from its turn: behind an outage the waits of several groups would add up.
         self.end = time.monotonic() + timeout_seconds
@@ -77,25 +78,27 @@ class Appender:
         self._pending_bytes = 0
         self._task: asyncio.Task[None] | None = None
 
-    async def append(self, record: bytes, bucket: str) -> str:
-        """Return when `record` (encoded) is kept: in Redis, as durably as it is configured, or in the spool.
+    async def append(self, request: bytes, bucket: str, events: int = 1) -> str:
+        """Return when `request` (encoded, with so many events) is kept: in Redis, as durably as it is
+        configured, or in the spool.
 
-        `bucket`: where the ledger counts it (`app.ledger.bucket`). Returns the id of its entry, "" where
+        `bucket`: where the ledger counts them (`app.ledger.bucket`). Returns the id of the entry, "" where
         that is not known: it is in the spool, or Redis had it from an attempt whose answer was lost.
         Errors: ApiError 503, whose detail says whether the event may have been kept nevertheless.
         """
-        if self._pending_bytes + len(record) > self._max_pending_bytes:
+        if self._pending_bytes + len(request) > self._max_pending_bytes:
             raise ApiError(
                 Kind.UNAVAILABLE, "Too many events wait to be kept; nothing was kept.", retry_after_seconds=1
             )
         group = self._pending[-1] if self._pending else None
-        if group is None or len(group.records) >= MAX_GROUP_RECORDS or group.bytes > MAX_GROUP_BYTES:
+        if group is None or group.events + events > MAX_GROUP_EVENTS or group.bytes > MAX_GROUP_BYTES:
             group = _Group(self._timeout_seconds)
             self._pending.append(group)
-        group.records.append(record)
-        group.counts[bucket] = group.counts.get(bucket, 0) + 1
-        group.bytes += len(record)
-        self._pending_bytes += len(record)
+        group.requests.append(request)
+        group.events += events
+        group.counts[bucket] = group.counts.get(bucket, 0) + events
+        group.bytes += len(request)
+        self._pending_bytes += len(request)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._flush())
         # Shielded: a client that goes away must not cancel what its neighbours wait for.
@@ -127,21 +130,19 @@ class Appender:
                 group.done.set_exception(error)
             else:
                 group.done.set_result(entry_id)
-                metrics.GROUP_RECORDS.observe(len(group.records))
+                metrics.GROUP_RECORDS.observe(group.events)
             finally:
                 self._pending_bytes -= group.bytes
 
     async def _keep(self, group: _Group) -> str:
         """The stream if it may and can be, else the spool, else the stream until time is up."""
         self._sequence += 1
-        payload = join_group(group.records)
+        payload = join_group(group.requests)
         counts = ledger.encode_counts(group.counts).encode()
         size = spool_format.encoded_bytes(len(counts), len(payload))
         has_room = self._spool.reserve(size)  # before it is sent: what may be kept must not be refused
         goes_behind = self._spool.has(self._partition)
-        attempt = _Attempt(
-            self._producer, self._incarnation, self._sequence, (len(group.records), counts, payload)
-        )
+        attempt = _Attempt(self._producer, self._incarnation, self._sequence, (group.events, counts, payload))
         refusal = self._pressure.reason or ("Events wait in the spool before this one" if goes_behind else "")
         if not refusal:
             # Without the spool Redis is waited for, unless it is known that neither will have the event soon.
@@ -166,7 +167,7 @@ class Appender:
                         self._incarnation,
                         self._partition,
                         self._sequence,
-                        len(group.records),
+                        group.events,
                         time.time_ns() // 1_000_000,
                         counts,
                         payload,

@@ -1,8 +1,8 @@
-"""The stream contract: keys, entry layout, records. No I/O; the scripts are in `app.stream_scripts`.
+"""The stream contract: keys, entries, requests, records. No I/O; the scripts are in `app.stream_scripts`.
 
 A partition is a Redis stream with a few keys beside it, all in one hash slot:
 
-    eb:{events:0}:entries          the stream; one entry is one group of records (field `r`), and its counts
+    eb:{events:0}:entries          the stream; one entry is one group of requests (field `r`), and its counts
                                    for the ledger (field `c`), which survive an unreadable `r`
     eb:{events:0}:producers        hash: edge incarnation -> last sequence number appended
     eb:{events:0}:producers:order  list: incarnations, oldest first; bounds the hash
@@ -33,6 +33,11 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+# What an edge knows of whoever sent a request: client address, User-Agent, Referer; "" where unknown.
+Context: TypeAlias = tuple[str, str, str]
+# One event of a request: its position from 1, the client's bytes, the id of an `Idempotency-Key`.
+Carried: TypeAlias = tuple[int, bytes | memoryview, str]
+
 
 class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One event and what the edge knows of its request: all that the drain needs to make a row.
@@ -60,23 +65,80 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return self.request_id + self.index.to_bytes(4, "big")
 
 
-_ENCODER = msgspec.msgpack.Encoder()
-_GROUP_DECODER = msgspec.msgpack.Decoder(list[Record])
+class _Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    index: int
+    body: bytes
+    event_id: str
 
-encode_record = _ENCODER.encode
+
+class _Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What is on the wire: the events of one request, or some of them, and once what they share."""
+
+    request_id: bytes
+    time_recorded: int
+    project_id: str
+    customer_identifier: str
+    client_ip: str
+    user_agent: str
+    referer: str
+    events: list[_Event]
 
 
-def join_group(records: Sequence[bytes]) -> bytes:
-    """Encoded records -> the payload of one entry: a msgpack array made by its header alone."""
-    return b"\xdd" + len(records).to_bytes(4, "big") + b"".join(records)
+_encode = msgspec.msgpack.Encoder().encode
+_GROUP_DECODER = msgspec.msgpack.Decoder(list[_Request])
+
+
+def encode_request(
+    request_id: bytes,
+    time_recorded: int,
+    project_id: str,
+    customer_identifier: str,
+    *,
+    context: Context,
+    events: Sequence[Carried],
+) -> bytes:
+    """Events of one request as the stream carries them. The fields are those of `Record`."""
+    return _encode((request_id, time_recorded, project_id, customer_identifier, *context, events))
+
+
+def encode_record(one: Record) -> bytes:
+    """A request with one event: a dead letter that goes back, a canary."""
+    return encode_request(
+        one.request_id,
+        one.time_recorded,
+        one.project_id,
+        one.customer_identifier,
+        context=(one.client_ip, one.user_agent, one.referer),
+        events=((one.index, one.body, one.event_id),),
+    )
+
+
+def join_group(requests: Sequence[bytes]) -> bytes:
+    """Encoded requests -> the payload of one entry: a msgpack array made by its header alone."""
+    return b"\xdd" + len(requests).to_bytes(4, "big") + b"".join(requests)
 
 
 def split_group(payload: bytes) -> list[Record]:
-    """The records of one entry, in the order in which they joined the group.
+    """The events of one entry, in the order in which their requests joined the group.
 
     Errors: msgspec.DecodeError (or ValidationError) for a payload that no edge of ours wrote.
     """
-    return _GROUP_DECODER.decode(payload)
+    return [
+        Record(
+            request.request_id,
+            event.index,
+            request.time_recorded,
+            request.project_id,
+            request.customer_identifier,
+            request.client_ip,
+            request.user_agent,
+            request.referer,
+            event.body,
+            event.event_id,
+        )
+        for request in _GROUP_DECODER.decode(payload)
+        for event in request.events
+    ]
 
 
 def choose_partition(shards: int, project_id: str, event_id: str, request_id: str) -> int:

@@ -7,7 +7,6 @@ then is `workers.drain`. A client that sends `?ack=stored` waits for that too (`
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Coroutine
 
@@ -16,12 +15,12 @@ from starlette.types import Receive, Scope, Send
 
 from app import event_problems, ledger, metrics
 from app.append import Appender
+from app.context import ContextReader
 from app.errors import ApiError, Kind, Problem, invalid_body
 from app.event import BrokenRule, Event, read_event
 from app.grant import Grant, KeyType
 from app.http import (
     answer_error,
-    header,
     query_values,
     read_body,
     refuse_encoding,
@@ -35,10 +34,9 @@ from app.names import KnownNames
 from app.rate_limit import RateLimits
 from app.registry import Registry
 from app.settings import Settings
-from app.stream import Record, choose_partition, encode_record
+from app.stream import choose_partition, encode_request
 from app.watermark import QUEUED, Settled, Watermark
 
-MAX_CONTEXT_CHARACTERS = 2048  # of a User-Agent or Referer; longer ones are cut, they only enrich
 ROUTE = "/post"
 
 log = structlog.get_logger()
@@ -55,8 +53,7 @@ class Track:
         self._limits = RateLimits()
         self._appenders = appenders
         self._max_event_bytes = settings.limits.max_event_bytes
-        self._keeps_address = bool(settings.vars.get("GEOIP_DB"))
-        self._trusted_proxies = [ipaddress.ip_network(network) for network in settings.server.trusted_proxies]
+        self._context = ContextReader(settings)
         # Bound once: looking a label up costs more than counting.
         self._accepted = metrics.REQUESTS.labels(ROUTE, "200")
         self._seconds = metrics.REQUEST_SECONDS.labels(ROUTE)
@@ -106,11 +103,16 @@ class Track:
         identity = request_id(scope)
         recorded = time.time_ns() // 1_000_000
         of_header = event_id if event.event_id is None else ""
-        record = self._record(scope, grant, identity, recorded, body, event_id=of_header)
-        number = choose_partition(len(self._appenders), grant.project_id, event_id, identity)
-        entry = await self._appenders[number].append(
-            encode_record(record), ledger.bucket(grant.project_id, recorded)
+        request = encode_request(
+            bytes.fromhex(identity),
+            recorded,
+            grant.project_id,
+            grant.customer_identifier or "",
+            context=self._context.read(scope, grant),
+            events=((1, body, of_header),),
         )
+        number = choose_partition(len(self._appenders), grant.project_id, event_id, identity)
+        entry = await self._appenders[number].append(request, ledger.bucket(grant.project_id, recorded))
         if not waits:
             return identity, recorded, None
         settled = await self._settled(receive, self._watermark.wait(number, entry, f"{identity}00000001"))
@@ -154,29 +156,6 @@ class Track:
         if problems:
             raise invalid_body(problems)
 
-    def _record(
-        self, scope: Scope, grant: Grant, identity: str, recorded: int, body: bytes, *, event_id: str
-    ) -> Record:
-        agent = header(scope, b"user-agent")
-        address = _client_address(scope, self._trusted_proxies) if self._keeps_address else ""
-        if grant.allow_client_context:
-            agent = header(scope, b"x-eventbunker-client-user-agent") or agent
-            forwarded = header(scope, b"x-eventbunker-client-ip")
-            if forwarded and self._keeps_address:
-                address = forwarded.decode("latin-1")[:64]
-        return Record(
-            bytes.fromhex(identity),
-            1,
-            recorded,
-            grant.project_id,
-            grant.customer_identifier or "",
-            address,
-            _text(agent),
-            _text(header(scope, b"referer")),
-            body,
-            event_id,
-        )
-
 
 def _waits(scope: Scope) -> bool:
     """Does the client want to wait until queries see its event? Errors: ApiError 400."""
@@ -198,26 +177,3 @@ def _validate(body: bytes, names: KnownNames) -> Event:
         log.error("a refused body has no problem that can be named", bytes=len(body))
         raise ApiError(Kind.INTERNAL, "The event could not be checked. This is a bug; nothing was kept.")
     raise invalid_body(problems)
-
-
-def _text(value: bytes | None) -> str:
-    return value.decode("utf-8", "replace")[:MAX_CONTEXT_CHARACTERS] if value else ""
-
-
-def _client_address(scope: Scope, trusted: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> str:
-    """The client's address: the right-most hop that is not a trusted proxy of ours.
-
-    Never the left-most of X-Forwarded-For, which the client itself may write.
-    """
-    peer = scope["client"][0] if scope.get("client") else ""
-    # A balancer may add a line of its own behind the client's instead of making that one longer.
-    lines: list[bytes] = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-    hops = [hop.strip() for line in lines for hop in line.decode("latin-1").split(",")]
-    for hop in [peer, *reversed(hops)]:
-        try:
-            address = ipaddress.ip_address(hop)
-        except ValueError:
-            return ""
-        if not any(address in network for network in trusted):
-            return hop
-    return ""

@@ -11,7 +11,7 @@ import pytest
 
 from app.ledger import count, encode_counts
 from app.producer import Producer
-from app.stream import encode_record, join_group, split_group
+from app.stream import encode_record, encode_request, join_group, split_group
 from app.stream_scripts import APPEND, MAX_PRODUCERS
 from tests.append_edge import EXPECTED, edge
 from tests.pipeline_kit import (
@@ -54,7 +54,7 @@ def test_a_thousand_at_once_share_few_appends(tmp_path: Path, redis_url: str) ->
 
 
 def test_a_group_is_bounded(tmp_path: Path, redis_url: str) -> None:
-    """Safeguard: MAX_GROUP_RECORDS and MAX_GROUP_BYTES, the bound of one entry."""
+    """Safeguard: MAX_GROUP_EVENTS and MAX_GROUP_BYTES, the bound of one entry."""
 
     async def run() -> None:
         async with edge(make_settings(tmp_path, redis_url)) as made:
@@ -65,6 +65,13 @@ def test_a_group_is_bounded(tmp_path: Path, redis_url: str) -> None:
             assert max(len(split_group(payload)) for payload in payloads) <= 1000
             assert max(map(len, payloads)) < 1024 * 1024 + len(big) + 16
             assert sum(len(split_group(payload)) for payload in payloads) == 2512
+
+            many = [(n + 1, b"{}", "") for n in range(700)]
+            piece = encode_request(bytes(12), 0, "prj_test", "", context=("", "", ""), events=many)
+            await asyncio.gather(*(made.appender.append(piece, "prj_test|1", 700) for _ in range(3)))
+            payloads = [fields[b"r"] for _, fields in await entries(made.redis, made.keys.entries)][-3:]
+            assert [len(split_group(payload)) for payload in payloads] == [700, 700, 700]
+            assert await made.redis.hget(made.keys.ledger, "appended") == b"4612"
 
     asyncio.run(run())
 

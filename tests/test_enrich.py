@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.stream import Record, join_group, split_group
+from app.stream import Record, encode_record, encode_request, join_group, split_group
 from workers.enrich import Geography, Place, read_campaign, read_client
 from workers.rows import COLUMNS, to_row
 
@@ -107,7 +107,30 @@ def test_page_and_referrer(body: bytes, referer: str, page: bytes | None, referr
 
 @given(st.lists(st.tuples(st.binary(max_size=50), st.text(max_size=10)), max_size=20))
 def test_a_group_survives_the_stream(parts: list[tuple[bytes, str]]) -> None:
-    from app.stream import encode_record
-
     records = [record(body, referer=text, index=number + 1) for number, (body, text) in enumerate(parts)]
     assert split_group(join_group([encode_record(one) for one in records])) == records
+
+
+def test_a_request_carries_once_what_its_events_share() -> None:
+    bodies = [b'{"n":%d}' % number for number in range(3)]
+    request = encode_request(
+        b"123456789012",
+        1_761_000_000_000,
+        "prj_test",
+        "customer-17",
+        context=("192.0.2.1", "an agent", "https://page/"),
+        events=[(number + 2, memoryview(body), f"id-{number}") for number, body in enumerate(bodies)],
+    )
+    assert request.count(b"an agent") == 1
+    other = record(b"{}", index=1)
+    alone, *three = split_group(join_group([encode_record(other), request]))
+    assert alone == other
+    assert [(one.index, one.body, one.event_id) for one in three] == [
+        (2, b'{"n":0}', "id-0"),
+        (3, b'{"n":1}', "id-1"),
+        (4, b'{"n":2}', "id-2"),
+    ]
+    assert {(one.client_ip, one.user_agent, one.referer) for one in three} == {
+        ("192.0.2.1", "an agent", "https://page/")
+    }
+    assert three[0].unique_req_id == b"123456789012\x00\x00\x00\x02"
