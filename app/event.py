@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container
+from functools import lru_cache
+from itertools import pairwise
+from typing import cast
 
 import msgspec
 
@@ -22,6 +24,8 @@ MAX_EVENT_ID_CHARACTERS = 128
 MAX_FIELDS = 256
 MAX_STRING_BYTES = 8192
 MAX_ARRAY_ITEMS = 1000
+MAX_SHAPES, MAX_REMEMBERED_NAMES = 512, 64  # of events, remembered by this process; and of one of them
+WHITE_SPACE = b" \t\n\r"
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # what the store's Int64 and UInt64 hold between them
 
 EVENT_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_EVENT_NAME_CHARACTERS}}}", re.ASCII)
@@ -46,16 +50,16 @@ PREDEFINED_STRINGS = (
 ENVELOPE = frozenset(("event_name", "timestamp", "customer_identifier", "event_id", *PREDEFINED_STRINGS))
 # Typed by the contract, stored with the custom fields.
 METRIC = frozenset(("metric_name", "metric_value"))
+TEXTS = ENVELOPE | {"metric_name"}  # names whose value must be a string
 
 Scalar = str | int | float | bool
 Array = list[Scalar]
 Leaf = str | int | float | bool | None | Array
 Value = str | int | float | bool | None | Array | dict[str, Leaf]
 Fields = dict[str, Value]
+Names = tuple[str | tuple[str, ...], ...]
 
 _DECODER: msgspec.json.Decoder[Fields] = msgspec.json.Decoder(Fields)
-# White space before a colon: the only way a name is not followed at once by `":`.
-_SPACED_COLON = re.compile(rb"[ \t\n\r]:")
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -76,55 +80,77 @@ class BrokenRule(Exception):
     """The body breaks at least one rule of the contract; `app.event_problems` says which, and where."""
 
 
-def read_event(body: bytes, known_paths: Container[str]) -> Event:
+def read_event(body: bytes) -> Event:
     """Validate one event's JSON.
 
-    `known_paths` are field paths whose names were checked before (those of the project), so that the
-    common event pays for no regular expression.
     Errors: BrokenRule, without saying which: `event_problems.find` tells.
     """
     try:
         fields = _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BrokenRule from None
-    paths, names = _check_fields(fields, long_strings=len(body) > MAX_STRING_BYTES)
-    # Each name is followed by exactly one `":`; as many of them as decoded names leaves none repeated.
-    # Strings may hold the pair too: then the slow check decides.
-    if (body.count(b'":') != names or _SPACED_COLON.search(body)) and has_repeated_name(body):
+    names, how_many = _check_values(fields, long_strings=len(body) > MAX_STRING_BYTES)
+    # But for white space each name is followed by `":`; as many of them as decoded names leaves none
+    # repeated. Strings may hold the pair too: then the slow check decides.
+    if body.translate(None, WHITE_SPACE).count(b'":') != how_many and has_repeated_name(body):
         raise BrokenRule
-    for path in paths:
-        if path not in known_paths and not is_field_path(path):
-            raise BrokenRule
-    return _envelope(fields, paths)
+    read = read_shape if len(names) <= MAX_REMEMBERED_NAMES else read_shape.__wrapped__
+    return _envelope(fields, read(names))
 
 
-def _check_fields(fields: Fields, *, long_strings: bool) -> tuple[list[str], int]:
-    """The custom field paths, and how many names the body holds."""
-    if len(fields) > MAX_FIELDS:
-        raise BrokenRule
-    paths: list[str] = []
-    names = len(fields)
+def _check_values(fields: Fields, *, long_strings: bool) -> tuple[Names, int]:
+    """All that depends on values; returns the names, and how many there are."""
+    names: Names = tuple(fields)
+    how_many = len(names)
     for name, value in fields.items():
-        if type(value) is dict:
-            names += len(value)
-            if name in ENVELOPE or name in METRIC:
+        kind = type(value)
+        if kind is str:
+            if long_strings and not fits(value):  # type: ignore[arg-type]
                 raise BrokenRule
-            if not value:
-                paths.append(name)
-            for child, leaf in value.items():
+        elif kind is dict:
+            how_many += len(value)  # type: ignore[arg-type]
+            names += (name, tuple(value))  # type: ignore[arg-type]
+            for leaf in value.values():  # type: ignore[union-attr]
                 if not is_leaf(leaf, long_strings=long_strings):
                     raise BrokenRule
-                paths.append(f"{name}.{child}")
-        else:
-            if not is_leaf(value, long_strings=long_strings):
+        elif not is_leaf(value, long_strings=long_strings):
+            raise BrokenRule
+    return names, how_many
+
+
+class Shape(msgspec.Struct, frozen=True, gc=False):
+    """What the names of an event say, whatever its values: its custom fields, and what must be text."""
+
+    field_paths: tuple[str, ...]
+    texts: tuple[str, ...]
+
+
+@lru_cache(MAX_SHAPES)
+def read_shape(names: Names) -> Shape:
+    """All that depends on names alone. Clients send few different shapes, so it is done once for each.
+
+    `names`: those of the event, then again each one that holds an object, followed by the names in there.
+    Errors: BrokenRule.
+    """
+    top = [name for name in names if isinstance(name, str)]
+    children = {parent: below for parent, below in pairwise(names) if isinstance(below, tuple)}
+    del top[len(top) - len(children) :]
+    paths: list[str] = []
+    for name in top:
+        if name in children:
+            if name in ENVELOPE or name in METRIC:
                 raise BrokenRule
-            if name not in ENVELOPE:
-                if "." in name:  # would read as a nested path, and collide with one in the store
-                    raise BrokenRule
-                paths.append(name)
-    if len(paths) > MAX_FIELDS or not RESERVED.isdisjoint(fields):
+            below = children[name]
+            paths += [f"{name}.{child}" for child in below] or [name]
+        elif name not in ENVELOPE:
+            if "." in name:  # would read as a nested path, and collide with one in the store
+                raise BrokenRule
+            paths.append(name)
+    if len(top) > MAX_FIELDS or len(paths) > MAX_FIELDS or not RESERVED.isdisjoint(top):
         raise BrokenRule
-    return paths, names
+    if not all(map(is_field_path, paths)):
+        raise BrokenRule
+    return Shape(tuple(paths), tuple(name for name in top if name in TEXTS))
 
 
 def is_leaf(value: object, *, long_strings: bool = True) -> bool:
@@ -162,40 +188,31 @@ def is_field_path(path: str) -> bool:
     return all(FIELD_NAME.fullmatch(name) for name in path.split(".", 1))
 
 
-def _envelope(fields: Fields, paths: list[str]) -> Event:
+def _envelope(fields: Fields, shape: Shape) -> Event:
     """The fields that the contract names, each of the right type."""
-    event_name = fields.get("event_name")
-    if not isinstance(event_name, str) or not EVENT_NAME.fullmatch(event_name):
+    for name in shape.texts:
+        if type(fields[name]) is not str:
+            raise BrokenRule
+    texts = cast("dict[str, str]", fields)
+    event_name = texts.get("event_name")
+    if event_name is None or not EVENT_NAME.fullmatch(event_name):
         raise BrokenRule
     event_time: int | None = None
-    if "timestamp" in fields:
-        text = fields["timestamp"]
-        if not isinstance(text, str):
-            raise BrokenRule
+    text = texts.get("timestamp")
+    if text is not None:
         try:
             event_time = parse_timestamp(text)
         except ValueError:
             raise BrokenRule from None
-    for name in PREDEFINED_STRINGS:
-        if name in fields and not isinstance(fields[name], str):
-            raise BrokenRule
-    if "metric_name" in fields and not isinstance(fields["metric_name"], str):
+    customer = texts.get("customer_identifier")
+    if customer is not None and not 0 < len(customer) <= MAX_CUSTOMER_CHARACTERS:
+        raise BrokenRule
+    event_id = texts.get("event_id")
+    if event_id is not None and not 0 < len(event_id) <= MAX_EVENT_ID_CHARACTERS:
         raise BrokenRule
     if "metric_value" in fields and type(fields["metric_value"]) not in (int, float):
         raise BrokenRule
-    customer = _text(fields, "customer_identifier", MAX_CUSTOMER_CHARACTERS)
-    event_id = _text(fields, "event_id", MAX_EVENT_ID_CHARACTERS)
-    return Event(event_name, event_time, customer, event_id, tuple(paths))
-
-
-def _text(fields: Fields, name: str, max_characters: int) -> str | None:
-    """A non-empty string of bounded length, or None where the field is missing."""
-    if name not in fields:
-        return None
-    text = fields[name]
-    if not isinstance(text, str) or not 0 < len(text) <= max_characters:
-        raise BrokenRule
-    return text
+    return Event(event_name, event_time, customer, event_id, shape.field_paths)
 
 
 class _RepeatedName(Exception):

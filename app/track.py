@@ -170,7 +170,7 @@ def _waits(scope: Scope) -> bool:
 
 def _validate(body: bytes, names: KnownNames) -> Event:
     try:
-        return read_event(body, names.field_paths)
+        return read_event(body)
     except BrokenRule:
         problems = event_problems.find(body)
     if not problems:  # the two readers disagree, which is our bug; the event was not kept

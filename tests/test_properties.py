@@ -192,7 +192,7 @@ def table(store_server: StoreServer, store_database: str) -> Iterator[Table]:
 
 def is_accepted(body: bytes) -> bool:
     try:
-        read_event(body, ())
+        read_event(body)
     except BrokenRule:
         return False
     return True

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import timestamp
 from app.timestamp import format_timestamp, parse_timestamp
 
 MOMENT = 1_624_718_880_000  # 2021-06-26T14:48:00Z
@@ -66,3 +67,19 @@ def test_agrees_with_the_standard_library(moment: datetime) -> None:
         assert parse_timestamp(moment.isoformat()) == expected
         assert parse_timestamp(format_datetime(moment)) == expected // 1000 * 1000
     assert parse_timestamp(format_timestamp(expected)) == expected
+
+
+@given(
+    st.from_regex(
+        r"\A[12][09]\d\d[-0W][01]\d[-0][0-3]\d[T :][012]\d[:0][0-6]\d[:0][0-6]\d[.,:]\d\d[\dZ+][Z+ ]?\Z"
+    )
+)
+def test_the_short_cut_takes_nothing_that_the_rule_refuses(text: str) -> None:
+    try:
+        moment = timestamp._from_common(text)
+    except ValueError:
+        moment = None
+    if moment is not None:
+        match = timestamp._ISO.fullmatch(text)
+        assert match
+        assert timestamp._from_iso(match) == moment
