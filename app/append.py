@@ -36,9 +36,13 @@ log = structlog.get_logger()
 
 
 class _Group:
-    """Requests that share one append, and the future that tells all of them the entry's id."""
+    """Requests that share one append, and their futures, which tell each of them the entry's id.
 
-    __slots__ = ("bytes", "counts", "done", "end", "events", "requests")
+    A future for each: one that is shared would have to be shielded from whoever is cancelled because its
+    client has left, which costs more than a future.
+    """
+
+    __slots__ = ("bytes", "counts", "end", "events", "requests", "waiting")
 
     def __init__(self, timeout_seconds: float) -> None:
         self.requests: list[bytes] = []
@@ -47,9 +51,19 @@ class _Group:
         self.bytes = 0
         # From now, not from its turn: behind an outage the waits of several groups would add up.
         self.end = time.monotonic() + timeout_seconds
-        self.done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        # A failure is told to those who wait; a group whose clients all left must not warn.
-        self.done.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.waiting: list[asyncio.Future[str]] = []
+
+    def succeed(self, entry_id: str) -> None:
+        """Tell those who still wait that it is kept."""
+        for one in self.waiting:
+            if not one.done():
+                one.set_result(entry_id)
+
+    def fail(self, error: Exception) -> None:
+        """Tell those who still wait that it is not."""
+        for one in self.waiting:
+            if not one.done():
+                one.set_exception(error)
 
 
 class Appender:
@@ -101,8 +115,9 @@ class Appender:
         self._pending_bytes += len(request)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._flush())
-        # Shielded: a client that goes away must not cancel what its neighbours wait for.
-        return await asyncio.shield(group.done)
+        kept: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        group.waiting.append(kept)
+        return await kept
 
     async def close(self) -> None:
         """Wait for the groups that are being kept, and disconnect. Bounded."""
@@ -112,7 +127,7 @@ class Appender:
                 await redis_client.stop_tasks(self._task)
         while self._pending:
             group = self._pending.popleft()
-            group.done.set_exception(_refusal("The edge is stopping", may_be_kept=False))
+            group.fail(_refusal("The edge is stopping", may_be_kept=False))
         await self._producer.close()
 
     async def _flush(self) -> None:
@@ -121,15 +136,15 @@ class Appender:
             try:
                 entry_id = await self._keep(group)
             except ApiError as error:
-                group.done.set_exception(error)
+                group.fail(error)
             except asyncio.CancelledError:
-                group.done.set_exception(_refusal("The edge is stopping", may_be_kept=True))
+                group.fail(_refusal("The edge is stopping", may_be_kept=True))
                 raise
             except Exception as error:
                 log.exception("a group could not be kept for an unexpected reason")
-                group.done.set_exception(error)
+                group.fail(error)
             else:
-                group.done.set_result(entry_id)
+                group.succeed(entry_id)
                 metrics.GROUP_RECORDS.observe(group.events)
             finally:
                 self._pending_bytes -= group.bytes

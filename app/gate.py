@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Awaitable, Mapping
+from types import MappingProxyType
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ApiError, Kind, encode_error
-from app.http import BODY_SECONDS, Headers, discard, error_response, has_unread_body, header
+from app.http import BODY_SECONDS, Headers, answer_bug, discard, error_response, has_unread_body, header
 from app.settings import Settings
 
 EXPOSED = b"Retry-After, x-request-id"
@@ -46,17 +48,18 @@ class AnswerHeaders:
     def __init__(self, settings: Settings) -> None:
         self._ids = RequestIds()
         origins = settings.cors.allowed_origins
-        self._any_origin = "*" in origins
         self._origins = frozenset(origin.encode() for origin in origins)
+        self._always: Headers = [(b"access-control-expose-headers", EXPOSED)]
+        self._any_origin = "*" in origins
+        self._always.append(
+            (b"access-control-allow-origin", b"*") if self._any_origin else (b"vary", b"Origin")
+        )
 
     def make(self, origin: bytes | None) -> tuple[str, Headers]:
         """A new request id, and the headers of an answer to a page of `origin`."""
         identity = self._ids.next()
-        headers = [(b"x-request-id", identity.encode()), (b"access-control-expose-headers", EXPOSED)]
-        if self._any_origin:
-            return identity, [*headers, (b"access-control-allow-origin", b"*")]
-        headers.append((b"vary", b"Origin"))
-        if origin is not None and origin in self._origins:
+        headers = [(b"x-request-id", identity.encode()), *self._always]
+        if not self._any_origin and origin is not None and origin in self._origins:
             headers.append((b"access-control-allow-origin", origin))
         return identity, headers
 
@@ -69,10 +72,18 @@ class AnswerHeaders:
 
 
 class Gate:
-    """The ASGI app that servers run; `inner` is the Starlette app."""
+    """The ASGI app that servers run; `inner` is the Starlette app.
 
-    def __init__(self, inner: ASGIApp, settings: Settings) -> None:
+    `direct`: endpoints by the path to which they are POSTed, that this calls itself. Starlette has them among
+    its routes all the same, and tests/test_direct.py holds that both ways lead to the same; but its router
+    and its two layers for errors, of which these endpoints need none, cost as much as all else together.
+    """
+
+    def __init__(
+        self, inner: ASGIApp, settings: Settings, direct: Mapping[str, ASGIApp] = MappingProxyType({})
+    ) -> None:
         self._inner = inner
+        self._direct = direct
         self._answer_headers = AnswerHeaders(settings)
         self._in_flight = 0
         self._max_in_flight = settings.limits.max_concurrent_requests
@@ -90,14 +101,18 @@ class Gate:
         scope["eventbunker.request_id"] = identity
         scope[BODY_SECONDS] = self._body_seconds
 
-        async def send_with_headers(message: Message) -> None:
+        has_begun = False
+
+        def send_with_headers(message: Message) -> Awaitable[None]:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 message["headers"] = [*message["headers"], *extra]
                 if has_unread_body(scope):
                     self._discard(receive)
                     if scope["http_version"].startswith("1"):
                         message["headers"].append((b"connection", b"close"))
-            await send(message)
+            return send(message)
 
         if scope["method"] == "OPTIONS":
             await self._preflight(scope, send_with_headers)
@@ -108,9 +123,14 @@ class Gate:
             )
             await error_response(error, scope)(scope, receive, send_with_headers)
             return
+        endpoint = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
         self._in_flight += 1
         try:
-            await self._inner(scope, receive, send_with_headers)
+            await (endpoint or self._inner)(scope, receive, send_with_headers)
+        except Exception as error:  # as Starlette does it; it has done so for its own
+            if not has_begun:
+                await answer_bug(error, scope)(scope, receive, send_with_headers)
+            raise
         finally:
             self._in_flight -= 1
 

@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from app.errors import ApiError, Kind
 from app.event import MAX_EVENT_ID_CHARACTERS
+from app.http import header
 
 NAME = b"idempotency-key"
 _QUOTED = re.compile(r'"(?:[^"\\]|\\["\\])*"')
@@ -22,9 +23,9 @@ _ESCAPED = re.compile(r"\\(.)")
 
 def choose_event_id(scope: Scope, of_body: str | None) -> str:
     """The event's id: of the header or of the body, "" without either. Errors: ApiError 400."""
-    values = [value for name, value in scope["headers"] if name == NAME]
-    if not values:
+    if header(scope, NAME) is None:
         return of_body or ""
+    values = [value for name, value in scope["headers"] if name == NAME]
     if len(values) > 1:
         raise _invalid("the header stands more than once; send it once")
     of_header = _read(values[0])

@@ -11,7 +11,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 
-import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -26,7 +25,7 @@ from app.canary import Canary
 from app.dead import DeadLetters
 from app.errors import ApiError, Kind
 from app.gate import Gate
-from app.http import answer_error, error_response
+from app.http import answer_bug, answer_error
 from app.layout import Expected, Layout
 from app.manage import ManageHandlers
 from app.manage_dead import DeadHandlers
@@ -47,8 +46,6 @@ from app.stream import Keys
 from app.track import Track
 from app.watermark import Watermark
 from app.whereabouts import Stored, Stream
-
-log = structlog.get_logger()
 
 
 class Draining:
@@ -163,7 +160,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         },
     )
     app.router.redirect_slashes = False  # a redirect would turn a POST's body away
-    return Gate(app, settings)
+    return Gate(app, settings, direct={"/post": track})
 
 
 def _watches(replayer: Replayer, canary: Canary | None) -> dict[str, Watch]:
@@ -193,8 +190,4 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    """A bug of ours: the client learns that it is one, the log learns the rest."""
-    log.error("unhandled exception", path=request.url.path, error=type(error).__name__)
-    return error_response(
-        ApiError(Kind.INTERNAL, "This is a bug of the server, not of the request."), request.scope
-    )
+    return answer_bug(error, request.scope)

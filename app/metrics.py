@@ -6,7 +6,11 @@ for all of them and for the drain. Without it each process counts for itself.
 
 from __future__ import annotations
 
+import asyncio
 import os
+from bisect import bisect_left
+from collections import Counter as Counted
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -15,8 +19,19 @@ from prometheus_client.registry import REGISTRY
 FAST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
+
+class ManyHistogram(Histogram):
+    """A histogram that takes many values at about the price of one: each number is a write to a file."""
+
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        """Like `observe` for each of them."""
+        self._sum.inc(sum(amounts))
+        for index, number in Counted(bisect_left(self._upper_bounds, one) for one in amounts).items():
+            self._buckets[index].inc(number)
+
+
 REQUESTS = Counter("eventbunker_http_requests", "Requests answered.", ["route", "status"])
-REQUEST_SECONDS = Histogram(
+REQUEST_SECONDS = ManyHistogram(
     "eventbunker_http_request_duration_seconds",
     "From first byte read to answer.",
     ["route"],
@@ -87,6 +102,34 @@ CANARY_FAILURES = Counter(
     "Canary events that are missing, doubled or altered, or could not be sent or looked for.",
     ["kind"],
 )
+
+
+class Accepted:
+    """Counts the accepted requests of one route: those of one turn of the event loop together.
+
+    All who shared an append are answered in the same turn. Counting them one by one took 5 us for each, more
+    than reading the event.
+    """
+
+    def __init__(self, route: str) -> None:
+        self._requests = REQUESTS.labels(route, "200")
+        self._seconds = REQUEST_SECONDS.labels(route)
+        self._events = 0
+        self._took: list[float] = []
+
+    def add(self, seconds: float, events: int = 1) -> None:
+        """One request was answered with 200, so long after its first byte."""
+        if not self._took:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._took.append(seconds)
+        self._events += events
+
+    def _write(self) -> None:
+        took, self._took = self._took, []
+        events, self._events = self._events, 0
+        self._requests.inc(len(took))
+        EVENTS_ACCEPTED.inc(events)
+        self._seconds.observe_all(took)
 
 
 def render() -> bytes:

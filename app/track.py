@@ -54,9 +54,7 @@ class Track:
         self._appenders = appenders
         self._max_event_bytes = settings.limits.max_event_bytes
         self._context = ContextReader(settings)
-        # Bound once: looking a label up costs more than counting.
-        self._accepted = metrics.REQUESTS.labels(ROUTE, "200")
-        self._seconds = metrics.REQUEST_SECONDS.labels(ROUTE)
+        self._accepted = metrics.Accepted(ROUTE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -69,7 +67,7 @@ class Track:
             await response(scope, receive, send)
             return
         status, state = (202, b',"state":"queued"') if settled is QUEUED else (200, b"")
-        body = b'{"unique_req_id":"%s00000001","time_recorded":%d%s}' % (identity.encode(), recorded, state)
+        body = b'{"unique_req_id":"%b00000001","time_recorded":%d%b}' % (identity.encode(), recorded, state)
         await send_json(
             send,
             status,
@@ -80,9 +78,12 @@ class Track:
                 (b"cache-control", b"no-store"),
             ],
         )
-        (self._accepted if status == 200 else metrics.REQUESTS.labels(ROUTE, str(status))).inc()
-        metrics.EVENTS_ACCEPTED.inc()
-        self._seconds.observe(time.perf_counter() - began)
+        if status == 200:
+            self._accepted.add(time.perf_counter() - began)
+        else:
+            metrics.REQUESTS.labels(ROUTE, str(status)).inc()
+            metrics.REQUEST_SECONDS.labels(ROUTE).observe(time.perf_counter() - began)
+            metrics.EVENTS_ACCEPTED.inc()
 
     async def _track(self, scope: Scope, receive: Receive) -> tuple[str, int, Settled | None]:
         """Everything between the request's head and its answer: request id, time recorded, the wait's end."""
