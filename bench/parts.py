@@ -1,0 +1,27 @@
+"""The parts of the benchmark, in the order in which they run and are reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench import batch, post
+from bench.context import Bench
+
+
+@dataclass(frozen=True)
+class Part:
+    """`measure` gives figures as JSON; `render` makes Markdown of them; `seconds` in full and quick."""
+
+    title: str
+    seconds: tuple[float, float]
+    measure: Callable[[Bench], dict[str, Any]]
+    render: Callable[[dict[str, Any]], str]
+
+
+PARTS = {
+    "post": Part(post.TITLE, post.SECONDS, post.measure, post.render),
+    "batch": Part(batch.TITLE, batch.SECONDS, batch.measure, batch.render),
+}
+QUICK = ("post", "batch", "drain", "fresh", "queries")  # what an ordinary day's change may spoil
