@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import batch, post
+from bench import batch, fresh, post
 from bench.context import Bench
 
 
@@ -23,5 +23,6 @@ class Part:
 PARTS = {
     "post": Part(post.TITLE, post.SECONDS, post.measure, post.render),
     "batch": Part(batch.TITLE, batch.SECONDS, batch.measure, batch.render),
+    "fresh": Part(fresh.TITLE, fresh.SECONDS, fresh.measure, fresh.render),
 }
 QUICK = ("post", "batch", "drain", "fresh", "queries")  # what an ordinary day's change may spoil
