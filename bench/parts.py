@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import batch, fresh, post
+from bench import batch, crash, fresh, growth, memory, post
 from bench.context import Bench
 
 
@@ -24,5 +24,8 @@ PARTS = {
     "post": Part(post.TITLE, post.SECONDS, post.measure, post.render),
     "batch": Part(batch.TITLE, batch.SECONDS, batch.measure, batch.render),
     "fresh": Part(fresh.TITLE, fresh.SECONDS, fresh.measure, fresh.render),
+    "memory": Part(memory.TITLE, memory.SECONDS, memory.measure, memory.render),
+    "growth": Part(growth.TITLE, growth.SECONDS, growth.measure, growth.render),
+    "crash": Part(crash.TITLE, crash.SECONDS, crash.measure, crash.render),
 }
 QUICK = ("post", "batch", "drain", "fresh", "queries")  # what an ordinary day's change may spoil

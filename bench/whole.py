@@ -107,7 +107,7 @@ class Watch:
             self.polls.append((time.monotonic(), int(data[0]["count"]) if data else 0))
 
 
-def sustain(bench: Bench, whole: Whole, rate: int, seconds: int, *, watched: bool = True) -> dict[str, Any]:
+def sustain(bench: Bench, whole: Whole, rate: int, seconds: float) -> dict[str, Any]:
     """`rate` events a second: answers, freshness, processor time of each part."""
     name = unique("sustained")
     output = bench.directory("moments") / "moments"
@@ -131,6 +131,10 @@ def sustain(bench: Bench, whole: Whole, rate: int, seconds: int, *, watched: boo
             time.sleep(POLL_SECONDS)
         cpu = {role: used - before[role] for role, used in whole.cpu().items()}
         took = time.monotonic() - began
+    if watch.count() < len(moments):
+        raise RuntimeError(
+            f"{len(moments)} events were answered, {watch.count()} are queryable {watch.failure}".rstrip()
+        )
     seen = [delay * 1000 for delay in delays(moments, watch.polls)]
     return {
         "rate": rate,
@@ -145,7 +149,6 @@ def sustain(bench: Bench, whole: Whole, rate: int, seconds: int, *, watched: boo
         "fresh_p99_ms": round(centile(seen, 99)),
         "fresh_worst_ms": round(max(seen)),
         "resolution_ms": watch.resolution_ms(),
-        "query_failure": watch.failure,
         "cpu_us_per_event": {role: round(used / len(moments) * 1e6, 1) for role, used in cpu.items()},
         "cores_busy": round(sum(cpu.values()) / took, 2),
     }
