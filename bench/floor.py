@@ -56,7 +56,7 @@ def serve_uvicorn(port: int) -> None:
     import uvicorn  # noqa: PLC0415
 
     uvicorn.run(
-        app,  # type: ignore[arg-type]
+        app,
         host="127.0.0.1",
         port=port,
         loop="uvloop",

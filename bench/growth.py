@@ -65,7 +65,7 @@ def _saturate(bench: Bench, running: Whole, seconds: int) -> dict[str, Any]:
     path = bodies.write(bench.directory("bodies") / "varied", 0, is_varied=True)
     url, key = f"{running.service.url}/post", running.service.keys["write_key"]
     before, began = running.cpu(), time.monotonic()
-    told = wrk.run(bench.keeper, url, key, path, seconds, bench.both_cores)
+    told = wrk.run(bench.keeper, url, key, path, seconds=seconds, on=bench.both_cores)
     until(lambda: _is_drained(running), SETTLE_SECONDS, "an empty stream")
     took = time.monotonic() - began
     cpu = {role: used - before[role] for role, used in running.cpu().items()}
@@ -140,7 +140,13 @@ def statement(running: Whole, sql: str) -> str:
 def render(result: dict[str, Any]) -> str:
     """Its section of the report."""
     idle = ", ".join(f"{role} {percent} %" for role, percent in result["idle_cpu_percent"].items())
-    head = [*(f"{role}, CPU µs an event" for role in ROLES), "together", "fresh p50 ms", "p99 ms", "cores busy"]
+    head = [
+        *(f"{role}, CPU µs an event" for role in ROLES),
+        "together",
+        "fresh p50 ms",
+        "p99 ms",
+        "cores busy",
+    ]
 
     def cells(level: dict[str, Any]) -> list[str]:
         costs = [level["cpu_us_per_event"][role] for role in ROLES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -40,10 +41,8 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    try:
+    with contextlib.suppress(RedisMissing):
         found["Redis"] = ".".join(map(str, redis_server.find().version))
-    except RedisMissing:
-        pass
     found["node"] = _said("node", "--version").removeprefix("v")
     found["wrk"] = next(iter(re.findall(r"(\d+\.\d+\.\d+)", _said("wrk", "--version"))), "")
     for name in ("fastify", "ioredis"):

@@ -42,7 +42,7 @@ def _one_edge(bench: Bench, engine: str, total: int, load: versus.Load) -> dict[
         points: list[tuple[int, float]] = []
         while served < total:
             url = f"{running.url}{load.path}"
-            told = wrk.run(bench.keeper, url, running.key, load.bodies, seconds, bench.load_core)
+            told = wrk.run(bench.keeper, url, running.key, load.bodies, seconds=seconds, on=bench.load_core)
             if told.bad or not told.good:
                 raise RuntimeError(f"{told.bad} answers were no 200 after {served} requests")
             served += told.good

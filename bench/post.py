@@ -40,7 +40,9 @@ def measure(bench: Bench) -> dict[str, Any]:
         ratios[f"{engine} ÷ guarded floor"] = versus.compare(runs, ours, f"guarded {engine}")
         ratios[f"{engine} ÷ peer"] = versus.compare(runs, ours, "peer always")
         ratios[f"{engine} ÷ peer, p99"] = versus.compare(runs, ours, "peer always", "p99_ms")
-        ratios[f"{engine} ÷ peer, everysec"] = versus.compare(runs, f"ours {engine} everysec", "peer everysec")
+        ratios[f"{engine} ÷ peer, everysec"] = versus.compare(
+            runs, f"ours {engine} everysec", "peer everysec"
+        )
     return {
         "median": versus.summary(runs),
         "ratios": {name: value for name, value in ratios.items() if value is not None},

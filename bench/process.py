@@ -11,13 +11,15 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+PINNED = Path(__file__).with_name("pinned.py")
 STOP_SECONDS = 20.0
-_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 Cores = frozenset[int]
@@ -48,15 +50,15 @@ class Keeper:
         self, argv: Sequence[str], *, log: Path, on: Cores | None = None, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """A process that dies with this one, whatever happens; `env` is added to ours."""
+        where = ",".join(map(str, sorted(on or ())))
         with log.open("ab") as output:
             process = subprocess.Popen(
-                argv,
+                [sys.executable, "-I", "-S", str(PINNED), where, *argv],
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=_before_exec(on),
             )
         self._running.append(process)
         return process
@@ -77,15 +79,18 @@ class Keeper:
             self._running.remove(process)
 
 
-def _before_exec(on: Cores | None) -> Callable[[], None]:
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
+def adopt_orphans() -> None:
+    """From now on a process whose parent dies becomes our child, so that `end_descendants` finds it."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
-    def before_exec() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if on:
-            os.sched_setaffinity(0, on)
 
-    return before_exec
+def end_descendants() -> None:
+    """SIGKILL to every process that descends from this one: whatever a part left behind."""
+    while pids := children(os.getpid()):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str, log: Path | None = None) -> None:

@@ -77,7 +77,7 @@ class Sender:
 
     def __init__(self, url: str, key: str, rate: float, seconds: float, name: str) -> None:
         parts = urlsplit(url)
-        self._address = (parts.hostname, parts.port)
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._rate, self._seconds = rate, seconds
         self._requests = [_request(key, name, number) for number in range(min(DISTINCT, int(rate * seconds)))]
         self.idle: deque[Connection] = deque()
@@ -100,7 +100,7 @@ class Sender:
                 self.sent += 1
             await asyncio.sleep(TICK_SECONDS)
         end = time.monotonic() + END_SECONDS
-        while len(self.moments) + self.refused + self.broken < self.sent and time.monotonic() < end:
+        while len(self.moments) + self.refused + self.broken < self.sent and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(TICK_SECONDS)
 
     def answered(self, is_good: bool, due: float) -> None:
@@ -119,7 +119,8 @@ class Sender:
         task.add_done_callback(self._reconnects.discard)
 
     async def _connect(self) -> None:
-        await asyncio.get_running_loop().create_connection(lambda: Connection(self), *self._address)
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: Connection(self), self._host, self._port)
 
 
 def _request(key: str, name: str, number: int) -> bytes:

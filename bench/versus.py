@@ -52,12 +52,14 @@ def measure(bench: Bench, running: Running, load: Load, warm: int, seconds: int)
 
     def send(length: int) -> wrk.Counted:
         url = f"{running.url}{load.path}"
-        return wrk.run(bench.keeper, url, running.key, load.bodies, length, bench.load_core)
+        return wrk.run(bench.keeper, url, running.key, load.bodies, seconds=length, on=bench.load_core)
 
     before = send(warm)
     cpu = cpu_seconds(running.pid)
     counted = send(seconds)
     cpu = cpu_seconds(running.pid) - cpu
+    if not counted.good:
+        raise RuntimeError(f"{load.path}: {counted.bad} answers, none of them a 200")
     events = counted.good * load.size
     answered = events + before.good * load.size
     return {
@@ -67,7 +69,7 @@ def measure(bench: Bench, running: Running, load: Load, warm: int, seconds: int)
         "p99_ms": round(counted.p99_ms, 2),
         "bad": counted.bad + before.bad,
         "broken": counted.broken + before.broken,
-        "cpu_us_per_event": round(cpu / events * 1e6, 2) if events else None,
+        "cpu_us_per_event": round(cpu / events * 1e6, 2),
         "answered": answered,
         # Two runs of wrk, at the end of which it hangs up on the requests that are under way.
         "in_flight_at_most": 2 * wrk.CONNECTIONS * load.size,
@@ -79,7 +81,7 @@ def is_conserved(one: dict[str, Any]) -> bool:
     """Nothing that was answered is missing; what is beyond was under way when wrk hung up."""
     if one["stored"] is None:
         return True
-    return 0 <= one["stored"] - one["answered"] <= one["in_flight_at_most"]
+    return bool(0 <= one["stored"] - one["answered"] <= one["in_flight_at_most"])
 
 
 def summary(runs: Runs) -> dict[str, dict[str, float]]:
@@ -87,7 +89,7 @@ def summary(runs: Runs) -> dict[str, dict[str, float]]:
     return {
         name: {
             **{
-                column: round(median([one[column] or 0.0 for one in rounds]), 2)
+                column: round(median([one[column] for one in rounds]), 2)
                 for column in (
                     "requests_per_second", "events_per_second", "p50_ms", "p99_ms", "cpu_us_per_event"
                 )
@@ -126,4 +128,3 @@ def peer_or_nothing(bench: Bench, durability: str = "always") -> tuple[list[Subj
         bench.progress.say(f"without the peer: {reason}")
         return [], str(reason)
     return [Subject("peer", "", durability)], ""
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import threading
@@ -90,7 +91,7 @@ class Watch:
     def resolution_ms(self) -> float:
         """The usual time between two answers."""
         times = [moment for moment, _ in self.polls]
-        return round(median([b - a for a, b in zip(times, times[1:], strict=False)] or [0.0]) * 1000, 1)
+        return round(median([b - a for a, b in itertools.pairwise(times)] or [0.0]) * 1000, 1)
 
     def _run(self) -> None:
         while not self._stopping.wait(POLL_SECONDS):
@@ -115,7 +116,16 @@ def sustain(bench: Bench, whole: Whole, rate: int, seconds: float) -> dict[str, 
     with Watch(whole.service.keys, name) as watch:
         before, began = whole.cpu(), time.monotonic()
         sender = bench.keeper.start(
-            [sys.executable, "-m", "bench.sender", whole.service.url, str(rate), str(seconds), name, str(output)],
+            [
+                sys.executable,
+                "-m",
+                "bench.sender",
+                whole.service.url,
+                str(rate),
+                str(seconds),
+                name,
+                str(output),
+            ],
             log=log,
             env={"KEY": whole.service.keys["write_key"], "PYTHONPATH": str(ROOT)},
         )

@@ -37,7 +37,7 @@ def is_missing() -> bool:
     return shutil.which("wrk") is None
 
 
-def run(keeper: Keeper, url: str, key: str, bodies: Path, seconds: float, on: Cores) -> Counted:
+def run(keeper: Keeper, url: str, key: str, bodies: Path, *, seconds: float, on: Cores) -> Counted:
     """Send from 32 connections for `seconds` (whole ones). Errors: WrkFailed."""
     log = bodies.with_suffix(".wrk")
     log.unlink(missing_ok=True)
