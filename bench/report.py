@@ -42,7 +42,9 @@ def _origin(results: Results) -> str:
     machine = "; ".join(f"{name}: {value}" for name, value in results["machine"].items())
     versions = ", ".join(f"{name} {value}" for name, value in results["versions"].items())
     stamps = {(part["commit"], part["date"]) for part in results["parts"].values()}
-    if len(stamps) == 1:
+    if not stamps:
+        when = "Nothing was measured yet."
+    elif len(stamps) == 1:
         ((commit, date),) = stamps
         minutes = sum(part["seconds"] for part in results["parts"].values()) / 60
         when = f"Commit {commit}, {date}, measured in {minutes:.0f} minutes."
