@@ -42,10 +42,11 @@ class Dev(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
-    """[server]: handed to Hypercorn."""
+    """[server]: how HTTP is served, and by what."""
 
     host: Filled = "0.0.0.0"  # noqa: S104  (a production edge stands behind a load balancer)
     port: Port = 8787
+    engine: Literal["hypercorn", "uvicorn"] = "hypercorn"
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     worker_class: Literal["uvloop", "asyncio"] = "uvloop"
     backlog: Annotated[int, Meta(ge=1, le=65_535)] = 2048

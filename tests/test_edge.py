@@ -21,7 +21,8 @@ from app.settings import load
 from tests.edge_process import Edge
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service, StartService
 from tests.waiting import until
-from workers.edge import EdgeError, load_app, server_config
+from workers.edge_app import EdgeError, load_app
+from workers.edge_hypercorn import server_config
 from workers.edges import listen, turn_away
 
 pytestmark = pytest.mark.service

@@ -61,7 +61,7 @@ def main(context: click.Context, config: Path, environment: str | None) -> None:
 @_pass
 def check(context: _Context) -> None:
     """Validate deploy.toml and the secrets, and exit."""
-    from workers.edge import EdgeError, find_main  # noqa: PLC0415
+    from workers.edge_app import EdgeError, find_main  # noqa: PLC0415
 
     settings = context.settings()
     try:

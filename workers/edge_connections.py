@@ -28,9 +28,8 @@ import structlog
 from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.events import Closed, Event, RawData, Updated
 
-from workers.edge_protocols import SEND_SECONDS, EdgeConfig, Http1, Http2
-
-LINGER_SECONDS = 2.0
+from workers.edge_limits import LINGER_SECONDS, SEND_SECONDS
+from workers.edge_protocols import EdgeConfig, Http1, Http2
 
 log = structlog.get_logger()
 

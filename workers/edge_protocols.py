@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 from typing import Any
 
 import h2.errors
@@ -20,14 +19,18 @@ from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 
-from app.errors import ApiError, Kind
+from app.errors import ApiError
 from app.gate import AnswerHeaders
 from app.settings import Settings
-
-MAX_HEAD_BYTES = 32 * 1024
-MAX_HEADERS = 100
-SEND_SECONDS = 30.0  # for a client to take what we send; then it is gone
-RESERVED_FILES = 256  # descriptors for everything that is no client
+from workers.edge_limits import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    SEND_SECONDS,
+    head_too_large,
+    head_too_late,
+    max_connections,
+    no_request,
+)
 
 
 class EdgeConfig(Config):
@@ -36,19 +39,9 @@ class EdgeConfig(Config):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.head_seconds = settings.server.read_timeout
-        self.max_connections = min(settings.server.max_connections, _files() - RESERVED_FILES)
+        self.max_connections = max_connections(settings)
         self.answer_headers = AnswerHeaders(settings)
         self.h11_max_incomplete_size = MAX_HEAD_BYTES
-
-
-def _files() -> int:
-    """How many descriptors this process may have, after asking for as many as it can get."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    return soft
 
 
 class _Requests(h11.Connection):
@@ -121,20 +114,8 @@ class Http1(H11Protocol):
 
     def _error(self, status_code: int) -> ApiError:
         if status_code == 408:
-            seconds = self.config.head_seconds
-            return ApiError(
-                Kind.REQUEST_TIMEOUT, f"The head of the request did not arrive within {seconds:g} seconds."
-            )
-        if status_code == 431:
-            return ApiError(
-                Kind.HEAD_TOO_LARGE,
-                f"The head of a request may have {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} headers.",
-            )
-        return ApiError(
-            Kind.INVALID_REQUEST,
-            "This is not HTTP/1.1: check the request line, Host, either Content-Length or "
-            "Transfer-Encoding (only chunked), and each line of the head.",
-        )
+            return head_too_late(self.config.head_seconds)
+        return head_too_large() if status_code == 431 else no_request()
 
 
 class _Finished:

@@ -1,0 +1,51 @@
+"""The ASGI app that `main` in deploy.toml names: found, built, and started or not. Knows no server."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import cast
+
+from starlette.types import ASGIApp
+
+from app.main import Draining
+from app.settings import Settings
+
+
+class EdgeError(Exception):
+    """The edge cannot be built from its settings; the message names the setting."""
+
+
+class AppDidNotStart(Exception):
+    """The app's lifespan failed; `told` is what it said, a traceback or a sentence."""
+
+    def __init__(self, told: str) -> None:
+        *self.trace, last = told.rstrip("'\n").splitlines() or [""]
+        self.is_known = "LayoutError" in last  # its sentence says all
+        super().__init__(last.partition(": ")[2] or last)
+
+
+def find_main(settings: Settings) -> tuple[Callable[..., object], set[str]]:
+    """What `main` names, and the names of its parameters. Errors: EdgeError."""
+    module, _, name = settings.main.partition(":")
+    try:
+        target = getattr(importlib.import_module(module), name)
+        parameters = set(inspect.signature(target).parameters)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise EdgeError(f'main = "{settings.main}" cannot be imported: {error}') from error
+    if not {"scope", "receive", "send"} <= parameters and "settings" not in parameters:
+        raise EdgeError(f'main = "{settings.main}" is neither an ASGI app nor a factory that takes settings')
+    return target, parameters
+
+
+def load_app(settings: Settings, draining: Draining) -> ASGIApp:
+    """The app that `main = "module:name"` names: an ASGI app, or a factory that takes the settings.
+
+    Errors: EdgeError.
+    """
+    target, parameters = find_main(settings)
+    if {"scope", "receive", "send"} <= parameters:
+        return cast(ASGIApp, target)
+    given = {"draining": draining} if "draining" in parameters else {}
+    return cast(ASGIApp, target(settings, **given))

@@ -1,0 +1,77 @@
+"""The edge under Hypercorn, the default: HTTP/1.1, HTTP/2, and HTTP/3. Next: `workers.edge_connections`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import cast
+
+from hypercorn.asyncio import serve as serve_hypercorn
+from hypercorn.config import Config
+from hypercorn.typing import ASGIFramework
+from hypercorn.utils import LifespanFailureError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.main import Draining
+from app.settings import Settings
+from workers.edge_app import AppDidNotStart
+from workers.edge_connections import install
+from workers.edge_limits import REQUESTS_PER_CONNECTION
+from workers.edge_protocols import EdgeConfig
+
+
+async def serve(
+    app: ASGIApp, settings: Settings, descriptor: int, draining: Draining, finish: asyncio.Event
+) -> None:
+    """Serve on an open listening socket until `finish`, and what is in flight then.
+
+    Errors: AppDidNotStart.
+    """
+    install()
+    config = server_config(settings, descriptor)
+    try:
+        await serve_hypercorn(
+            cast(ASGIFramework, ending_connections(app, draining)), config, shutdown_trigger=finish.wait
+        )
+    except LifespanFailureError as error:
+        raise AppDidNotStart(str(error)) from error
+
+
+def ending_connections(app: ASGIApp, draining: Draining) -> ASGIApp:
+    """`app`, whose HTTP/1.1 answers end their connections while the edge is leaving.
+
+    A kept connection that a balancer still believes in when it is closed costs the request it sends then.
+    """
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_and_end(message: Message) -> None:
+            # Looked at now, not when the request came: it may have been in flight at the signal.
+            if draining.is_set and message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        is_old = scope["type"] == "http" and scope["http_version"].startswith("1")
+        await app(scope, receive, send_and_end if is_old else send)
+
+    return wrapped
+
+
+def server_config(settings: Settings, descriptor: int) -> Config:
+    """Hypercorn's configuration for one process on an open listening socket."""
+    server = settings.server
+    config = EdgeConfig(settings)
+    config.bind = [f"fd://{descriptor}"]
+    config.backlog = server.backlog
+    config.keep_alive_timeout = server.keep_alive_timeout
+    config.keep_alive_max_requests = REQUESTS_PER_CONNECTION
+    config.graceful_timeout = server.graceful_timeout
+    # Hypercorn counts an idle connection as a slow read: a shorter value would cut kept connections off
+    # under the load balancer's hands. Heads and bodies have deadlines of their own.
+    config.read_timeout = cast(int, max(server.read_timeout, server.keep_alive_timeout))
+    config.ssl_handshake_timeout = server.read_timeout
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")  # a logger of its own would write past ours
+    config.certfile = server.certfile or None
+    config.keyfile = server.keyfile or None
+    return config

@@ -1,0 +1,202 @@
+"""One request and its answer under uvicorn: `receive` and `send`, as an ASGI app is given them.
+
+In the place of uvicorn's RequestResponseCycle, for what it does not do: a client that only closed its sending
+side still gets its answer, an answer while the edge is leaving ends the connection, an error is one line of
+the log. And for speed, since this runs for every event: a body that came in one piece is passed on as it
+is, head and body leave in one write, and a line break in a header is looked for once, not in each of them.
+Next: `workers.edge_uvicorn_protocol`, which makes these and is told when they end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from starlette.types import ASGIApp, Message
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from app.errors import ApiError, Kind
+
+if TYPE_CHECKING:
+    from workers.edge_uvicorn_protocol import Connection
+
+DISCONNECT: Message = {"type": "http.disconnect"}
+
+log = structlog.get_logger()
+
+
+class Exchange:
+    """Made when a request's head is complete; `run` is its task."""
+
+    __slots__ = (
+        "_body", "_connection", "_head", "_is_chunked", "_left_bytes", "_scope", "_start", "_waiter",
+        "expects_continue", "has_body", "has_left", "is_answered", "is_lost", "is_told_all", "keep_alive",
+        "more_body", "task",
+    )  # fmt: skip
+
+    def __init__(
+        self, connection: Connection, scope: Any, *, keep_alive: bool, expects_continue: bool
+    ) -> None:
+        self.keep_alive = keep_alive
+        self.expects_continue = expects_continue
+        self.more_body = True  # the end of the request has not come yet
+        self.is_answered = False
+        self.has_left = False  # the client will send nothing more
+        self.is_lost = False  # nobody reads the answer
+        self.task: asyncio.Task[None] | None = None
+        self._connection = connection
+        self._scope = scope
+        self._body: bytes | bytearray = b""
+        self._waiter: asyncio.Future[None] | None = None
+        self.is_told_all = False
+        self._start: Message | None = None
+        self._head: bytes | None = None  # not sent yet
+        self._is_chunked = False
+        self._left_bytes: int | None = None  # of a body whose length is known
+        self.has_body = True
+
+    # --- what the connection tells -----------------------------------------------------------------
+
+    def add_body(self, piece: bytes) -> int:
+        """How many bytes wait for the app now."""
+        if not self._body:
+            self._body = piece
+        elif isinstance(self._body, bytearray):
+            self._body += piece
+        else:
+            self._body = bytearray(self._body)
+            self._body += piece
+        self.wake()
+        return len(self._body)
+
+    def wake(self) -> None:
+        """Something changed that `receive` may wait for."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def lose(self) -> None:
+        """The connection is gone."""
+        self.is_lost = self.has_left = True
+        self.wake()
+
+    @property
+    def has_begun(self) -> bool:
+        """Part of the answer has been sent."""
+        return self._start is not None and self._head is None
+
+    # --- what the app is given ---------------------------------------------------------------------
+
+    async def run(self, app: ASGIApp) -> None:
+        """The app's whole work on this request."""
+        connection = self._connection
+        try:
+            await app(self._scope, self.receive, self.send)
+        except Exception as error:
+            log.error("the app raised", exc_info=error)
+            self._break_off()
+        else:
+            if not self.is_answered and not self.is_lost:
+                log.error("the app returned without an answer", path=self._scope["path"])
+                self._break_off()
+        finally:
+            if self.task is not None:
+                connection.edge.tasks.discard(self.task)
+
+    async def receive(self) -> Message:
+        """The next piece of the body, or the client's leaving."""
+        if self.expects_continue:
+            self.expects_continue = False
+            if self._start is None:
+                self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while True:
+            if self._body or not (self.more_body or self.is_told_all):
+                body, self._body = self._body, b""
+                self.is_told_all = not self.more_body
+                return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
+            if self.has_left or self.is_answered:
+                return DISCONNECT
+            if self.more_body:
+                self._connection.flow.resume_reading()
+            self._waiter = self._connection.loop.create_future()
+            await self._waiter
+
+    async def send(self, message: Message) -> None:
+        """The head of the answer, or the next piece of its body."""
+        connection = self._connection
+        if connection.flow.write_paused:
+            await connection.flow.drain()
+        if self.is_lost:
+            return
+        if message["type"] == "http.response.start":
+            if self._start is not None:
+                raise RuntimeError("a second http.response.start")
+            self._start = message
+            self._head = self._make_head(message)
+            return
+        if self._start is None or self.is_answered or message["type"] != "http.response.body":
+            raise RuntimeError(f"{message['type']} at this point of an answer")
+        body = message.get("body", b"")
+        more = message.get("more_body", False)
+        if not self.has_body:
+            body = b""
+        elif self._is_chunked:
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
+        elif self._left_bytes is not None:
+            self._left_bytes -= len(body)
+            if self._left_bytes < 0 or (self._left_bytes and not more):
+                raise RuntimeError("the answer's body has another length than its Content-Length")
+        if self._head is not None:
+            body = self._head + body
+            self._head = None
+        connection.write(body)
+        if not more:
+            self.is_answered = True
+            if self._waiter is not None:
+                self.wake()
+            connection.answered(self)
+
+    def _make_head(self, message: Message) -> bytes:
+        edge = self._connection.edge
+        status: int = message["status"]
+        lines = [STATUS_LINE[status], edge.date_line]
+        length: int | None = None
+        is_closing = edge.draining.is_set or not self.keep_alive
+        for name, value in message["headers"]:
+            name = name.lower()  # noqa: PLW2901
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"connection":
+                is_closing = is_closing or b"close" in value.lower()
+                continue
+            elif name == b"transfer-encoding":
+                continue  # ours to decide
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if self._scope["method"] == "HEAD" or status in (204, 304):
+            self.has_body = False
+        elif length is not None:
+            self._left_bytes = length
+        elif self._scope["http_version"] == "1.1":
+            self._is_chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        else:
+            is_closing = True  # which is how HTTP/1.0 knows the end
+        if is_closing:
+            self.keep_alive = False
+            lines.append(b"connection: close\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+            raise RuntimeError("a header of the answer has a line break in it")
+        return head + b"\r\n"
+
+    def _break_off(self) -> None:
+        """The answer will not be completed: say so if nothing of it was sent, else cut the connection."""
+        if self.is_answered or self.is_lost:
+            return
+        if self.has_begun:
+            self._connection.transport.abort()
+        else:
+            self.is_answered = True
+            self._connection.refuse(
+                ApiError(Kind.INTERNAL, "This is a bug of the server, not of the request."), self
+            )
