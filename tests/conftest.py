@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from tests.client import client
+from tests.engines import engine, target, target_client
 from tests.redis_fixture import redis_server, redis_url
 from tests.service import service, start_service
 from tests.store_fixture import store_database, store_server, store_table
 
 __all__ = [
     "client",
+    "engine",
     "redis_server",
     "redis_url",
     "service",
@@ -16,4 +18,6 @@ __all__ = [
     "store_database",
     "store_server",
     "store_table",
+    "target",
+    "target_client",
 ]

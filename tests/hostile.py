@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tests.service import Service
+from tests.engines import Target
 from tests.waiting import until
 
 SECONDS = 15.0  # for any answer; a longer wait is a hang
@@ -114,7 +114,7 @@ def open_files(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def unharmed(service: Service) -> Iterator[None]:
+def unharmed(service: Target) -> Iterator[None]:
     """Around attacks: the same edge process lives on, as large as before, with no connection kept and no error."""
     service.wait_ready()
     [pid] = service.pids("edge")

@@ -19,6 +19,7 @@ import pytest
 
 from app.settings import load
 from tests.edge_process import Edge
+from tests.engines import ENGINES
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service, StartService
 from tests.waiting import until
 from workers.edge_app import EdgeError, load_app
@@ -29,9 +30,10 @@ pytestmark = pytest.mark.service
 
 
 @pytest.fixture
-def edge(service: Service, tmp_path: Path) -> Iterator[Edge]:
+def edge(service: Service, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Edge]:
+    """Two processes under the default engine, or under the one that the test is given."""
     service.wait_ready()
-    one = Edge(tmp_path, service)
+    one = Edge(tmp_path, service, getattr(request, "param", ""))
     try:
         until(lambda: '"serving"' in one.log.read_text(), 30, "the edge")
         yield one
@@ -51,6 +53,11 @@ def test_edges_share_the_port_and_the_keys_of_the_service(edge: Edge, service: S
     assert "server" not in answer.headers
 
 
+@pytest.mark.parametrize("edge", ['engine = "uvicorn"\nworker_class = "asyncio"\n'], indirect=True)
+def test_uvicorn_shares_the_port_on_either_loop(edge: Edge, service: Service) -> None:
+    test_edges_share_the_port_and_the_keys_of_the_service(edge, service)
+
+
 def test_killed_edge_is_replaced_while_the_other_serves(edge: Edge) -> None:
     before = set(edge.pids())
     os.kill(min(before), signal.SIGKILL)
@@ -59,6 +66,7 @@ def test_killed_edge_is_replaced_while_the_other_serves(edge: Edge) -> None:
     until(lambda: len(edge.pids()) == 2 and set(edge.pids()) != before, 20, "a new edge")
 
 
+@pytest.mark.parametrize("edge", ["", 'engine = "uvicorn"\nshutdown_delay = 2\n'], ids=ENGINES, indirect=True)
 def test_a_stopping_edge_serves_on_and_ends_its_connections(edge: Edge) -> None:
     """What a load balancer sees: first readiness falls, then every connection ends with its answer."""
     pids = edge.pids()
@@ -98,10 +106,11 @@ def test_a_second_signal_ends_the_waiting_and_nothing_else(service: Service, tmp
         edge.end()
 
 
-def test_what_is_in_flight_is_answered(service: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_in_flight_is_answered(service: Service, tmp_path: Path, engine: str) -> None:
     """A sender that is slow at the worst moment: half of its body before the signal, the rest after it."""
     service.wait_ready()
-    edge = Edge(tmp_path, service, "shutdown_delay = 0\n", workers=1)
+    edge = Edge(tmp_path, service, f'engine = "{engine}"\nshutdown_delay = 0\n', workers=1)
     body = json.dumps({"event_name": "slow"}).encode()
     head = (
         f"POST /post?write_key={service.keys['write_key']} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}"
@@ -163,7 +172,9 @@ def test_edge_without_redis_says_what_is_missing(tmp_path: Path) -> None:
     assert "REDIS_URL is not set" in done.stderr
 
 
-def test_tls_speaks_http2_and_http1(start_service: StartService, tmp_path: Path) -> None:
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1; its key is beside it."""
     if shutil.which("openssl") is None or shutil.which("curl") is None:
         pytest.skip("needs openssl and curl")
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
@@ -187,15 +198,45 @@ def test_tls_speaks_http2_and_http1(start_service: StartService, tmp_path: Path)
         capture_output=True,
         timeout=60,
     )
-    service = start_service(
-        "--port", "0", deploy=f'[server]\ncertfile = "{certificate}"\nkeyfile = "{key}"\n', wait=False
-    )
+    return certificate
+
+
+def tls(certificate: Path) -> str:
+    return f'certfile = "{certificate}"\nkeyfile = "{certificate.with_name("key.pem")}"\n'
+
+
+def test_tls_speaks_http2_and_http1(start_service: StartService, certificate: Path) -> None:
+    service = start_service("--port", "0", deploy=f"[server]\n{tls(certificate)}", wait=False)
     until(lambda: service.logged("serving"), 60, "the service")
     assert service.url.startswith("https://")
     context = ssl.create_default_context(cafile=str(certificate))
     assert httpx.get(f"{service.url}/livez", verify=context, timeout=10).http_version == "HTTP/1.1"
     assert http_version(f"{service.url}/livez", "--cacert", str(certificate)) == "2"
     assert service.stop() == 0
+
+
+def test_tls_of_uvicorn_speaks_http1(service: Service, certificate: Path, tmp_path: Path) -> None:
+    service.wait_ready()
+    edge = Edge(tmp_path, service, f'engine = "uvicorn"\nshutdown_delay = 0\n{tls(certificate)}', workers=1)
+    url = edge.url.replace("http://", "https://")
+    context = ssl.create_default_context(cafile=str(certificate))
+    try:
+        until(lambda: '"serving"' in edge.log.read_text(), 30, "the edge")
+        assert http_version(f"{url}/livez", "--cacert", str(certificate)) == "1.1"
+        with httpx.Client(base_url=url, verify=context, timeout=10) as http:
+            key = {"x-eventbunker-write-key": service.keys["write_key"]}
+            for _ in range(3):
+                assert http.post("/post", headers=key, json={"event_name": "tls"}).status_code == 200
+            too_large = http.post("/post", headers=key, content=b"x" * 3_000_000)
+            assert (too_large.status_code, too_large.headers["connection"]) == (413, "close")
+        with socket.create_connection(("127.0.0.1", edge.port), timeout=10) as plain:
+            plain.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert not plain.recv(100).startswith(b"HTTP/1.1 200")
+        edge.process.terminate()
+        assert edge.process.wait(30) == 0
+        assert '"level":"error"' not in edge.log.read_text()
+    finally:
+        edge.end()
 
 
 def test_http2_without_tls_by_prior_knowledge(service: Service) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.client import Client, unique
+from tests.engines import Target
 from tests.hostile import (
     BODY,
     CHUNKED,
@@ -22,21 +23,20 @@ from tests.hostile import (
     post,
     unharmed,
 )
-from tests.service import Service
 from tests.waiting import until
 
 pytestmark = pytest.mark.service
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _unharmed(service: Service) -> Iterator[None]:
-    with unharmed(service):
+def _unharmed(target: Target) -> Iterator[None]:
+    with unharmed(target):
         yield
 
 
 @pytest.fixture(scope="module")
-def project(client: Client) -> Client:
-    return client.new_project()
+def project(target_client: Client) -> Client:
+    return target_client.new_project()
 
 
 # What the server's parser refuses: 400, in our shape.
@@ -82,15 +82,19 @@ NO_REQUESTS = {
 
 
 @pytest.mark.parametrize("name", NOT_HTTP)
-def test_what_the_parser_refuses_is_a_documented_400(project: Client, name: str) -> None:
+def test_what_the_parser_refuses_is_a_documented_400(project: Client, engine: str, name: str) -> None:
+    if (engine, name) == ("uvicorn", "chunk size too long"):
+        pytest.skip(
+            "zeros before a chunk's size are harmless: httptools takes them, up to the bound of a head"
+        )
     headers, body = NOT_HTTP[name]
     [answer] = exchange(project.keys["url"], post(project.keys["write_key"], headers, body, b""))
     assert_refused(answer)
 
 
 @pytest.mark.parametrize("name", NO_REQUESTS)
-def test_what_is_no_request_is_a_documented_400_or_431(service: Service, name: str) -> None:
-    [answer] = exchange(service.url, NO_REQUESTS[name])
+def test_what_is_no_request_is_a_documented_400_or_431(target: Target, name: str) -> None:
+    [answer] = exchange(target.url, NO_REQUESTS[name])
     assert_refused(answer)
     assert (answer.status == 431) == (name.split(maxsplit=1)[0] in ("too", "a", "an")), answer
 
@@ -118,22 +122,24 @@ def assert_refused(answer: Answer) -> None:
         (b"GET /livez?" + b"&" * 20_000 + b" HTTP/1.1", 200),
     ],
 )
-def test_odd_targets_and_methods(service: Service, head: bytes, status: int) -> None:
-    [answer] = exchange(service.url, head + b"\r\nhost: x\r\n" + CLOSE + b"\r\n")
+def test_odd_targets_and_methods(target: Target, engine: str, head: bytes, status: int) -> None:
+    if engine == "uvicorn" and head.startswith(b"FOO"):
+        status = 400  # httptools knows a list of methods
+    [answer] = exchange(target.url, head + b"\r\nhost: x\r\n" + CLOSE + b"\r\n")
     assert_documented(answer)
     assert answer.status == status
 
 
 @pytest.mark.parametrize("upgrade", [b"websocket", b"h2c", b"h2c, websocket", b"TLS/1.0"])
-def test_no_upgrade_is_taken(service: Service, upgrade: bytes) -> None:
+def test_no_upgrade_is_taken(target: Target, upgrade: bytes) -> None:
     head = GET + b"upgrade: %s\r\nconnection: upgrade, close\r\nhttp2-settings: !!!\r\n" % upgrade
     [answer] = exchange(
-        service.url, head + b"sec-websocket-key: dGhlIHNhbXBsZQ==\r\nsec-websocket-version: 13\r\n\r\n"
+        target.url, head + b"sec-websocket-key: dGhlIHNhbXBsZQ==\r\nsec-websocket-version: 13\r\n\r\n"
     )
     assert (answer.status, answer.body) == (200, b"ok\n")
 
 
-def test_odd_but_right_bodies_are_kept(project: Client) -> None:
+def test_odd_but_right_bodies_are_kept(project: Client, engine: str) -> None:
     key, name = project.keys["write_key"], unique("odd")
     body = b'{"event_name":"%s"}' % name.encode()
     single = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
@@ -142,14 +148,23 @@ def test_odd_but_right_bodies_are_kept(project: Client) -> None:
         chunked(key, single + b"0\r\n\r\n"),
         chunked(key, size + b';a="b"\r\n' + body + b"\r\n000\r\nx-trailer: y\r\n\r\n"),
         chunked(key, size.upper() + b"\r\n" + body + b"\r\n0\r\n\r\n", b"expect: 100-continue\r\n" + CLOSE),
-        post(key, b"content-length: %d\r\n" % len(body) + CLOSE, body),  # the same length twice
         post(key, b"x: \xff\xfe\r\nreferer: \xc3\x28\r\nuser-agent: \x80\r\n" + CLOSE, body),
-        post(key, b"x: 1\r\n 2\r\n" + CLOSE, body),
         post(key, b"expect: 200-maybe\r\n" + CLOSE, body),
     ]
+    # What RFC 9112 lets a server take or refuse: h11 takes it, httptools does not.
+    either = [
+        post(key, b"content-length: %d\r\n" % len(body) + CLOSE, body),  # the same length twice
+        post(key, b"x: 1\r\n 2\r\n" + CLOSE, body),
+    ]
+    if engine == "hypercorn":
+        requests += either
     for request in requests:
         [answer] = exchange(project.keys["url"], request)
         assert answer.status == 200, (request, answer)
+    if engine == "uvicorn":
+        for request in either:
+            [answer] = exchange(project.keys["url"], request)
+            assert_refused(answer)
     [answer] = exchange(project.keys["url"], post(key, b"", body), half_close=True)
     assert answer.status == 200
     until(lambda: project.count(name) == len(requests) + 1, 10, "the accepted ones in a query")
@@ -166,8 +181,8 @@ def test_pipelined_requests_and_garbage_behind_them(project: Client) -> None:
 @pytest.mark.parametrize(
     "part", [b"GET /li", GET, b"POST /post HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n12"]
 )
-def test_a_request_that_ends_too_soon(service: Service, part: bytes) -> None:
-    answers = exchange(service.url, part, half_close=True)
+def test_a_request_that_ends_too_soon(target: Target, part: bytes) -> None:
+    answers = exchange(target.url, part, half_close=True)
     for answer in answers:
         assert_documented(answer)
         assert answer.status in (400, 401)
@@ -176,7 +191,7 @@ def test_a_request_that_ends_too_soon(service: Service, part: bytes) -> None:
 @pytest.mark.parametrize(
     "path", [b"/post", b"/v1/query/json", b"/v1/manage/project/list", b"/nowhere", b"/livez"]
 )
-def test_an_answer_does_not_wait_for_a_body_in_many_pieces(service: Service, path: bytes) -> None:
+def test_an_answer_does_not_wait_for_a_body_in_many_pieces(target: Target, path: bytes) -> None:
     """More pieces than the server queues, in one packet, for a handler that reads none of them."""
     head = b"POST %s HTTP/1.1\r\nhost: x\r\nx-eventbunker-write-key: %s\r\n" % (
         path,
@@ -184,7 +199,7 @@ def test_an_answer_does_not_wait_for_a_body_in_many_pieces(service: Service, pat
     )
     head += b"x-eventbunker-query-key: x\r\nx-eventbunker-apikey: x\r\nexpect: 100-continue\r\n"
     for _ in range(3):
-        [answer] = exchange(service.url, head + CHUNKED + b"\r\n" + b"1\r\n \r\n" * 100)
+        [answer] = exchange(target.url, head + CHUNKED + b"\r\n" + b"1\r\n \r\n" * 100)
         assert_documented(answer)
         assert answer.headers["connection"] == "close"
 
@@ -206,14 +221,14 @@ def test_too_large_a_body_reads_its_refusal(project: Client, size: int) -> None:
 
 
 @pytest.mark.parametrize("path", ["/post", "/v1/query/json", "/v1/manage/project/list"])
-def test_nothing_inflates(service: Service, client: Client, path: str) -> None:
+def test_nothing_inflates(target_client: Client, path: str) -> None:
     """100 MB of zeros, packed: refused by name, whatever it is called."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = b"".join(packer.compress(bytes(1_000_000)) for _ in range(100)) + packer.flush()
     keys = {
-        "x-eventbunker-write-key": client.keys["write_key"],
-        "x-eventbunker-query-key": client.keys["query_key"],
-        "x-eventbunker-apikey": client.keys["account_master_key"],
+        "x-eventbunker-write-key": target_client.keys["write_key"],
+        "x-eventbunker-query-key": target_client.keys["query_key"],
+        "x-eventbunker-apikey": target_client.keys["account_master_key"],
     }
     for encoding in (
         "gzip",
@@ -231,6 +246,6 @@ def test_nothing_inflates(service: Service, client: Client, path: str) -> None:
                 (name.encode(), value.encode("latin-1"))
                 for name, value in {**keys, "content-encoding": encoding}.items()
             ]
-            response = client.http.post(path, content=content, headers=headers)
+            response = target_client.http.post(path, content=content, headers=headers)
             assert_documented(response)
             assert response.status_code == 415, encoding

@@ -15,6 +15,7 @@ import pytest
 from hypercorn.asyncio import serve
 
 from app.settings import load
+from tests.engines import ENGINES
 from tests.hostile import (
     BODY,
     CHUNKED,
@@ -37,10 +38,10 @@ from tests.waiting import async_until, until
 from workers import edge_connections, edge_protocols
 
 
-@pytest.fixture
-def tight(start_service: StartService) -> Service:
+@pytest.fixture(params=ENGINES)
+def tight(request: pytest.FixtureRequest, start_service: StartService) -> Service:
     """Whoever takes longer than a second is too slow; five requests and forty connections at once."""
-    server = "[server]\nread_timeout = 1\nmax_connections = 40\n"
+    server = f'[server]\nengine = "{request.param}"\nread_timeout = 1\nmax_connections = 40\n'
     return start_service(deploy=f"{server}[limits]\nmax_concurrent_requests = 5\n")
 
 

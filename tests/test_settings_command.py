@@ -29,7 +29,7 @@ def test_check_says_what_would_run(tmp_path: Path) -> None:
     result = run_check(tmp_path, "")
     assert result.exit_code == 0
     assert re.sub(" +", " ", result.stdout).split("is valid\n")[1] == (
-        " name eventbunker\n environment (top level)\n edge 0.0.0.0:8787, workers: 1\n"
+        " name eventbunker\n environment (top level)\n edge 0.0.0.0:8787, hypercorn, workers: 1\n"
         " redis embedded, by `eventbunker dev`, durability: always\n"
         " store embedded, by `eventbunker dev`, database: eventbunker\n"
         " secrets none set\n"

@@ -61,13 +61,14 @@ def main(context: click.Context, config: Path, environment: str | None) -> None:
 @_pass
 def check(context: _Context) -> None:
     """Validate deploy.toml and the secrets, and exit."""
-    from workers.edge_app import EdgeError, find_main  # noqa: PLC0415
+    from workers.edge_app import EdgeError, check_engine, find_main  # noqa: PLC0415
 
     settings = context.settings()
     try:
         find_main(settings)
+        check_engine(settings)
     except EdgeError as error:
-        click.echo(f"{context.config} has 1 problem(s):\n  main: {error}", err=True)
+        click.echo(f"{context.config} has 1 problem(s):\n  {error}", err=True)
         sys.exit(1)
     server, producer, store = settings.server, settings.producer, settings.store
     redis = _source(settings.redis_url, producer.url, "REDIS_URL", "queues.producers[0].url")
@@ -75,7 +76,7 @@ def check(context: _Context) -> None:
     click.echo(f"{context.config} is valid")
     click.echo(f"  name         {settings.name}")
     click.echo(f"  environment  {settings.environment or '(top level)'}")
-    click.echo(f"  edge         {server.host}:{server.port}, workers: {server.workers}")
+    click.echo(f"  edge         {server.host}:{server.port}, {server.engine}, workers: {server.workers}")
     click.echo(f"  redis        {redis}, durability: {producer.durability}")
     click.echo(f"  store        {warehouse}, database: {store.database}")
     click.echo(f"  secrets      {', '.join(sorted(settings.secrets)) or 'none set'}")

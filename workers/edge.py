@@ -22,7 +22,7 @@ from app.logs import configure_logging
 from app.main import Draining
 from app.settings import Settings
 from workers.child import FINISH
-from workers.edge_app import AppDidNotStart, EdgeError, load_app
+from workers.edge_app import AppDidNotStart, EdgeError, check_engine, load_app
 
 log = structlog.get_logger()
 
@@ -32,6 +32,7 @@ def main(settings: Settings, *, descriptor: int, leave_seconds: float) -> int:
     configure_logging("edge")
     draining = Draining()
     try:
+        check_engine(settings)
         app = load_app(settings, draining)
     except EdgeError as error:
         log.error("edge not started", reason=str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable
 from typing import cast
@@ -24,6 +25,20 @@ class AppDidNotStart(Exception):
         *self.trace, last = told.rstrip("'\n").splitlines() or [""]
         self.is_known = "LayoutError" in last  # its sentence says all
         super().__init__(last.partition(": ")[2] or last)
+
+
+NEEDED = {"hypercorn": ("hypercorn",), "uvicorn": ("uvicorn", "httptools")}
+
+
+def check_engine(settings: Settings) -> None:
+    """Is what `[server] engine` names installed? Errors: EdgeError."""
+    engine = settings.server.engine
+    missing = [name for name in NEEDED[engine] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EdgeError(
+            f'server.engine = "{engine}" needs {" and ".join(missing)}: '
+            f"python -m pip install 'eventbunker[{engine}]', or '.[{engine}]' in the repository"
+        )
 
 
 def find_main(settings: Settings) -> tuple[Callable[..., object], set[str]]:

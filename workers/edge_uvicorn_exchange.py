@@ -131,8 +131,8 @@ class Exchange:
         if message["type"] == "http.response.start":
             if self._start is not None:
                 raise RuntimeError("a second http.response.start")
-            self._start = message
             self._head = self._make_head(message)
+            self._start = message
             return
         if self._start is None or self.is_answered or message["type"] != "http.response.body":
             raise RuntimeError(f"{message['type']} at this point of an answer")

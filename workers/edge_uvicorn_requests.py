@@ -136,7 +136,7 @@ class Requests(HttpToolsProtocol):
             return
         version = parser.get_http_version()
         is_new = version == "1.1"
-        if len(self.headers) > MAX_HEADERS:
+        if len(self.headers) > MAX_HEADERS or (self._barren_bytes > MAX_HEAD_BYTES and self._is_head_large()):
             self._problem = head_too_large()
             raise ValueError
         if not (is_new or version == "1.0") or (self._hosts != 1 and (is_new or self._hosts)):
@@ -165,6 +165,10 @@ class Requests(HttpToolsProtocol):
             expects_continue=self.expect_100_continue,
         )
         self.requested(exchange)
+
+    def _is_head_large(self) -> bool:
+        size = sum(len(name) + len(value) for name, value in self.headers)
+        return size + len(self.url) > MAX_HEAD_BYTES - 4 * len(self.headers)
 
     def on_body(self, body: bytes) -> None:
         self._barren_bytes = 0

@@ -1,0 +1,320 @@
+"""Connections under uvicorn, in this process and with apps of the tests' own: what the service's app cannot show."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from app.main import Draining
+from app.settings import load
+from tests.waiting import async_until
+from workers import edge_limits, edge_uvicorn, edge_uvicorn_exchange, edge_uvicorn_requests
+from workers.edge_app import AppDidNotStart, EdgeError, check_engine
+from workers.edge_uvicorn_protocol import Edge
+from workers.edges import listen
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await test()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(bounded())
+
+
+@contextlib.asynccontextmanager
+async def served(
+    app: App, tmp_path: Path, server: str = ""
+) -> AsyncIterator[tuple[int, asyncio.Event, Draining]]:
+    """A running server: its port, what ends it, and whether it is leaving."""
+    (tmp_path / "deploy.toml").write_text(f'[server]\nengine = "uvicorn"\n{server}')
+    settings = load(tmp_path / "deploy.toml", environ={})
+    listener = listen("127.0.0.1", 0, 100, how="")
+    finish, draining = asyncio.Event(), Draining()
+    port = listener.getsockname()[1]
+    task = asyncio.create_task(edge_uvicorn.serve(app, settings, listener.detach(), draining, finish))
+    try:
+        yield port, finish, draining
+    finally:
+        finish.set()
+        await task
+
+
+async def ask(port: int, data: bytes) -> bytes:
+    """Everything that is answered until the server hangs up."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def plain(body: bytes = b"ok", status: int = 200, *headers: tuple[bytes, bytes]) -> App:
+    """An app that reads the request and answers."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        got = b""
+        while True:
+            message = await receive()
+            got += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"got", got)]})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+def test_an_answer_that_nobody_reads_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_limits, "SEND_SECONDS", 0.3)
+    in_flight: list[int] = []
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        in_flight.append(1)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(200):
+            await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
+        in_flight.append(-1)
+
+    async def test() -> None:
+        async with served(endless, tmp_path) as (port, _, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(GET)
+            await async_until(value(lambda: len(in_flight) == 2), 10, "the end of the answer")
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
+            size = 0
+            with contextlib.suppress(ConnectionResetError):
+                while data := await reader.read(1_000_000):
+                    size += len(data)
+            writer.transport.abort()
+            assert size < 30_000_000  # what the kernels hold; the rest was never sent
+
+    run(test)
+
+
+def value(condition: Callable[[], bool]) -> Callable[[], Awaitable[bool | None]]:
+    async def call() -> bool | None:
+        return condition()
+
+    return call
+
+
+def test_a_connection_that_says_nothing_ends(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with served(plain(), tmp_path, "keep_alive_timeout = 0.2\n") as (port, _, _):
+            assert await ask(port, b"") == b""
+            assert (await ask(port, GET)).count(b"200 OK") == 1
+
+    run(test)
+
+
+def test_what_is_sent_without_waiting_is_parsed_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of requests in one packet must not become thousands of objects."""
+    made: list[int] = []
+    release = asyncio.Event()
+    original = edge_uvicorn_exchange.Exchange
+
+    class Counted(original):  # type: ignore[valid-type, misc]
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            made.append(1)
+
+    monkeypatch.setattr(edge_uvicorn_requests, "Exchange", Counted)
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await release.wait()
+            await plain()(scope, receive, send)
+
+    async def test() -> None:
+        async with served(slow, tmp_path) as (port, _, _):
+            asking = asyncio.create_task(
+                ask(port, GET * 5000 + b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            )
+            await async_until(value(lambda: len(made) > 1), 10, "the first requests")
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert len(made) < 200
+            release.set()
+            assert (await asking).count(b"200 OK") == 5001
+
+    run(test)
+
+
+def test_a_wish_to_upgrade_keeps_its_body(tmp_path: Path) -> None:
+    upgrade = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: x\r\n"
+    post = b"POST / HTTP/1.1\r\nhost: x\r\n" + upgrade + b"content-length: 5\r\n\r\nGET /"
+    last = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+    async def test() -> None:
+        async with served(plain(), tmp_path) as (port, _, _):
+            for data in (post + last, post * 3 + last):
+                answer = await ask(port, data)
+                assert answer.count(b"200 OK") == data.count(b"HTTP/1.1")
+                assert answer.count(b"got: GET /\r\n") == data.count(b"POST")
+            assert (await ask(port, b"CONNECT a:80 HTTP/1.1\r\nhost: a\r\n\r\n" + GET)).count(b"200 OK") == 1
+
+    run(test)
+
+
+def test_a_connection_ends_after_its_share_of_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_uvicorn_requests, "REQUESTS_PER_CONNECTION", 3)
+
+    async def test() -> None:
+        async with served(plain(), tmp_path) as (port, _, _):
+            answer = await ask(port, GET * 5)
+            assert answer.count(b"200 OK") == 3
+            assert answer.count(b"connection: close") == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("start", "body", "head"),
+    [
+        ({"status": 200, "headers": [(b"content-length", b"9")]}, b"short", b"500"),
+        ({"status": 200, "headers": [(b"content-length", b"1")]}, b"long", b"500"),
+        ({"status": 200, "headers": [(b"a", b"b\r\nc: d")]}, b"", b"500"),
+        ({"status": 200, "headers": [(b"a\nb", b"")]}, b"", b"500"),
+        ({"status": 200, "headers": []}, RuntimeError("a bug"), b"500"),
+        ({"status": 200, "headers": []}, None, b"500"),
+        ({"status": 204, "headers": []}, b"ignored", b"204"),
+        ({"status": 200, "headers": [(b"connection", b"close")]}, b"", b"200"),
+    ],
+)
+def test_an_app_that_answers_wrongly(
+    tmp_path: Path, start: Any, body: Any, head: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", **start})
+        if isinstance(body, Exception):
+            raise body
+        if body is not None:
+            await send({"type": "http.response.body", "body": body})
+
+    async def test() -> None:
+        async with served(app, tmp_path, "keep_alive_timeout = 0.2\n") as (port, _, _):
+            answer = await ask(port, GET)
+        first, _, content = answer.partition(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 " + head)
+        if head == b"500":
+            assert b'"code":"internal_error"' in content
+            assert b"access-control-allow-origin: *" in first
+        assert (head == b"204") == (b"connection: close" not in first)
+
+    caplog.set_level(logging.CRITICAL)
+    run(test)
+
+
+def test_an_answer_without_a_length(tmp_path: Path) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        await send({"type": "http.response.body", "body": b"two"})
+
+    async def test() -> None:
+        async with served(app, tmp_path) as (port, _, _):
+            close = b"host: x\r\nconnection: close\r\n\r\n"
+            assert (await ask(port, b"GET / HTTP/1.1\r\n" + close)).endswith(
+                b"\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
+            )
+            assert (await ask(port, b"GET / HTTP/1.0\r\n\r\n")).endswith(b"\r\n\r\nonetwo")
+            head = await ask(port, b"HEAD / HTTP/1.1\r\n" + close)
+            assert head.endswith(b"\r\n\r\n")
+            assert b"one" not in head
+
+    run(test)
+
+
+def test_leaving_then_finishing(tmp_path: Path) -> None:
+    """Answers end their connections at once; what is idle ends at the end; what never ends is cut off."""
+    stuck: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == "/stuck":
+            try:
+                stuck.append(True)
+                await asyncio.Event().wait()
+            finally:
+                stuck.append(False)
+        await plain()(scope, receive, send)
+
+    async def test() -> None:
+        async with served(app, tmp_path, "graceful_timeout = 0.3\n") as (port, finish, draining):
+            idle = asyncio.create_task(ask(port, GET))
+            waiting = asyncio.create_task(ask(port, b"GET /stuck HTTP/1.1\r\nhost: x\r\n\r\n"))
+            await async_until(value(lambda: bool(stuck)), 5, "the stuck request")
+            draining.is_set = True
+            assert b"connection: close" in await ask(port, GET)
+            assert not idle.done()
+            finish.set()
+            answer = await idle
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" not in answer
+            with contextlib.suppress(ConnectionResetError):
+                assert await waiting == b""
+            await async_until(value(lambda: stuck == [True, False]), 5, "the end of the stuck request")
+
+    run(test)
+
+
+def test_a_lifespan_that_fails_or_is_missing(tmp_path: Path) -> None:
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        message = "Traceback\n  …\nValueError: not today"
+        await send({"type": "lifespan.startup.failed", "message": message})
+
+    async def without(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError
+        await plain()(scope, receive, send)
+
+    async def test() -> None:
+        with pytest.raises(AppDidNotStart, match=r"^not today$"):
+            async with served(failing, tmp_path):
+                pass
+        async with served(without, tmp_path) as (port, _, _):
+            assert b"200 OK" in await ask(port, b"GET / HTTP/1.0\r\n\r\n")
+
+    run(test)
+
+
+def test_an_engine_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deploy.toml").write_text('[server]\nengine = "uvicorn"\n')
+    settings = load(tmp_path / "deploy.toml", environ={})
+    check_engine(settings)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EdgeError, match=r"needs uvicorn and httptools: .*eventbunker\[uvicorn\]"):
+        check_engine(settings)
+
+
+def test_connections_never_exceed_what_the_process_can_hold(tmp_path: Path) -> None:
+    (tmp_path / "deploy.toml").write_text("[server]\nmax_connections = 7\n")
+    assert Edge(load(tmp_path / "deploy.toml", environ={}), Draining()).max_connections == 7
