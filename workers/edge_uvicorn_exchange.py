@@ -30,7 +30,7 @@ class Exchange:
     """Made when a request's head is complete; `run` is its task."""
 
     __slots__ = (
-        "_body", "_connection", "_head", "_is_chunked", "_left_bytes", "_scope", "_start", "_waiter",
+        "_body", "_connection", "_head", "_is_chunked", "_left_bytes", "_scope", "_start", "_changed",
         "expects_continue", "has_body", "has_left", "is_answered", "is_lost", "is_told_all", "keep_alive",
         "more_body", "task",
     )  # fmt: skip
@@ -48,7 +48,7 @@ class Exchange:
         self._connection = connection
         self._scope = scope
         self._body: bytes | bytearray = b""
-        self._waiter: asyncio.Future[None] | None = None
+        self._changed: asyncio.Event | None = None
         self.is_told_all = False
         self._start: Message | None = None
         self._head: bytes | None = None  # not sent yet
@@ -72,8 +72,8 @@ class Exchange:
 
     def wake(self) -> None:
         """Something changed that `receive` may wait for."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._changed is not None:
+            self._changed.set()
 
     def lose(self) -> None:
         """The connection is gone."""
@@ -118,8 +118,10 @@ class Exchange:
                 return DISCONNECT
             if self.more_body:
                 self._connection.flow.resume_reading()
-            self._waiter = self._connection.loop.create_future()
-            await self._waiter
+            if self._changed is None:  # most requests are all there when they are asked for
+                self._changed = asyncio.Event()
+            self._changed.clear()
+            await self._changed.wait()
 
     async def send(self, message: Message) -> None:
         """The head of the answer, or the next piece of its body."""
@@ -152,8 +154,7 @@ class Exchange:
         connection.write(body)
         if not more:
             self.is_answered = True
-            if self._waiter is not None:
-                self.wake()
+            self.wake()
             connection.answered(self)
 
     def _make_head(self, message: Message) -> bytes:
