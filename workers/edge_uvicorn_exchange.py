@@ -30,7 +30,7 @@ class Exchange:
     """Made when a request's head is complete; `run` is its task."""
 
     __slots__ = (
-        "_body", "_connection", "_head", "_is_chunked", "_left_bytes", "_scope", "_start", "_changed",
+        "_body", "_changed", "_connection", "_head", "_is_chunked", "_left_bytes", "_scope", "_start",
         "expects_continue", "has_body", "has_left", "is_answered", "is_lost", "is_told_all", "keep_alive",
         "more_body", "task",
     )  # fmt: skip
