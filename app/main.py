@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from app import redis_client
 from app import store as store_client
 from app.append import Appender
+from app.batch import Batch
 from app.canary import Canary
 from app.dead import DeadLetters
 from app.errors import ApiError, Kind
@@ -130,6 +131,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         lifespan=lifespan,
         routes=[
             Route("/post", track, methods=["POST"]),
+            Route("/batch", Batch(registry, appenders, track.limits, settings), methods=["POST"]),
             Route("/v1/receipt/{unique_req_id}", receipts.receipt),
             Route("/v1/query/json", read.query_json, methods=["POST"]),
             Route("/v1/manage/project/create", manage.create_project, methods=["POST"]),

@@ -16,7 +16,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from app import registry_scripts as scripts
-from app.errors import ApiError, Kind
+from app.errors import ApiError, Kind, Problem
 from app.redis_client import UNREACHABLE
 from app.single_flight import SingleFlight
 
@@ -48,6 +48,27 @@ class Refused(msgspec.Struct, frozen=True):
 
     def __bool__(self) -> bool:
         return bool(self.event_names or self.field_paths)
+
+
+def refusals(refused: Refused, event_names: Iterable[str], field_paths: Iterable[str]) -> list[Problem]:
+    """What to say of an event that has these names, of which some found no place."""
+    problems = [
+        Problem(
+            "$.event_name",
+            f"{name} is new and the project already has its maximum of distinct event names; "
+            "delete unused ones with /v1/manage/name/delete",
+        )
+        for name in sorted(refused.event_names.intersection(event_names))
+    ]
+    problems += [
+        Problem(
+            f"$.{path}",
+            "the field is new and the project already has its maximum of distinct fields; "
+            "delete unused ones with /v1/manage/name/delete",
+        )
+        for path in sorted(refused.field_paths.intersection(field_paths))
+    ]
+    return problems
 
 
 class _Shape(msgspec.Struct, frozen=True):

@@ -32,7 +32,11 @@ class RateLimits:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def take(self, grant: Grant, events: int = 1) -> None:
-        """Count `events` against the key's limit, if it has one. Errors: ApiError 429; nothing was kept."""
+        """Count `events` against the key's limit, if it has one. Errors: ApiError 429; nothing was kept.
+
+        More events than a second's worth are let through by a full bucket, which then is in debt: otherwise
+        no batch above the rate would ever pass. Until the debt is paid not even 0 events do.
+        """
         rate = grant.rate_limit
         if rate is None:
             return
@@ -46,11 +50,12 @@ class RateLimits:
             self._buckets.move_to_end(grant.api_key_id)
         bucket.tokens = min(float(rate), bucket.tokens + (now - bucket.at) * rate)
         bucket.at = now
-        if bucket.tokens < events:
-            wait = math.ceil((events - bucket.tokens) / rate)
+        wanted = min(events, rate)
+        if bucket.tokens < wanted:
+            wait = math.ceil((wanted - bucket.tokens) / rate)
             raise ApiError(
                 Kind.RATE_LIMITED,
-                f"This key may send {rate} events a second; nothing was kept. Send the event again later.",
+                f"This key may send {rate} events a second; nothing was kept. Send it again later.",
                 retry_after_seconds=max(1, wait),
             )
         bucket.tokens -= events

@@ -65,6 +65,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 
     max_event_bytes: Annotated[int, Meta(ge=1024, le=MIB)] = 65_536
     max_request_bytes: Bytes = MIB
+    max_batch_bytes: Annotated[int, Meta(ge=65_536, le=64 * MIB)] = 4 * MIB
+    max_batch_events: Annotated[int, Meta(ge=1, le=10_000)] = 10_000
     max_concurrent_requests: Count = 2000
     max_pending_bytes: Bytes = 64 * MIB
     append_timeout: Seconds = 10.0

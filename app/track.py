@@ -16,21 +16,20 @@ from starlette.types import Receive, Scope, Send
 from app import event_problems, ledger, metrics
 from app.append import Appender
 from app.context import ContextReader
-from app.errors import ApiError, Kind, Problem, invalid_body
+from app.errors import ApiError, Kind, invalid_body
 from app.event import BrokenRule, Event, read_event
 from app.grant import Grant, KeyType
 from app.http import (
     answer_error,
     query_values,
-    read_body,
-    refuse_encoding,
     request_id,
     send_json,
     while_connected,
     write_key,
 )
 from app.idempotency_key import choose_event_id
-from app.names import KnownNames
+from app.inflate import read_inflated
+from app.names import KnownNames, refusals
 from app.rate_limit import RateLimits
 from app.registry import Registry
 from app.settings import Settings
@@ -50,7 +49,7 @@ class Track:
     ) -> None:
         self._registry = registry
         self._watermark = watermark
-        self._limits = RateLimits()
+        self.limits = RateLimits()
         self._appenders = appenders
         self._max_event_bytes = settings.limits.max_event_bytes
         self._context = ContextReader(settings)
@@ -92,9 +91,8 @@ class Track:
         if grant is None:
             grant = await self._registry.authorise(secret, KeyType.WRITE)
         waits = _waits(scope)
-        self._limits.take(grant)
-        refuse_encoding(scope)
-        body = await read_body(scope, receive, self._max_event_bytes)
+        self.limits.take(grant)
+        body = await read_inflated(scope, receive, self._max_event_bytes)
         names = self._registry.names.known(grant.project_id)
         if names is None:
             names = await self._registry.names.load(grant.project_id)
@@ -138,22 +136,7 @@ class Track:
             self._registry.names.touch(grant.project_id, event.event_name, event.field_paths)
             return
         refused = await self._registry.names.admit(grant.project_id, (event.event_name,), event.field_paths)
-        problems = [
-            Problem(
-                "$.event_name",
-                f"{name} is new and the project already has its maximum of distinct event names; "
-                "delete unused ones with /v1/manage/name/delete",
-            )
-            for name in refused.event_names
-        ]
-        problems += [
-            Problem(
-                f"$.{path}",
-                "the field is new and the project already has its maximum of distinct fields; "
-                "delete unused ones with /v1/manage/name/delete",
-            )
-            for path in sorted(refused.field_paths)
-        ]
+        problems = refusals(refused, refused.event_names, refused.field_paths)
         if problems:
             raise invalid_body(problems)
 

@@ -1,0 +1,229 @@
+"""POST /batch: many events in one request, a verdict for each. One bad event never rejects its neighbours.
+
+The line is that of `app.track`: key, body, validation, names, append, answer; each step is taken for all
+events together. The forms of a body are `app.batch_body`'s, the rules `app.event`'s (by column:
+`app.event_columns`), what is told of the rejected ones `app.batch_verdict`'s, and
+`app.batch_keep` brings the good ones to the appenders. Ten thousand events take some
+tens of milliseconds, so other requests are let through every few hundred events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from app import metrics
+from app.append import Appender
+from app.batch_body import split
+from app.batch_keep import Keeper, Sender
+from app.batch_verdict import Rejections
+from app.context import ContextReader
+from app.errors import ApiError, Kind
+from app.event import MAX_EVENT_ID_CHARACTERS
+from app.event_columns import Body, Shape, read_events, read_singly
+from app.grant import Grant, KeyType
+from app.http import answer_error, header, query_values, request_id, send_json, write_key
+from app.idempotency_key import choose_event_id
+from app.inflate import read_inflated
+from app.names import KnownNames, refusals
+from app.rate_limit import RateLimits
+from app.registry import Registry
+from app.settings import Settings
+
+ROUTE = "/batch"
+CHUNK_EVENTS = 250  # judged without a pause: half a millisecond, two if they are all odd
+MAX_KEY_CHARACTERS = MAX_EVENT_ID_CHARACTERS - len(":9999")
+ADMISSIONS = 5  # of names, each of which is told what finds no place; others take places meanwhile
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Room:
+    """The bytes of all batches under way in this process. Takes what there is, waits for nothing."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+
+    def take(self, size: int) -> None:
+        """Errors: ApiError 503; then nothing was taken."""
+        if size > self._left:
+            raise ApiError(
+                Kind.UNAVAILABLE, "Too many batches are under way; nothing was kept.", retry_after_seconds=1
+            )
+        self._left -= size
+
+    def give_back(self, size: int) -> None:
+        self._left += size
+
+
+class Batch:
+    """The endpoint. One instance serves a process."""
+
+    def __init__(
+        self, registry: Registry, appenders: list[Appender], limits: RateLimits, settings: Settings
+    ) -> None:
+        self._registry = registry
+        self._keeper = Keeper(appenders)
+        self._limits = limits
+        self._context = ContextReader(settings)
+        self._max_event_bytes = settings.limits.max_event_bytes
+        self._max_bytes = settings.limits.max_batch_bytes
+        self._max_events = settings.limits.max_batch_events
+        self._room = _Room(max(settings.limits.max_pending_bytes, 2 * self._max_bytes))
+        self._accepted = metrics.REQUESTS.labels(ROUTE, "200")
+        self._seconds = metrics.REQUEST_SECONDS.labels(ROUTE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        try:
+            body = await self._answer(scope, receive)
+        except ApiError as error:
+            metrics.REQUESTS.labels(ROUTE, str(error.row.status)).inc()
+            metrics.EVENTS_REJECTED.labels(error.row.code).inc()
+            response = await answer_error(error, scope, receive)
+            await response(scope, receive, send)
+            return
+        await send_json(
+            send,
+            200,
+            body,
+            [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                (b"cache-control", b"no-store"),
+            ],
+        )
+        self._accepted.inc()
+        self._seconds.observe(time.perf_counter() - began)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+        secret = write_key(scope)
+        grant = self._registry.cached(secret, KeyType.WRITE) if secret else None
+        if grant is None:
+            grant = await self._registry.authorise(secret, KeyType.WRITE)
+        if query_values(scope, "ack"):
+            raise ApiError(
+                Kind.INVALID_REQUEST,
+                "A batch is answered when its events are on disk; leave ack out, and ask /v1/receipt/<id>.",
+            )
+        key = _idempotency_key(scope)
+        self._limits.take(grant, 0)
+        declared = header(scope, b"content-length")
+        taken = min(int(declared), self._max_bytes) if declared and declared.isdigit() else self._max_bytes
+        self._room.take(taken)
+        try:
+            body = await read_inflated(scope, receive, self._max_bytes)
+            if len(body) > taken:
+                self._room.take(len(body) - taken)
+                taken = len(body)
+            return await self._track(scope, grant, key, body)
+        finally:
+            self._room.give_back(taken)
+
+    async def _track(self, scope: Scope, grant: Grant, key: str, body: bytes) -> bytes:
+        """From the body to the answer's."""
+        content_type = (header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
+        slices = split(body, content_type.decode("latin-1"), self._max_events)
+        bodies: list[Body] = [one if isinstance(one, bytes) else memoryview(one) for one in slices]
+        self._limits.take(grant, len(bodies))
+        rejections = Rejections(bodies)
+        names = self._registry.names.known(grant.project_id)
+        if names is None:
+            names = await self._registry.names.load(grant.project_id)
+        shapes = await self._judge(bodies, names, rejections)
+        shapes = await self._admit(grant.project_id, shapes, names, bodies, rejections)
+        if rejections.number == len(bodies):
+            raise rejections.nothing_accepted()
+        sender = Sender(
+            grant,
+            request_id(scope),
+            time.time_ns() // 1_000_000,
+            self._context.read(scope, grant),
+            key,
+        )
+        failure = await self._keeper.keep(sender, shapes, bodies, rejections)
+        accepted = len(bodies) - rejections.number
+        if failure is not None and not accepted:
+            raise failure
+        metrics.EVENTS_ACCEPTED.inc(accepted)
+        return _encode(
+            {
+                "accepted": accepted,
+                "rejected": rejections.number,
+                "time_recorded": sender.time_recorded,
+                "request_id": sender.request_id,
+                "errors": await rejections.explain(),
+            }
+        )
+
+    async def _judge(self, bodies: list[Body], names: KnownNames, rejections: Rejections) -> list[Shape]:
+        """The good events by shape, with positions in `bodies`."""
+        shapes: list[Shape] = []
+        for start in range(0, len(bodies), CHUNK_EVENTS):
+            if start:
+                await asyncio.sleep(0)
+            positions: Sequence[int] = range(start, min(start + CHUNK_EVENTS, len(bodies)))
+            some = bodies[start : start + CHUNK_EVENTS]
+            if max(map(len, some)) > self._max_event_bytes:
+                rejections.oversized(
+                    [at for at in positions if len(bodies[at]) > self._max_event_bytes], self._max_event_bytes
+                )
+                positions = [at for at in positions if len(bodies[at]) <= self._max_event_bytes]
+                some = [bodies[at] for at in positions]
+            good, refused = read_events(some, positions, names)
+            shapes += good
+            rejections.broken(refused)
+        return shapes
+
+    async def _admit(
+        self,
+        project_id: str,
+        shapes: list[Shape],
+        known: KnownNames,
+        bodies: list[Body],
+        rejections: Rejections,
+    ) -> list[Shape]:
+        """Count new names against the project's caps, all at once; without the events that find no place."""
+        for _ in range(ADMISSIONS):
+            event_names = set().union(*(shape.event_names for shape in shapes))
+            paths = set().union(*(shape.field_paths for shape in shapes))
+            if known.event_names >= event_names and known.field_paths >= paths:
+                break
+            refused = await self._registry.names.admit(project_id, event_names, paths)
+            if not refused:
+                return shapes
+            left: list[Shape] = []
+            for shape in shapes:
+                if not refusals(refused, shape.event_names, shape.field_paths):
+                    left.append(shape)
+                    continue
+                for one in read_singly(shape.positions, [bodies[at] for at in shape.positions], known):
+                    if problems := refusals(refused, one.event_names, one.field_paths):
+                        rejections.refused(one.positions, problems)
+                    else:
+                        left.append(one)
+            shapes = left
+        else:
+            raise ApiError(
+                Kind.UNAVAILABLE, "Names are admitted too fast; nothing was kept.", retry_after_seconds=1
+            )
+        for shape in shapes:
+            for name in set(shape.event_names):
+                self._registry.names.touch(project_id, name, shape.field_paths)
+        return shapes
+
+
+def _idempotency_key(scope: Scope) -> str:
+    """The header's key, "" without one. Errors: ApiError 400."""
+    key = choose_event_id(scope, None)
+    if len(key) > MAX_KEY_CHARACTERS:
+        raise ApiError(
+            Kind.INVALID_IDEMPOTENCY_KEY,
+            f"Idempotency-Key: on a batch it may have at most {MAX_KEY_CHARACTERS} characters, since each "
+            f"event is known by it and its index; it has {len(key)}.",
+        )
+    return key

@@ -1,0 +1,110 @@
+"""The good events of a batch -> pieces -> the appenders; what could not be kept is rejected by name.
+
+A piece is as large as a group may be. The pieces of a partition go one after another: they would wait for
+each other anyway, and after a failure the rest is not tried, so that nobody waits for one deadline each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+
+import msgspec
+
+from app import ledger
+from app.append import MAX_GROUP_BYTES, MAX_GROUP_EVENTS, Appender
+from app.batch_verdict import Rejections
+from app.errors import ApiError
+from app.event_columns import Body, Shape
+from app.grant import Grant
+from app.stream import Carried, Context, choose_partition, encode_request
+
+_NOT_TRIED = "An earlier part of the batch could not be kept. Nothing was kept of this one; send it again."
+
+
+class Sender(msgspec.Struct, frozen=True):
+    """What the events of one request share. `key` is its `Idempotency-Key`, "" without one."""
+
+    grant: Grant
+    request_id: str
+    time_recorded: int
+    context: Context
+    key: str
+
+
+class Keeper:
+    """Brings batches to the appenders of all partitions."""
+
+    def __init__(self, appenders: list[Appender]) -> None:
+        self._appenders = appenders
+
+    async def keep(
+        self, sender: Sender, shapes: list[Shape], bodies: Sequence[Body], rejections: Rejections
+    ) -> ApiError | None:
+        """Keep the events of `shapes`. Returns the first failure, if any; its events are in `rejections`."""
+        by_partition = self._distribute(sender, shapes, bodies)
+        failures = await asyncio.gather(
+            *(self._keep_in(number, events, sender, rejections) for number, events in by_partition.items())
+        )
+        return next((failure for failure in failures if failure is not None), None)
+
+    def _distribute(
+        self, sender: Sender, shapes: list[Shape], bodies: Sequence[Body]
+    ) -> dict[int, list[Carried]]:
+        """The events by partition, in their order."""
+        shards = len(self._appenders)
+        positions = [position for shape in shapes for position in shape.positions]
+        if shards == 1 and not sender.key and len(positions) == len(bodies):
+            return {0: list(zip(range(1, len(bodies) + 1), bodies, repeat("")))}
+        own: dict[int, str] = {}
+        for shape in shapes:
+            own.update(zip(shape.positions, shape.event_ids))  # noqa: B905  (no ids, or one for each)
+        project_id, request_id = sender.grant.project_id, sender.request_id
+        by_partition: dict[int, list[Carried]] = {}
+        for at in sorted(positions):
+            of_header = f"{sender.key}:{at}" if sender.key and at not in own else ""
+            number = choose_partition(shards, project_id, own.get(at, of_header), request_id)
+            by_partition.setdefault(number, []).append((at + 1, bodies[at], of_header))
+        return by_partition
+
+    async def _keep_in(
+        self, partition: int, events: list[Carried], sender: Sender, rejections: Rejections
+    ) -> ApiError | None:
+        bucket = ledger.bucket(sender.grant.project_id, sender.time_recorded)
+        failure: ApiError | None = None
+        for piece in _pieces(events):
+            detail = _NOT_TRIED
+            if failure is None:
+                try:
+                    await self._appenders[partition].append(_encode(sender, piece), bucket, len(piece))
+                    continue
+                except ApiError as error:
+                    failure, detail = error, error.detail
+            rejections.unkept([index - 1 for index, _, _ in piece], detail)
+        return failure
+
+
+def _encode(sender: Sender, events: list[Carried]) -> bytes:
+    return encode_request(
+        bytes.fromhex(sender.request_id),
+        sender.time_recorded,
+        sender.grant.project_id,
+        sender.grant.customer_identifier or "",
+        context=sender.context,
+        events=events,
+    )
+
+
+def _pieces(events: list[Carried]) -> Iterator[list[Carried]]:
+    """At most MAX_GROUP_EVENTS at once, and no more than fit into MAX_GROUP_BYTES (or a single one)."""
+    for start in range(0, len(events), MAX_GROUP_EVENTS):
+        piece: list[Carried] = []
+        size = 0
+        for event in events[start : start + MAX_GROUP_EVENTS]:
+            size += len(event[1])
+            if size > MAX_GROUP_BYTES and piece:
+                yield piece
+                piece, size = [], len(event[1])
+            piece.append(event)
+        yield piece
