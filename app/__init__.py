@@ -22,7 +22,11 @@ Read an event's life from socket to table in this order:
     12  workers.insert  carries the plan out: exactly once, or a dead letter
     13  app.store       the one ClickHouse client
 
-and a question's way back:
+Many events in one request (POST /batch) take each step together: app.batch_body finds them in the body,
+app.batch is the line, app.event_columns applies the rules, app.batch_keep appends them, app.batch_verdict
+says what is wrong with which. app.inflate unpacks the bodies of both.
+
+And a question's way back:
 
     14  app.read        POST /v1/query/json
     15  app.query       the query language, narrowed to the key's grant
@@ -41,6 +45,6 @@ Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `gran
 `query`, `sql`, `settings`, `metrics`, `stream` and what they are split into) import only leaves. Redis is
 imported by `producer`, `partition`, `layout`, `presence`, `dead`, `watermark`, `whereabouts`,
 `ledger_reader`, the registry's modules and `redis_client`; httpx by `store` alone; chDB by the embedded store
-alone. Handlers (`track`, `read`, `receipt`, `manage`, `manage_dead`, `probes`) never import one another.
-`app` imports no server, and never `workers`.
+alone. Handlers (`track`, `batch`, `read`, `receipt`, `manage`, `manage_dead`, `probes`) never import one
+another. `app` imports no server, and never `workers`.
 """

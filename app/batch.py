@@ -24,7 +24,7 @@ from app.batch_verdict import Rejections
 from app.context import ContextReader
 from app.errors import ApiError, Kind
 from app.event import MAX_EVENT_ID_CHARACTERS
-from app.event_columns import Body, Shape, read_events, read_singly
+from app.event_columns import Body, Good, read_events, read_singly
 from app.grant import Grant, KeyType
 from app.http import answer_error, header, query_values, request_id, send_json, write_key
 from app.idempotency_key import choose_event_id
@@ -134,8 +134,8 @@ class Batch:
         names = self._registry.names.known(grant.project_id)
         if names is None:
             names = await self._registry.names.load(grant.project_id)
-        shapes = await self._judge(bodies, names, rejections)
-        shapes = await self._admit(grant.project_id, shapes, names, bodies, rejections)
+        groups = await self._judge(bodies, rejections)
+        groups = await self._admit(grant.project_id, groups, names, bodies, rejections)
         if rejections.number == len(bodies):
             raise rejections.nothing_accepted()
         sender = Sender(
@@ -145,7 +145,7 @@ class Batch:
             self._context.read(scope, grant),
             key,
         )
-        failure = await self._keeper.keep(sender, shapes, bodies, rejections)
+        failure = await self._keeper.keep(sender, groups, bodies, rejections)
         accepted = len(bodies) - rejections.number
         if failure is not None and not accepted:
             raise failure
@@ -160,9 +160,9 @@ class Batch:
             }
         )
 
-    async def _judge(self, bodies: list[Body], names: KnownNames, rejections: Rejections) -> list[Shape]:
-        """The good events by shape, with positions in `bodies`."""
-        shapes: list[Shape] = []
+    async def _judge(self, bodies: list[Body], rejections: Rejections) -> list[Good]:
+        """The good events by group, with positions in `bodies`."""
+        groups: list[Good] = []
         for start in range(0, len(bodies), CHUNK_EVENTS):
             if start:
                 await asyncio.sleep(0)
@@ -174,47 +174,47 @@ class Batch:
                 )
                 positions = [at for at in positions if len(bodies[at]) <= self._max_event_bytes]
                 some = [bodies[at] for at in positions]
-            good, refused = read_events(some, positions, names)
-            shapes += good
+            good, refused = read_events(some, positions)
+            groups += good
             rejections.broken(refused)
-        return shapes
+        return groups
 
     async def _admit(
         self,
         project_id: str,
-        shapes: list[Shape],
+        groups: list[Good],
         known: KnownNames,
         bodies: list[Body],
         rejections: Rejections,
-    ) -> list[Shape]:
+    ) -> list[Good]:
         """Count new names against the project's caps, all at once; without the events that find no place."""
         for _ in range(ADMISSIONS):
-            event_names = set().union(*(shape.event_names for shape in shapes))
-            paths = set().union(*(shape.field_paths for shape in shapes))
+            event_names = set().union(*(group.event_names for group in groups))
+            paths = set().union(*(group.field_paths for group in groups))
             if known.event_names >= event_names and known.field_paths >= paths:
                 break
             refused = await self._registry.names.admit(project_id, event_names, paths)
             if not refused:
-                return shapes
-            left: list[Shape] = []
-            for shape in shapes:
-                if not refusals(refused, shape.event_names, shape.field_paths):
-                    left.append(shape)
+                return groups
+            left: list[Good] = []
+            for group in groups:
+                if not refusals(refused, group.event_names, group.field_paths):
+                    left.append(group)
                     continue
-                for one in read_singly(shape.positions, [bodies[at] for at in shape.positions], known):
+                for one in read_singly([bodies[at] for at in group.positions], group.positions):
                     if problems := refusals(refused, one.event_names, one.field_paths):
                         rejections.refused(one.positions, problems)
                     else:
                         left.append(one)
-            shapes = left
+            groups = left
         else:
             raise ApiError(
                 Kind.UNAVAILABLE, "Names are admitted too fast; nothing was kept.", retry_after_seconds=1
             )
-        for shape in shapes:
-            for name in set(shape.event_names):
-                self._registry.names.touch(project_id, name, shape.field_paths)
-        return shapes
+        for group in groups:
+            for name in set(group.event_names):
+                self._registry.names.touch(project_id, name, group.field_paths)
+        return groups
 
 
 def _idempotency_key(scope: Scope) -> str:

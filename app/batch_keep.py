@@ -16,7 +16,7 @@ from app import ledger
 from app.append import MAX_GROUP_BYTES, MAX_GROUP_EVENTS, Appender
 from app.batch_verdict import Rejections
 from app.errors import ApiError
-from app.event_columns import Body, Shape
+from app.event_columns import Body, Good
 from app.grant import Grant
 from app.stream import Carried, Context, choose_partition, encode_request
 
@@ -40,26 +40,26 @@ class Keeper:
         self._appenders = appenders
 
     async def keep(
-        self, sender: Sender, shapes: list[Shape], bodies: Sequence[Body], rejections: Rejections
+        self, sender: Sender, groups: list[Good], bodies: Sequence[Body], rejections: Rejections
     ) -> ApiError | None:
-        """Keep the events of `shapes`. Returns the first failure, if any; its events are in `rejections`."""
-        by_partition = self._distribute(sender, shapes, bodies)
+        """Keep the events of `groups`. Returns the first failure, if any; its events are in `rejections`."""
+        by_partition = self._distribute(sender, groups, bodies)
         failures = await asyncio.gather(
             *(self._keep_in(number, events, sender, rejections) for number, events in by_partition.items())
         )
         return next((failure for failure in failures if failure is not None), None)
 
     def _distribute(
-        self, sender: Sender, shapes: list[Shape], bodies: Sequence[Body]
+        self, sender: Sender, groups: list[Good], bodies: Sequence[Body]
     ) -> dict[int, list[Carried]]:
         """The events by partition, in their order."""
         shards = len(self._appenders)
-        positions = [position for shape in shapes for position in shape.positions]
+        positions = [position for group in groups for position in group.positions]
         if shards == 1 and not sender.key and len(positions) == len(bodies):
             return {0: list(zip(range(1, len(bodies) + 1), bodies, repeat("")))}
         own: dict[int, str] = {}
-        for shape in shapes:
-            own.update(zip(shape.positions, shape.event_ids))  # noqa: B905  (no ids, or one for each)
+        for group in groups:
+            own.update(zip(group.positions, group.event_ids))  # noqa: B905  (no ids, or one for each)
         project_id, request_id = sender.grant.project_id, sender.request_id
         by_partition: dict[int, list[Carried]] = {}
         for at in sorted(positions):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib.metadata import version
 
-from app import openapi_receipt
+from app import openapi_batch, openapi_receipt
 from app.errors import Kind
 from app.event_schema import EVENT_SCHEMA, Schema
 from app.openapi_dead import POSTS as _DEAD_POSTS
@@ -99,6 +99,7 @@ _OPTIONAL_NAME = {
 # path: (summary, key scheme, request, answer)
 _POSTS: dict[str, tuple[str, str, Schema, Schema]] = {
     "/post": ("Track one event", "write", EVENT_SCHEMA, _TRACKED),
+    openapi_batch.PATH: ("Track many events", "write", openapi_batch.REQUEST, openapi_batch.ANSWER),
     "/v1/query/json": ("Ask a question of the events", "query", _QUERY, _ANSWER),
     "/v1/manage/project/create": (
         "Create a project",
@@ -219,8 +220,10 @@ def _post(path: str, summary: str, scheme: str, request: Schema, answer: Schema)
         "responses": responses,
     }
     if path == "/post":
-        operation["parameters"] = [openapi_receipt.ACK, _IDEMPOTENCY_KEY]
+        operation["parameters"] = [openapi_receipt.ACK, _IDEMPOTENCY_KEY, openapi_batch.ENCODING]
         responses["202"] = _content("application/json", openapi_receipt.QUEUED)
+    if path == openapi_batch.PATH:
+        operation["parameters"] = [_IDEMPOTENCY_KEY, openapi_batch.ENCODING]
     return operation
 
 

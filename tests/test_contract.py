@@ -18,6 +18,7 @@ import pytest
 
 from app.event import RESERVED
 from tests.client import Client, equals, unique
+from tests.packers import PACKERS
 from tests.waiting import until
 
 pytestmark = pytest.mark.service
@@ -301,11 +302,29 @@ def test_a_chunked_body_is_bounded_too(project: Client) -> None:
     assert answer.startswith(b"HTTP/1.1 413")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "deflate", "nonsense"])
-def test_a_compressed_body_is_a_415(project: Client, encoding: str) -> None:
-    assert_error(
-        project.post({"event_name": "e"}, content_encoding=encoding), 415, "Unsupported content encoding"
-    )
+@pytest.mark.parametrize("encoding", ["br", "nonsense", "gzip, zstd", "gzip,gzip"])
+def test_an_unknown_coding_is_a_415_that_names_the_known_ones(project: Client, encoding: str) -> None:
+    answer = project.post({"event_name": "e"}, content_encoding=encoding)
+    assert_error(answer, 415, "Unsupported content encoding")
+    assert answer.headers["accept-encoding"] == "gzip, deflate, zstd"
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+def test_a_compressed_event(project: Client, packer: str) -> None:
+    coding, pack = PACKERS[packer]
+    name = unique("packed")
+    for spelt in (coding, coding.upper(), f"identity, {coding}"):
+        answer = project.post(pack(f'{{"event_name":"{name}"}}'.encode()), content_encoding=spelt)
+        assert answer.status_code == 200, answer.text
+    until(lambda: project.count(name) == 3, 10, "three events")
+    assert_error(project.post(b'{"event_name":"e"}', content_encoding=coding), 400, BODY)
+
+
+def test_gzip_tells_itself(project: Client) -> None:
+    """Some clients compress and do not say so."""
+    packed = PACKERS["gzip"][1](b'{"event_name":"packed"}')
+    assert project.post(packed).status_code == 200
+    assert project.post(packed, content_encoding="x-gzip").status_code == 200
 
 
 def test_identity_is_no_compression(project: Client) -> None:

@@ -27,9 +27,20 @@ LEAVES = {
         "app.metrics",
         "app.query",
         "app.sql",
+        "app.event_columns",
+        "app.batch_body",
+        "app.batch_verdict",
     ),
 }
-HANDLERS = {"app.track", "app.read", "app.manage", "app.manage_dead", "app.probes", "app.receipt"}
+HANDLERS = {
+    "app.track",
+    "app.batch",
+    "app.read",
+    "app.manage",
+    "app.manage_dead",
+    "app.probes",
+    "app.receipt",
+}
 SERVERS = {"hypercorn", "uvicorn", "granian"}
 
 
