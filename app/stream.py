@@ -20,6 +20,8 @@ Beside the partitions a queue has a few keys of its own (`app.layout`, `app.pres
     eb:{events}:layout             hash: the number of partitions, and the largest there ever was
     eb:{events}:drains, :edges     sorted sets: who is alive, by the time until which that is believed
     eb:{events}:drains:about, …    hashes: what each of them said of itself
+    eb:{events}:imports            hash: how far each import came (`workers.import_journal`)
+    eb:{events}:imports:order      list: imports, oldest first; bounds the hash
 
 Everything in the entries stream is unacknowledged: acknowledging trims. The edge's end is `app.append`,
 the drain's end is `app.partition`.
@@ -177,6 +179,7 @@ class QueueKeys:
         self.layout = f"{prefix}:layout"
         self.drains = f"{prefix}:drains"
         self.edges = f"{prefix}:edges"
+        self.imports = f"{prefix}:imports"
 
     def alive(self, role: Role) -> tuple[str, str]:
         """Two keys: who of `role` is alive, and what each said of itself."""

@@ -16,6 +16,7 @@ import msgspec
 
 from app.settings import Settings, SettingsError, json_schema, load
 from workers.dead_commands import dead
+from workers.import_command import import_command
 from workers.since import Since
 
 
@@ -151,6 +152,7 @@ def migrate(context: _Context) -> None:
 
 
 main.add_command(dead)
+main.add_command(import_command)
 
 
 @main.command()

@@ -1,0 +1,135 @@
+"""What is known of imports: how far each one came, so that running it again goes on there, once.
+
+The hash `imports` of the queue has an `Entry` for each, by its incarnation: its name among the producers of
+APPEND (`app.stream_scripts`). A list bounds it. An import is known again by what its content begins with:
+
+1. A new import's incarnation is a digest of its scope (project, format, mapping, --again) and first piece.
+2. Before a piece is appended its end, and the digest of everything up to there, are written here (`save`).
+3. Running it again finds the entry whose `first` mark the content has, passes over everything up to `before`,
+   and sends the piece from there to `last` once more, under the same id: if it was appended, APPEND knows.
+
+So content is believed to be in only if a digest says so, whatever its file is called or packed with; a run
+that was killed at any line goes on exactly; and two runs at once cannot double: the second takes the entry
+over, and the first fails at its next `save`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+
+import msgspec
+from redis.asyncio import Redis
+
+from app.stream import QueueKeys
+from workers.import_content import Mark, Source
+
+MAX_ENTRIES = 10_000  # imports that are remembered; the one that began longest ago goes first
+
+# Compare and set, safe to repeat. KEYS: imports, order.
+# ARGV: incarnation, the entry as it must be ("" for none), the new one, how many to remember.
+# -> 1, 0 when the entry is another
+SAVE = """
+local now = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if now == ARGV[3] then return 1 end
+if now ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+if now == '' then
+  redis.call('RPUSH', KEYS[2], ARGV[1])
+  if redis.call('LLEN', KEYS[2]) > tonumber(ARGV[4]) then
+    redis.call('HDEL', KEYS[1], redis.call('LPOP', KEYS[2]))
+  end
+end
+return 1
+"""
+
+
+class Reached(msgspec.Struct, frozen=True):
+    """A mark, and what the rows before it were."""
+
+    mark: Mark
+    accepted: int = 0
+    rejected: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.accepted + self.rejected
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One import. Everything up to `before` is appended; the piece up to `last` is, or may be.
+
+    `sequence` is that piece's. `run` is drawn by the run that has the entry now. Times are Unix milliseconds.
+    """
+
+    scope: str
+    source: str
+    first: Mark
+    before: Reached
+    last: Reached
+    sequence: int
+    run: str
+    began: int
+    is_complete: bool = False
+
+
+class TakenOver(Exception):
+    """Another run works on this import now."""
+
+
+class Journal:
+    """The entries of one scope, for one run. Methods raise redis_client.UNREACHABLE when Redis is."""
+
+    def __init__(self, redis: Redis, queue: str, project_id: str, identity: bytes, again: str) -> None:
+        keys = QueueKeys(queue)
+        self._redis = redis
+        self._keys = [keys.imports, f"{keys.imports}:order"]
+        self._save = redis.register_script(SAVE)
+        self._scope = hashlib.sha256(msgspec.json.encode([project_id, identity.decode(), again])).hexdigest()
+        self._run = os.urandom(8).hex()
+        self._stored = b""
+        self.incarnation = ""
+        self.entry: Entry | None = None
+
+    async def candidates(self) -> list[tuple[bytes, bytes, Entry]]:
+        """The entries of this scope: incarnation, entry as it is stored, entry."""
+        found = []
+        async for incarnation, payload in self._redis.hscan_iter(self._keys[0], count=1000):
+            entry = msgspec.json.decode(payload, type=Entry)
+            if entry.scope == self._scope:
+                found.append((incarnation, payload, entry))
+        return found
+
+    def recognise(self, source: Source, candidates: list[tuple[bytes, bytes, Entry]]) -> Entry | None:
+        """The entry of this very content, as far as its first piece tells. Takes nothing from `source`."""
+        found = [
+            (entry.last.mark.position, incarnation, payload, entry)
+            for incarnation, payload, entry in candidates
+            if source.digest_at(entry.first.position) == entry.first.digest
+        ]
+        if not found:
+            return None
+        _, incarnation, self._stored, self.entry = max(found, key=lambda one: one[:2])
+        self.incarnation = incarnation.decode()
+        return self.entry
+
+    def next(self, name: str, before: Reached, last: Reached, *, is_repeat: bool) -> Entry:
+        """The entry with the piece from `before` to `last`, the first or another; `save` writes it."""
+        if self.entry is not None:
+            sequence = self.entry.sequence + (not is_repeat)
+            return msgspec.structs.replace(
+                self.entry, before=before, last=last, sequence=sequence, run=self._run, is_complete=False
+            )
+        digest = hashlib.sha256(f"{self._scope} {last.mark.digest}".encode()).hexdigest()
+        self.incarnation = f"import-{digest[:32]}"
+        now = time.time_ns() // 1_000_000
+        return Entry(self._scope, name[:500], last.mark, before, last, 1, self._run, now)
+
+    async def save(self, entry: Entry) -> None:
+        """Write `entry` in place of the last one. Safe to repeat. Errors: TakenOver."""
+        payload = msgspec.json.encode(entry)
+        args: list[str | bytes | int] = [self.incarnation, self._stored, payload, MAX_ENTRIES]
+        if not int(await self._save(keys=self._keys, args=args)):
+            raise TakenOver
+        self._stored, self.entry = payload, entry

@@ -1,0 +1,104 @@
+"""NDJSON: one event a line. Without a mapping each event keeps the bytes that the line has."""
+
+from __future__ import annotations
+
+from workers.import_content import UTF8_MARK, Chunk, Content, InputError, Mark, Unreadable
+from workers.import_mapping import Mapping
+
+PIECE_BYTES = 1024 * 1024  # the least memory in which many events share one append
+PIECE_ROWS = 5000  # of small events: one entry of the stream is a bite of the drain
+SHOWN_BYTES = 65_536  # of a line that is too long to be kept
+
+
+class NdjsonSource:
+    """A `Source`. Empty lines are no rows."""
+
+    def __init__(self, content: Content, mapping: Mapping, max_line_bytes: int) -> None:
+        """Errors: InputError for what is JSON, but not one event a line."""
+        self._content = content
+        self._mapping = mapping
+        self._max_line_bytes = max_line_bytes
+        content.fill(4096)
+        head = bytes(content.waiting[:4096])
+        self._mark_bytes = len(UTF8_MARK) if head.startswith(UTF8_MARK) else 0
+        first = head[self._mark_bytes :].lstrip()[:1]
+        if first == b"[":
+            raise InputError("this is one JSON array, not an event a line: `jq -c '.[]' FILE` makes it that")
+        if b"\0" in head[:64]:
+            raise InputError("this is not UTF-8 text; is it UTF-16? Then add --encoding utf-16")
+
+    @property
+    def mark(self) -> Mark:
+        return self._content.mark
+
+    @property
+    def problem(self) -> str:
+        return self._content.problem
+
+    def digest_at(self, position: int) -> str | None:
+        return self._content.digest_at(position)
+
+    def skip_to(self, position: int) -> None:
+        self._content.skip_to(position)
+
+    def read(self, until: int | None) -> Chunk | None:
+        content = self._content
+        if until is None:
+            raw = self._take_lines()
+        elif until - content.position > PIECE_BYTES + self._max_line_bytes:
+            raw = None  # it was one line that is too long
+        else:
+            content.fill(until - content.position)
+            raw = content.take(until - content.position)
+        first = content.line
+        if raw is None:
+            return self._long_line(first, until)
+        if not raw:
+            return None
+        # The mark of UTF-8 stands before the first line and belongs to no event.
+        lines = raw.removeprefix(UTF8_MARK).split(b"\n") if first == 1 else raw.split(b"\n")
+        content.line += len(lines) - 1
+        bodies: list[bytes | Unreadable] = [*lines]
+        if b"\r" in raw:
+            bodies = [line.removesuffix(b"\r") for line in lines]
+        if not self._mapping.is_empty:
+            bodies = [self._mapping.apply(line) if line else line for line in lines]
+        return Chunk(bodies, range(first, first + len(lines)), content.mark)
+
+    def _take_lines(self) -> bytes | None:
+        """Whole lines; b"" at the end, None where the next line is longer than any event may be."""
+        content, size = self._content, PIECE_BYTES
+        while True:
+            has_all = content.fill(size)
+            end = content.waiting.rfind(b"\n", 0, size) + 1
+            if not has_all and not content.is_cut_off:
+                end = len(content.waiting)
+            if end or not has_all:
+                break
+            if size > self._max_line_bytes:
+                return None
+            size += PIECE_BYTES
+        if content.waiting.count(b"\n", 0, end) > PIECE_ROWS:
+            end = -1
+            for _ in range(PIECE_ROWS):
+                end = content.waiting.index(b"\n", end + 1)
+            end += 1
+        return content.take(end)
+
+    def _long_line(self, first: int, until: int | None) -> Chunk:
+        """Pass over a line without keeping it."""
+        content = self._content
+        start, head = content.position, bytes(content.waiting[:SHOWN_BYTES])
+        while content.fill(1):
+            found = content.waiting.find(b"\n")
+            size = found + 1 if found >= 0 else len(content.waiting)
+            if until is not None:
+                size = min(size, until - content.position)
+            content.take(size)
+            if found >= 0 or content.position == until:
+                break
+        content.line = first + 1
+        reason = (
+            f"the line has {content.position - start:,} bytes; an event has at most {self._max_line_bytes:,}"
+        )
+        return Chunk([Unreadable(reason, head.partition(b"\n")[0])], [first], content.mark)

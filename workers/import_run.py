@@ -1,0 +1,273 @@
+"""`eventbunker import`: one run, from the key to the last row. What an earlier one did is `import_journal`'s.
+
+    a thread reads, unpacks, parses and validates the next piece   import_formats, import_pieces
+    meanwhile this one counts names, writes what is refused,       app.names, import_rejects
+    writes down where the piece ends,                              import_journal
+    and appends it                                                 import_queue
+
+How it is started and what it says at the end is `workers.import_main`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from app.errors import ApiError, Kind
+from app.grant import Grant, KeyType
+from app.registry import Registry
+from workers.import_content import InputError
+from workers.import_formats import Opened
+from workers.import_journal import Entry, Journal, Reached
+from workers.import_pieces import Piece, judge
+from workers.import_progress import Progress
+from workers.import_queue import ImportQueue
+from workers.import_reader import in_thread
+from workers.import_rejects import Rejects
+
+WORTHLESS_ROWS = 100  # so many at the beginning, and not one an event: it is the wrong format or mapping
+FULL = "the project has its maximum"
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """Somebody wants it to end; the piece in hand was finished."""
+
+
+class Refusal(Exception):
+    """--strict: a row was rejected. It and those behind it are not in; the message names it."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How to go about it. `rejects` is None for the default place."""
+
+    rejects: Path | None = None
+    again: str = ""
+    patience_seconds: float = 60.0
+    grown: bool = False
+    strict: bool = False
+    dry_run: bool = False
+    waits: bool = True
+    quiet: bool = False
+    as_json: bool = False
+
+
+class Summary(msgspec.Struct):
+    """How it went. `rows`, `accepted` and `rejected` are of all rows up to where it is, by whichever run;
+    `already_in` is how many of them an earlier run did. `undated`: this run's events without a timestamp."""
+
+    state: str = "unfinished"
+    rows: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    already_in: int = 0
+    undated: int = 0
+    reason: str = ""
+
+
+class Import:
+    """One run over one opened source."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        name: str,
+        options: Options,
+        summary: Summary,
+        *,
+        max_event_bytes: int,
+        rejects: Rejects,
+        progress: Progress,
+        stop: asyncio.Event,
+    ) -> None:
+        self.summary = summary  # filled in as it goes: an error leaves it with what was done
+        self._opened = opened
+        self._source = opened.source
+        self._name = name
+        self._options = options
+        self._max_event_bytes = max_event_bytes
+        self._rejects = rejects
+        self._progress = progress
+        self._stop = stop
+        self._known_paths: set[str] = set()
+        self._reached = Reached(opened.source.mark)
+
+    async def dry_run(self) -> tuple[int, int]:
+        """Validate everything, keep nothing. Returns the numbers of distinct event names and fields."""
+        names: set[str] = set()
+        async for piece in self._pieces():
+            self._rejects.write(piece.rejected)
+            for name, paths in piece.shapes():
+                names.add(name)
+                self._known_paths.update(paths)
+            self._count(self._behind(piece, self._reached), piece)
+        return len(names), len(self._known_paths)
+
+    async def run(self, journal: Journal, queue: ImportQueue, registry: Registry, secret: str) -> None:
+        """Import everything that is not in yet.
+
+        Errors: InputError, Refusal, Stopped, GaveUp, TakenOver, ApiError.
+        """
+        self._journal, self._queue, self._registry, self._secret = journal, queue, registry, secret
+        candidates = await queue.insist(journal.candidates)
+        entry = await self._unless_stopped(in_thread(lambda: journal.recognise(self._source, candidates)))
+        self._reached = Reached(self._source.mark)
+        if entry is not None:
+            await self._go_on(entry)
+        async for piece in self._pieces():
+            if entry is not None and entry.is_complete and not self._options.grown:
+                raise InputError(
+                    f"{self._name} begins with the {self._reached.rows:,} rows of an import that is complete "
+                    f"(of {_date(entry.began)}, from {entry.source}), and has more. --grown imports what is "
+                    "new; --again NAME imports all of it as new rows"
+                )
+            await self._send(piece)
+            if self._stop.is_set():
+                raise Stopped
+        if not self._source.problem and journal.entry is not None and not journal.entry.is_complete:
+            complete = msgspec.structs.replace(journal.entry, is_complete=True)
+            await queue.insist(lambda: journal.save(complete))
+
+    async def _go_on(self, entry: Entry) -> None:
+        """Pass over what is in, and send the last piece again, which may not be."""
+        before, last = entry.before, entry.last
+        self._progress.say(f"known: its import began {_date(entry.began)}; passing over what is in")
+        await self._unless_stopped(in_thread(lambda: self._source.skip_to(before.mark.position)))
+        piece = None
+        if self._source.mark.digest == before.mark.digest:
+            piece = await self._unless_stopped(in_thread(lambda: self._read(last.mark.position)))
+        if piece is None or piece.end.digest != last.mark.digest:
+            raise InputError(
+                f"{self._name} begins with rows that were imported {_date(entry.began)} from {entry.source}, "
+                f"but is not the same up to row {last.rows:,}, as far as that import came. Nothing was "
+                "imported now. --again NAME imports all of it as new rows, whatever was imported before"
+            )
+        self._reached = last if entry.is_complete else before
+        self.summary.already_in = self._reached.rows
+        self._rejects.go_on(self._reached.mark.line)
+        self._count(self._reached, None)
+        if not entry.is_complete:
+            await self._send(piece, is_repeat=True)
+
+    async def _pieces(self) -> AsyncIterator[Piece]:
+        """Piece after piece; the next one is read while one is at work. Errors: Stopped, InputError."""
+        ahead = self._read_ahead()
+        try:
+            while (piece := await self._unless_stopped(ahead)) is not None:
+                if not self._reached.rows and not piece.rows and len(piece.rejected) >= WORTHLESS_ROWS:
+                    first = piece.rejected[0]
+                    reasons = "; ".join(f"{one.path}: {one.message}" for one in first.problems[:3])
+                    raise InputError(
+                        f"not one of the first {len(piece.rejected):,} rows is an event. Line {first.line}: "
+                        f"{reasons}. Is the format right, and is a mapping missing (--event-name, --rename)?"
+                    )
+                ahead = self._read_ahead()
+                yield piece
+        finally:
+            ahead.cancel()
+
+    def _read_ahead(self) -> asyncio.Task[Piece | None]:
+        task = asyncio.create_task(in_thread(lambda: self._read(None)))
+        task.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # it may never be waited for
+        return task
+
+    def _read(self, until: int | None) -> Piece | None:
+        chunk = self._source.read(until)
+        return None if chunk is None else judge(chunk, self._known_paths, self._max_event_bytes)
+
+    async def _send(self, piece: Piece, *, is_repeat: bool = False) -> None:
+        """Everything that happens to one piece, in an order in which any line may be the last one."""
+        grant = await self._authorise()
+        await self._admit(grant, piece)
+        if self._options.strict and piece.rejected:
+            first = piece.rejected[0]
+            raise Refusal(
+                f"line {first.line}: {'; '.join(f'{one.path}: {one.message}' for one in first.problems)}"
+            )
+        self._rejects.write(piece.rejected)
+        reached = self._behind(piece, self._reached)
+        entry = self._journal.next(self._name, self._reached, reached, is_repeat=is_repeat)
+        await self._queue.insist(lambda: self._journal.save(entry))
+        await self._queue.append(
+            piece,
+            self._journal.incarnation,
+            entry.sequence,
+            grant.project_id,
+            grant.customer_identifier or "",
+        )
+        for name, paths in piece.shapes():
+            self._registry.names.touch(grant.project_id, name, paths)
+        self._count(reached, piece)
+
+    async def _authorise(self) -> Grant:
+        """The key may be revoked or expire while a long import runs. Errors: ApiError 401, GaveUp."""
+        if grant := self._registry.cached(self._secret, KeyType.WRITE):
+            return grant
+        return await self._patiently(lambda: self._registry.authorise(self._secret, KeyType.WRITE))
+
+    async def _admit(self, grant: Grant, piece: Piece) -> None:
+        """Count new names against the project's caps; events that carry one without a place are set aside."""
+        names, project_id = self._registry.names, grant.project_id
+        while True:
+            known = names.known(project_id)
+            if known is None:
+                known = await self._patiently(lambda: names.load(project_id))
+            self._known_paths = known.field_paths
+            shapes = piece.shapes()
+            new_names = {name for name, _ in shapes} - known.event_names
+            new_paths = {path for _, paths in shapes for path in paths} - known.field_paths
+            if not new_names and not new_paths:
+                return
+            refused = await self._patiently(partial(names.admit, project_id, new_names, new_paths))
+            if not refused:
+                return
+            piece.refuse(refused, FULL)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Waits where a handler would answer 503. Errors: GaveUp, ApiError."""
+
+        async def ask() -> T:
+            try:
+                return await call()
+            except ApiError as error:
+                if error.kind is Kind.UNAVAILABLE:
+                    raise TimeoutError from None
+                raise
+
+        return await self._queue.insist(ask)
+
+    def _behind(self, piece: Piece, before: Reached) -> Reached:
+        return Reached(piece.end, before.accepted + len(piece.rows), before.rejected + len(piece.rejected))
+
+    def _count(self, reached: Reached, piece: Piece | None) -> None:
+        self._reached = reached
+        summary = self.summary
+        summary.rows, summary.accepted, summary.rejected = reached.rows, reached.accepted, reached.rejected
+        if piece is not None:
+            summary.undated += sum(event.event_time is None for _, _, event in piece.rows)
+        self._progress.show(self._opened.bytes_read, summary.rows, summary.rejected)
+
+    async def _unless_stopped(self, work: Awaitable[T]) -> T:
+        """The result of `work`, which is left alone as soon as somebody wants to stop. Errors: Stopped."""
+        task, stop = asyncio.ensure_future(work), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if self._stop.is_set():
+                task.cancel()
+                raise Stopped
+            return await task
+        finally:
+            stop.cancel()
+
+
+def _date(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
