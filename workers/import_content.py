@@ -98,11 +98,20 @@ class Input:
         self.total = total
         self.bytes_read = 0
 
+    def __enter__(self) -> Input:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
     def peek(self, size: int) -> bytes:
         """The first bytes, which will be read again."""
         while len(self._head) < size and (more := self._file.read(size - len(self._head))):
             self._head += more
         return self._head
+
+    def read1(self, size: int) -> bytes:
+        return self.read(size)
 
     def read(self, size: int = -1) -> bytes:
         size = size if size > 0 else BLOCK_BYTES
@@ -117,6 +126,7 @@ class Peekable(Protocol):
 
     def peek(self, size: int) -> bytes: ...
     def read(self, size: int = -1) -> bytes: ...
+    def read1(self, size: int) -> bytes: ...
 
 
 def unpack(source: Input) -> tuple[Peekable, str]:
@@ -135,7 +145,7 @@ def unpack(source: Input) -> tuple[Peekable, str]:
 class Content:
     """Unpacked text, taken piece by piece from the front. All that was taken is in the digest."""
 
-    def __init__(self, stream: BinaryIO, packing: str, encoding: str = "", *, grows: bool = False) -> None:
+    def __init__(self, stream: Peekable, packing: str, encoding: str = "", *, grows: bool = False) -> None:
         """`grows`: a last line without a line break is not finished yet, and not read."""
         self._stream = stream
         self._packing = packing
@@ -195,7 +205,8 @@ class Content:
 
     def _read(self) -> bytes:
         try:
-            data = self._stream.read(BLOCK_BYTES)
+            # What is there: a longer read that meets the broken end would lose what came before it.
+            data = self._stream.read1(BLOCK_BYTES)
             if self._decoder is not None:
                 return self._decoder.decode(data, final=not data).encode() or self._end_at(data)
         except (EOFError, zlib.error, gzip.BadGzipFile, import_zstd.ZstdError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -13,7 +14,7 @@ from typing import BinaryIO, Literal, TypeAlias, cast
 import msgspec
 
 from workers import import_parquet, import_zstd
-from workers.import_content import UTF8_MARK, Content, Input, InputError, Source, unpack
+from workers.import_content import UTF8_MARK, Content, Input, InputError, Peekable, Source, unpack
 from workers.import_csv import CsvSource
 from workers.import_mapping import Mapping
 from workers.import_ndjson import NdjsonSource
@@ -42,55 +43,74 @@ class Reading(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        return "standard input" if self.path == STDIN else self.path
+        """For people, and the same from every directory."""
+        return "standard input" if self.path == STDIN else str(Path(self.path).absolute())
 
 
-class Opened(msgspec.Struct):
-    """A source, and how far its input has been read. `identity`: the same bytes make the same events."""
+class Opened:
+    """A source, and how far its input has been read. `identity`: what makes other events of same bytes."""
 
     source: Source
-    format: Format
-    identity: bytes
-    input: Input
-    share: list[float]  # of a Parquet file's rows, which do not come in the order of its bytes
+
+    def __init__(self, format: Format, identity: bytes, given: Input, files: contextlib.ExitStack) -> None:
+        self.format = format
+        self.identity = identity
+        self.input = given
+        self.files = files
+        self._share = 0.0  # of a Parquet file's rows, which do not come in the order of its bytes
 
     @property
     def bytes_read(self) -> int:
-        total = self.input.total
-        return int(total * self.share[0]) if self.format == "parquet" and total else self.input.bytes_read
+        if self.format == "parquet" and self.input.total:
+            return int(self.input.total * self._share)
+        return self.input.bytes_read
+
+    def read_rows(self, share: float) -> None:
+        self._share = share
+
+    def close(self) -> None:
+        self.files.close()
 
 
 def open_source(reading: Reading, max_line_bytes: int) -> Opened:
-    """Errors: InputError."""
-    given = _open(reading.path)
-    stream, packing = unpack(given)
-    try:
-        head = stream.peek(16)
-    except BROKEN as error:
-        raise InputError(f"{reading.name} is no {packing} file: {error}") from None
-    if not head:
-        raise InputError(f"{reading.name} is empty")
-    format = _choose(reading, head)
-    identity = msgspec.json.encode([format, reading.delimiter, reading.encoding]) + reading.mapping.identity
-    share = [0.0]
-    source: Source
-    if format == "parquet":
+    """To be closed. Errors: InputError."""
+    with contextlib.ExitStack() as files:
+        given = files.enter_context(_open(reading.path))
+        stream, packing = unpack(given)
         try:
-            file = (
-                open(reading.path, "rb")  # noqa: SIM115
-                if reading.path != STDIN and not packing
-                else import_parquet.keep(cast(BinaryIO, stream))
-            )
+            head = stream.peek(16)
+        except BROKEN as error:
+            raise InputError(f"{reading.name} is no {packing} file: {error}") from None
+        if not head:
+            raise InputError(f"{reading.name} is empty")
+        format = _choose(reading, head)
+        identity = (
+            msgspec.json.encode([format, reading.delimiter, reading.encoding]) + reading.mapping.identity
+        )
+        opened = Opened(format, identity, given, files.pop_all())
+    try:
+        opened.source = _source(reading, opened, stream, packing, max_line_bytes)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _source(reading: Reading, opened: Opened, stream: Peekable, packing: str, max_line_bytes: int) -> Source:
+    if opened.format == "parquet":
+        try:
+            if reading.path == STDIN or packing:
+                file = import_parquet.keep(cast(BinaryIO, stream))
+            else:
+                file = open(reading.path, "rb")  # noqa: SIM115
         except BROKEN as error:
             raise InputError(f"{reading.name} is incomplete: {error}") from None
-        source = ParquetSource(file, reading.mapping, lambda done: share.__setitem__(0, done))
-        return Opened(source, format, identity, given, share)
-    content = Content(cast(BinaryIO, stream), packing, reading.encoding, grows=reading.grows)
-    if format == "csv":
-        source = CsvSource(content, reading.mapping, max_line_bytes, reading.delimiter)
-    else:
-        source = NdjsonSource(content, reading.mapping, max_line_bytes)
-    return Opened(source, format, identity, given, share)
+        opened.files.enter_context(file)
+        return ParquetSource(file, reading.mapping, opened.read_rows)
+    content = Content(stream, packing, reading.encoding, grows=reading.grows)
+    if opened.format == "csv":
+        return CsvSource(content, reading.mapping, max_line_bytes, reading.delimiter)
+    return NdjsonSource(content, reading.mapping, max_line_bytes)
 
 
 def _open(path: str) -> Input:

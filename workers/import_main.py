@@ -123,6 +123,7 @@ class _Command:
         finally:
             progress.end()
             waiting.cancel()
+            opened.close()
         if opened.source.problem:
             self._summary.state = "unfinished"
             self._summary.reason = f"{opened.source.problem}; the rows before that are in"
@@ -210,6 +211,8 @@ def _lines(summary: Summary, said: Said, rejects: str, options: Options) -> list
         lines.append(
             f"{'undated':<9} {summary.undated:,} rows have no timestamp: their time is that of the import"
         )
+    if summary.note:
+        lines.append(f"{'note':<9} {summary.note}")
     if said.event_names is not None:
         lines.append(f"{'names':<9} {said.event_names:,} event names, {said.fields:,} fields")
     if said.fates is not None:

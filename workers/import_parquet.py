@@ -89,20 +89,32 @@ class ParquetSource:
 
     def read(self, until: int | None) -> Chunk | None:
         limit = PIECE_ROWS if until is None else until - self._position
+        parts: list[Any] = []
         try:
-            if self._batch is None or not self._batch.num_rows:
-                self._batch = next(self._batches, None)
+            while limit > 0 and (batch := self._next_batch()) is not None:
+                parts.append(batch.slice(0, limit))
+                limit -= parts[-1].num_rows
+                self._batch = batch.slice(parts[-1].num_rows)
+                if until is None:
+                    break
         except (self._arrow.ArrowException, OSError) as error:
             self.problem = f"the Parquet file is damaged: {str(error)[:300]}"
             return None
-        if self._batch is None:
+        if not parts:
             return None
-        rows, self._batch = self._batch.slice(0, limit), self._batch.slice(limit)
-        first = self._position + 1
-        self._position += rows.num_rows
+        table = self._arrow.Table.from_batches(parts)
+        lines = range(self._position + 1, self._position + 1 + table.num_rows)
+        self._position += table.num_rows
         self._on_progress(self._position / self._rows)
-        lines = range(first, first + rows.num_rows)
-        return Chunk(self._events(rows), lines, self.mark)
+        return Chunk(self._events(table), lines, self.mark)
+
+    def _next_batch(self) -> Any:
+        """The rest of the last batch, or the next one; None at the end."""
+        while self._batch is None or not self._batch.num_rows:
+            self._batch = next(self._batches, None)
+            if self._batch is None:
+                return None
+        return self._batch
 
     def _read_batches(self, position: int) -> Iterator[Any]:
         """Batches from a row on. Whole groups before it are not read at all."""
@@ -132,8 +144,8 @@ class ParquetSource:
                 table = table.set_column(at, field.name, table.column(at).cast(kind, safe=False))
         return table
 
-    def _events(self, batch: Any) -> list[bytes | Unreadable]:
-        table = self._flat(self._arrow.Table.from_batches([batch]))
+    def _events(self, table: Any) -> list[bytes | Unreadable]:
+        table = self._flat(table)
         columns = [
             [None] * table.num_rows if make is None else self._values(table.column(at), make)
             for at, make in enumerate(self._cells)

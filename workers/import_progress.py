@@ -28,6 +28,8 @@ class Progress:
     def show(self, bytes_read: int, rows: int, rejected: int, *, force: bool = False) -> None:
         """Cheap to call often."""
         now = time.monotonic()
+        if not self._seen:
+            self._seen.append((now, bytes_read, rows))
         if self._out is None or (now < self._next and not force):
             return
         self._next = now + (BAR_SECONDS if self._is_bar else LINE_SECONDS)

@@ -70,6 +70,7 @@ class Summary(msgspec.Struct):
     already_in: int = 0
     undated: int = 0
     reason: str = ""
+    note: str = ""
 
 
 class Import:
@@ -121,6 +122,11 @@ class Import:
         self._reached = Reached(self._source.mark)
         if entry is not None:
             await self._go_on(entry)
+        elif former := [one for _, _, one in candidates if one.source == self._name]:
+            self.summary.note = (
+                f"taken for a new file: what was imported from {self._name} {_date(former[-1].began)} begins "
+                "with other rows"
+            )
         async for piece in self._pieces():
             if entry is not None and entry.is_complete and not self._options.grown:
                 raise InputError(

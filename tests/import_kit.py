@@ -1,0 +1,118 @@
+"""What the tests of `eventbunker import` share: the command in a process of its own, and what reached the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.settings import Settings, load
+from app.stream import Keys, Record, split_group
+from tests.pipeline_kit import entries
+from tests.registries import new_key, registry
+from tests.service import COMMAND, FROM_OUTSIDE, ROOT
+
+SECONDS = 60.0
+
+
+class Desk:
+    """An operator before one Redis: settings, a key, and the command."""
+
+    def __init__(self, directory: Path, redis_url: str, deploy: str = "") -> None:
+        self.directory = directory
+        self.config = directory / "deploy.toml"
+        self.config.write_text(f'[dev]\npersist_to = "{directory}/state"\n{deploy}')
+        self.environ = {"REDIS_URL": redis_url, "DEPLOY_ENV": ""}
+        self.settings: Settings = load(self.config, environ=self.environ)
+        self.project_id, self.environ["WRITE_KEY"] = asyncio.run(self._key())
+
+    async def _key(self, **more: Any) -> tuple[str, str]:
+        async with registry(self.settings) as opened:
+            project_id, _, secret = await new_key(opened, **more)
+            return project_id, secret
+
+    def bind(self, customer_identifier: str) -> None:
+        """From now on with a key of another project that is bound to a customer."""
+        self.project_id, self.environ["WRITE_KEY"] = asyncio.run(
+            self._key(customer_identifier=customer_identifier)
+        )
+
+    def start(self, *words: str, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """The command, with a pipe at each end."""
+        inherited = {name: value for name, value in os.environ.items() if name not in FROM_OUTSIDE}
+        command = [sys.executable, "-c", COMMAND, "-c", str(self.config), "import", *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**inherited, **self.environ, **(environ or {})},
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+        )
+
+    def run(self, *words: str, content: bytes = b"", environ: Mapping[str, str] | None = None) -> Done:
+        """The command to its end; nobody drains, so it does not wait for that."""
+        process = self.start("--no-wait", "--json", *words, environ=environ)
+        try:
+            out, errors = process.communicate(content, SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError(process.communicate()) from None
+        return Done(process.returncode, out.decode(), errors.decode())
+
+    async def records(self) -> dict[int, list[Record]]:
+        """What waits in each partition, by its number."""
+        from app import redis_client
+
+        redis = redis_client.connect(self.settings)
+        try:
+            found = {}
+            for number in range(self.settings.producer.shards):
+                rows = await entries(redis, Keys(self.settings.producer.queue, number).entries)
+                found[number] = [one for _, fields in rows for one in split_group(fields[b"r"])]
+            return found
+        finally:
+            await redis.aclose()
+
+    def bodies(self) -> Counter[bytes]:
+        """The bytes of every event in the stream, whatever its partition."""
+        return Counter(one.body for part in asyncio.run(self.records()).values() for one in part)
+
+
+class Done:
+    """How the command ended. `said` is its summary."""
+
+    def __init__(self, code: int, out: str, errors: str) -> None:
+        self.code = code
+        self.errors = errors
+        self.out = out
+
+    @property
+    def said(self) -> dict[str, Any]:
+        found = json.loads(self.out.splitlines()[-1])
+        assert isinstance(found, dict)
+        return found
+
+    def __repr__(self) -> str:
+        return f"{self.code}\n{self.out}\n{self.errors}"
+
+
+def lines(numbers: Sequence[int], size: int = 0) -> bytes:
+    """NDJSON, one event for each number, each padded with `size` bytes."""
+    padding = "x" * size
+    return b"".join(b'{"event_name":"e","n":%d,"pad":"%s"}\n' % (n, padding.encode()) for n in numbers)
+
+
+def kill(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGKILL) -> tuple[int, str]:
+    """Send it, and wait. Exit code, and what it wrote to standard error."""
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=SECONDS)
+    return process.returncode, errors.decode()
