@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from app import ledger, redis_client
-from app.errors import ApiError
+from app.errors import ApiError, Kind
 from app.grant import KeyType
 from app.layout import Expected, LayoutError
 from app.presence import EdgePresence
@@ -75,7 +75,14 @@ class _Command:
         except (InputError, LayoutError, NotRunning) as error:
             code, summary.state, summary.reason = UNUSABLE, "unusable", str(error)
         except ApiError as error:
-            code, summary.state, summary.reason = UNUSABLE, "unusable", f"{error.row.error}. {error.detail}"
+            if error.kind is Kind.UNAVAILABLE:
+                code, summary.reason = UNFINISHED, "Redis does not answer; check REDIS_URL"
+            else:
+                code, summary.state, summary.reason = (
+                    UNUSABLE,
+                    "unusable",
+                    f"{error.row.error}. {error.detail}",
+                )
         except Refusal as error:
             code, summary.state, summary.reason = REJECTED, "rejected", str(error)
         except (GaveUp, Stopped) as error:

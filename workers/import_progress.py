@@ -24,10 +24,11 @@ class Progress:
         self._seen: deque[tuple[float, int, int]] = deque()
         self._next = time.monotonic() + (0 if self._is_bar else LINE_SECONDS)
         self._shown = 0
+        self._last = (0, 0, 0)
 
     def show(self, bytes_read: int, rows: int, rejected: int, *, force: bool = False) -> None:
         """Cheap to call often."""
-        now = time.monotonic()
+        now, self._last = time.monotonic(), (bytes_read, rows, rejected)
         if not self._seen:
             self._seen.append((now, bytes_read, rows))
         if self._out is None or (now < self._next and not force):
@@ -39,8 +40,8 @@ class Progress:
         text = self._text(bytes_read, rows, rejected)
         if self._is_bar:
             width = shutil.get_terminal_size().columns - 1
-            self._out.write(f"\r{text[:width]}{' ' * max(0, self._shown - len(text))}")
-            self._shown = min(len(text), width)
+            self._out.write(f"\r{text[:width]}{' ' * max(0, self._shown - len(text[:width]))}")
+            self._shown = len(text[:width])
         else:
             self._out.write(f"{text}\n")
         self._out.flush()
@@ -54,7 +55,9 @@ class Progress:
         self._out.flush()
 
     def end(self) -> None:
-        """Leave the bar as it is, and go to the next line."""
+        """Leave the bar as it is by now, and go to the next line."""
+        if self._shown:
+            self.show(*self._last, force=True)
         if self._out is not None and self._is_bar and self._shown:
             self._out.write("\n")
             self._shown = 0

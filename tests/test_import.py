@@ -1,0 +1,242 @@
+"""`eventbunker import` as an operator types it: rules, keys, summaries, and what queries then see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from tests.client import Client, equals, unique
+from tests.import_kit import Desk, lines
+from tests.registries import registry
+from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service
+from tests.waiting import until
+
+
+@pytest.fixture
+def desk(tmp_path: Path, redis_url: str) -> Desk:
+    return Desk(tmp_path, redis_url)
+
+
+def write(desk: Desk, *rows: str, name: str = "a.ndjson") -> str:
+    path = desk.directory / name
+    path.write_text("".join(f"{row}\n" for row in rows))
+    return str(path)
+
+
+def run_beside(service: Service, write_key: str, *words: str, content: bytes = b"") -> tuple[int, str, str]:
+    """The command beside a running `dev`, which it finds by itself."""
+    inherited = {name: value for name, value in os.environ.items() if name not in FROM_OUTSIDE}
+    config = ["-c", str(service.directory / "deploy.toml")]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *config, "import", "--state", str(service.state), *words],
+        cwd=ROOT,
+        env={**inherited, "EVENTBUNKER_WRITE_KEY": write_key},
+        input=content,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.mark.service
+def test_with_event_ids_what_was_sent_before_is_one_event(
+    service: Service, client: Client, tmp_path: Path
+) -> None:
+    project = client.new_project()
+    rows = [
+        {"event_name": "order", "event_id": f"o{n}", "amount": n, "timestamp": "2020-01-02T03:04:05.000Z"}
+        for n in range(3000)
+    ]
+    for row in rows[:5]:
+        project.track(**row)
+    path = tmp_path / "orders.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, compression="zstd")
+    key = project.keys["write_key"]
+    code, out, errors = run_beside(service, key, str(path))
+    assert (code, "3,000 of 3,000 rows" in out) == (0, True), (out, errors)
+    assert "everything is in queries now; 5 were copies" in out
+    assert project.count("order") == 3000, "at once: it waited for that"
+    code, out, errors = run_beside(
+        service, key, "-", "--json", "--format", "parquet", content=path.read_bytes()
+    )
+    assert (code, json.loads(out)["already_in"]) == (0, 3000), "a pipe holds the same content"
+    lines_of_same = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    code, out, errors = run_beside(service, key, "-", content=lines_of_same)
+    assert (code, "3,000 were copies" in out) == (0, True), "in another format only the ids tell"
+    assert project.count("order") == 3000
+    assert (
+        project.rows(computations=[{"function": "sum", "field_name": "amount"}])[0]["sum_amount"] == 4498500
+    )
+    assert service.eventbunker("verify", "--state", str(service.state)).returncode == 0
+
+
+@pytest.mark.service
+def test_a_key_that_is_bound_to_a_customer_binds_what_it_imports(service: Service, client: Client) -> None:
+    project = client.new_project()
+    bound = project.create_key(key_filter_data={"customer_identifier": "acme"})["api_key"]
+    name = unique("e")
+    content = f"event_name,customer_identifier,zip\n{name},other,01234\n{name},,8\n".encode()
+    code, _, errors = run_beside(service, bound, "-", "--format", "csv", "--text", "zip", content=content)
+    assert code == 0, errors
+    found = project.events(equals("event_name", name))
+    assert {(one["customer_identifier"], one["zip"]) for one in found} == {("acme", "01234"), ("acme", "8")}
+
+
+def test_bad_rows_are_listed_with_line_and_reason_and_the_others_are_in(desk: Desk) -> None:
+    good = '{"event_name":"ok"}'
+    path = write(
+        desk, good, "{", '{"event_name":"ok","is_bot":true,"x":[1,"a"]}', good, '{"a":"%s"}' % ("x" * 70_000)
+    )
+    done = desk.run(path)
+    assert (done.code, done.said["accepted"], done.said["rejected"], done.said["undated"]) == (1, 2, 3, 2)
+    rejects = Path(path + ".rejected.ndjson")
+    assert done.said["rejects"] == str(rejects)
+    listed = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [one["line"] for one in listed] == [2, 3, 5]
+    assert [[problem["path"] for problem in one["errors"]] for one in listed] == [
+        ["$"],
+        ["$.is_bot", "$.x"],
+        ["$"],
+    ]
+    assert listed[1]["event"] == '{"event_name":"ok","is_bot":true,"x":[1,"a"]}'
+    assert "70,008 bytes; at most 65,536" in listed[2]["errors"][0]["message"]
+    assert desk.bodies() == {good.encode(): 2}
+    again = desk.run(path)
+    assert (again.code, again.said["rejected"], again.said["already_in"]) == (1, 3, 5), "it stays said"
+    elsewhere = desk.run(path, "--again", "x", "--rejects", str(desk.directory / "r"))
+    assert (elsewhere.code, (desk.directory / "r").read_text()) == (1, rejects.read_text())
+
+
+def test_strict_stops_at_the_first_bad_row_and_goes_on_when_it_is_mended(desk: Desk) -> None:
+    good = lines(range(6000))
+    path = desk.directory / "a.ndjson"
+    path.write_bytes(good + b"{}\n")
+    done = desk.run(str(path), "--strict")
+    assert (done.code, done.said["reason"]) == (1, "line 6001: $.event_name: required field is missing")
+    assert sum(desk.bodies().values()) == 5000, "what lies before its piece"
+    path.write_bytes(good + b'{"event_name":"mended"}\n')
+    assert desk.run(str(path), "--strict").code == 0
+    assert sum(desk.bodies().values()) == 6001
+
+
+def test_a_dry_run_needs_no_redis_and_keeps_nothing(desk: Desk) -> None:
+    path = write(desk, '{"event_name":"a","x":{"y":1}}', '{"event_name":"b","z":1}', "{}")
+    done = desk.run(path, "--dry-run", environ={"REDIS_URL": "", "WRITE_KEY": ""})
+    assert (done.code, done.said["state"]) == (1, "rejected")
+    assert (done.said["accepted"], done.said["event_names"], done.said["fields"]) == (2, 2, 2)
+    assert not desk.bodies()
+
+
+def test_the_wrong_format_or_mapping_ends_it_at_once(desk: Desk) -> None:
+    done = desk.run(write(desk, *['{"name":"x"}'] * 200))
+    assert (done.code, "not one of the first 200 rows is an event" in done.said["reason"]) == (2, True)
+    assert "$.event_name: required field is missing" in done.said["reason"]
+    assert not desk.bodies()
+
+
+def test_names_count_against_the_projects_caps(tmp_path: Path, redis_url: str) -> None:
+    desk = Desk(tmp_path, redis_url, "[limits]\nmax_event_names = 2\nmax_field_paths = 2\n")
+    path = write(
+        desk,
+        '{"event_name":"a","x":1}',
+        '{"event_name":"b","y":1}',
+        '{"event_name":"c","x":1}',
+        '{"event_name":"a","z":1}',
+        '{"event_name":"b","x":1}',
+    )
+    first = desk.run(write(desk, '{"event_name":"b","y":1}', '{"event_name":"a","x":1}', name="b.ndjson"))
+    assert first.code == 0
+    done = desk.run(path)
+    assert (done.code, done.said["accepted"], done.said["rejected"]) == (1, 3, 2)
+    listed = [json.loads(line) for line in Path(path + ".rejected.ndjson").read_text().splitlines()]
+    assert [(one["line"], one["errors"][0]["path"]) for one in listed] == [(3, "$.event_name"), (4, "$.z")]
+    assert "the project has its maximum of distinct event names" in listed[0]["errors"][0]["message"]
+
+
+def test_keys(desk: Desk) -> None:
+    path = write(desk, '{"event_name":"a"}')
+    unknown = desk.run(path, environ={"WRITE_KEY": "eb_w_unknown"})
+    assert (unknown.code, "The key is unknown or was revoked" in unknown.said["reason"]) == (2, True)
+    assert "eb_w_unknown" not in unknown.out + unknown.errors
+    none = desk.run(path, environ={"WRITE_KEY": ""})
+    assert (none.code, "set EVENTBUNKER_WRITE_KEY" in none.errors) == (2, True)
+    file = desk.directory / "key"
+    file.write_text(desk.environ["WRITE_KEY"] + "\n")
+    assert desk.run(path, "--write-key-file", str(file), environ={"WRITE_KEY": ""}).code == 0
+
+
+def test_a_key_that_is_revoked_ends_the_import(desk: Desk) -> None:
+    process = desk.start("-", "--no-wait")
+    assert process.stdin is not None
+    process.stdin.write(lines(range(4000), 1000))
+    process.stdin.flush()
+    until(lambda: sum(desk.bodies().values()), 20, "rows in the stream")
+
+    async def revoke() -> None:
+        async with registry(desk.settings) as opened:
+            await opened.accounts.delete_key(desk.project_id, api_key=desk.environ["WRITE_KEY"])
+
+    asyncio.run(revoke())
+    _, errors = process.communicate(lines(range(4000, 12_000), 1000), 30)
+    assert (process.returncode, b"Invalid x-eventbunker-write-key" in errors) == (2, True), errors
+
+
+def test_a_terminal_sees_a_bar(desk: Desk) -> None:
+    path = desk.directory / "a.ndjson"
+    path.write_bytes(lines(range(20_000)))
+    ours, theirs = pty.openpty()
+    inherited = {name: value for name, value in os.environ.items() if name not in FROM_OUTSIDE}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", COMMAND, "-c", str(desk.config), "import", str(path), "--no-wait"],
+            cwd=ROOT,
+            env={**inherited, **desk.environ, "COLUMNS": "100"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            timeout=60,
+            check=False,
+        )
+        seen = os.read(ours, 65_536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0, seen
+    assert "\r[" in seen
+    assert "20,000 rows" in seen
+    assert "imported  20,000 of 20,000 rows" in done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--event-name", "a", "--event-name-from", "b"), "not both"),
+        (("--timestamp-unit", "s"), "name the column"),
+        (("--rename", "a"), "write OLD=NEW"),
+        (("--delimiter", "ab"), "is one character"),
+        (("--encoding", "klingon"), "none that Python knows"),
+    ],
+)
+def test_usage(desk: Desk, words: tuple[str, ...], said: str) -> None:
+    done = desk.run("absent.csv", *words)
+    assert (done.code, said in done.errors) == (2, True)
+
+
+def test_nothing_to_connect_to_is_said(desk: Desk) -> None:
+    path = write(desk, '{"event_name":"a"}')
+    none = desk.run(path, environ={"REDIS_URL": ""})
+    assert (none.code, "no Redis: set REDIS_URL" in none.said["reason"]) == (2, True)
+    away = desk.run(path, environ={"REDIS_URL": f"unix://{desk.directory}/none.sock"})
+    assert (away.code, "Redis does not answer; check REDIS_URL" in away.said["reason"]) == (3, True), away
+    absent = desk.run("absent.csv")
+    assert (absent.code, "cannot be read: No such file" in absent.said["reason"]) == (2, True)
