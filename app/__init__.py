@@ -38,6 +38,8 @@ What became of an event is told by
     17  app.receipt     to those who ask, wherever it is (`app.whereabouts`)
     18  app.dead        for what was set aside: list, show, replay, purge
 
+Files of events come in by another door, through the same rules: `workers.import_run`.
+
 What watches over both: `app.ledger` (every event has one fate, counted with the act itself),
 `workers.verify` (the ledger against the store) and `app.canary` (an event of our own, all the time).
 

@@ -215,7 +215,7 @@ def test_a_mapping_moves_retypes_and_drops_and_leaves_the_rest_alone(tmp_path: P
         "properties": {"n": 1.1},
     }
     assert b'"n":1.10' in chunk.bodies[0]  # type: ignore[operator]
-    piece = judge(chunk, set(), MAX_BYTES)
+    piece = judge(chunk, MAX_BYTES)
     assert [one.line for one in piece.rejected] == [2, 3], "a repeated name is still one"
 
 

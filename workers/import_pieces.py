@@ -5,8 +5,6 @@ The rules are those of `POST /post`, and the code that knows them is the same (`
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 import msgspec
 
 from app import event_problems
@@ -63,8 +61,8 @@ class Piece(msgspec.Struct):
         self.rejected.sort(key=lambda one: one.line)
 
 
-def judge(chunk: Chunk, known_paths: Container[str], max_event_bytes: int) -> Piece:
-    """Read every row of `chunk`. `known_paths`: see `app.event.read_event`."""
+def judge(chunk: Chunk, max_event_bytes: int) -> Piece:
+    """Read every row of `chunk`."""
     rows: list[tuple[int, bytes, Event]] = []
     rejected: list[Rejected] = []
     for line, body in zip(chunk.lines, chunk.bodies, strict=True):
@@ -79,7 +77,7 @@ def judge(chunk: Chunk, known_paths: Container[str], max_event_bytes: int) -> Pi
             rejected.append(Rejected(line, [Problem("$", reason)], body[:SHOWN_BYTES]))
         else:
             try:
-                rows.append((line, body, read_event(body, known_paths)))
+                rows.append((line, body, read_event(body)))
             except BrokenRule:
                 if body.isspace():
                     continue

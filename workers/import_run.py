@@ -97,19 +97,19 @@ class Import:
         self._rejects = rejects
         self._progress = progress
         self._stop = stop
-        self._known_paths: set[str] = set()
         self._reached = Reached(opened.source.mark)
 
     async def dry_run(self) -> tuple[int, int]:
         """Validate everything, keep nothing. Returns the numbers of distinct event names and fields."""
         names: set[str] = set()
+        fields: set[str] = set()
         async for piece in self._pieces():
             self._rejects.write(piece.rejected)
             for name, paths in piece.shapes():
                 names.add(name)
-                self._known_paths.update(paths)
+                fields.update(paths)
             self._count(self._behind(piece, self._reached), piece)
-        return len(names), len(self._known_paths)
+        return len(names), len(fields)
 
     async def run(self, journal: Journal, queue: ImportQueue, registry: Registry, secret: str) -> None:
         """Import everything that is not in yet.
@@ -188,7 +188,7 @@ class Import:
 
     def _read(self, until: int | None) -> Piece | None:
         chunk = self._source.read(until)
-        return None if chunk is None else judge(chunk, self._known_paths, self._max_event_bytes)
+        return None if chunk is None else judge(chunk, self._max_event_bytes)
 
     async def _send(self, piece: Piece, *, is_repeat: bool = False) -> None:
         """Everything that happens to one piece, in an order in which any line may be the last one."""
@@ -227,7 +227,6 @@ class Import:
             known = names.known(project_id)
             if known is None:
                 known = await self._patiently(lambda: names.load(project_id))
-            self._known_paths = known.field_paths
             shapes = piece.shapes()
             new_names = {name for name, _ in shapes} - known.event_names
             new_paths = {path for _, paths in shapes for path in paths} - known.field_paths
