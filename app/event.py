@@ -103,18 +103,21 @@ def _check_values(fields: Fields, *, long_strings: bool) -> tuple[Names, int]:
     names: Names = tuple(fields)
     how_many = len(names)
     for name, value in fields.items():
+        # The decoder makes no other types; true, false, null and fractions are always inside their limits.
         kind = type(value)
         if kind is str:
             if long_strings and not fits(value):  # type: ignore[arg-type]
                 raise BrokenRule
+        elif kind is int or kind is list:
+            if not is_leaf(value, long_strings=long_strings):
+                raise BrokenRule
         elif kind is dict:
-            how_many += len(value)  # type: ignore[arg-type]
-            names += (name, tuple(value))  # type: ignore[arg-type]
-            for leaf in value.values():  # type: ignore[union-attr]
+            below = cast("dict[str, Leaf]", value)
+            how_many += len(below)
+            names += (name, tuple(below))
+            for leaf in below.values():
                 if not is_leaf(leaf, long_strings=long_strings):
                     raise BrokenRule
-        elif not is_leaf(value, long_strings=long_strings):
-            raise BrokenRule
     return names, how_many
 
 
@@ -155,11 +158,10 @@ def read_shape(names: Names) -> Shape:
 
 def is_leaf(value: object, *, long_strings: bool = True) -> bool:
     """Is `value` (already of type Leaf) inside its limits?"""
-    kind = type(value)
     if isinstance(value, str):
         return not long_strings or fits(value)
-    if kind is int:
-        return MIN_INTEGER <= value <= MAX_INTEGER  # type: ignore[operator]
+    if isinstance(value, int):
+        return MIN_INTEGER <= value <= MAX_INTEGER
     if isinstance(value, list):
         return is_array(value, long_strings=long_strings)
     return True

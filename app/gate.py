@@ -33,13 +33,14 @@ class RequestIds:
     """
 
     def __init__(self) -> None:
-        self._process = os.urandom(3).hex()
+        self._process = int.from_bytes(os.urandom(3), "big") << 24
         self._counter = int.from_bytes(os.urandom(3), "big")
 
     def next(self) -> str:
         """A new id. A clock that stands before 1970 counts as 1970: the id keeps its form."""
         self._counter = (self._counter + 1) & 0xFFFFFF
-        return f"{max(0, time.time_ns()) // 1_000_000:012x}{self._process}{self._counter:06x}"
+        milliseconds = max(0, time.time_ns()) // 1_000_000
+        return (milliseconds << 48 | self._process | self._counter).to_bytes(12, "big").hex()
 
 
 class AnswerHeaders:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Mapping
+from types import CoroutineType
 from typing import TypeVar
 from urllib.parse import parse_qs
 
@@ -19,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import ApiError, Kind, encode_error
-from app.first_step import FirstStep
+from app.first_step import go_on
 
 BODY_DEADLINE_SECONDS = 30.0  # a whole body, where `app.gate` says nothing else
 DISCARD_BYTES = 256 * 1024  # of a body that nobody wants, read so that the connection can go on
@@ -82,17 +83,25 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes, int(declared))
-    begun = FirstStep(receive())
-    if begun.is_over:
-        message = await begun
-        body: bytes = message.get("body", b"")
-        if message["type"] == "http.request" and not message.get("more_body") and len(body) <= limit_bytes:
-            scope[BODY_IS_READ] = True
-            return body
+    arriving = receive()
+    if isinstance(arriving, CoroutineType):
+        try:
+            arriving = go_on(arriving, arriving.send(None))
+        except StopIteration as end:  # it did not have to wait, and needs no deadline
+            message: Message = end.value
+            body: bytes = message.get("body", b"")
+            if (
+                message["type"] == "http.request"
+                and not message.get("more_body")
+                and len(body) <= limit_bytes
+            ):
+                scope[BODY_IS_READ] = True
+                return body
+            arriving = _at_once(message)
     seconds = float(scope.get(BODY_SECONDS, BODY_DEADLINE_SECONDS))
     try:
         async with asyncio.timeout(seconds):
-            body = await _read_pieces(scope, await begun, receive, limit_bytes)
+            body = await _read_pieces(scope, await arriving, receive, limit_bytes)
     except TimeoutError:
         raise ApiError(
             Kind.REQUEST_TIMEOUT, f"The body did not arrive within {seconds:g} seconds; send it faster."
@@ -155,6 +164,10 @@ async def while_connected(receive: Receive, work: Coroutine[object, object, T]) 
         leaving.cancel()
         await asyncio.gather(task, leaving, return_exceptions=True)
     raise ApiError(Kind.INVALID_BODY, "The client closed the connection before the answer.")
+
+
+async def _at_once(message: Message) -> Message:
+    return message
 
 
 async def _read_pieces(scope: Scope, message: Message, receive: Receive, limit_bytes: int) -> bytes:

@@ -115,6 +115,9 @@ class Producer:
                 self._sha = await connection.read_response()
                 await connection.send_command(*self._expected.question)
                 self._expected.verify(await connection.read_response())
+                connection.socket_timeout = (
+                    None  # ours holds for all of an append; theirs cost a task for each
+                )
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise

@@ -23,13 +23,12 @@ from app.http import (
     answer_error,
     query_values,
     request_id,
-    send_json,
     while_connected,
     write_key,
 )
 from app.idempotency_key import choose_event_id
 from app.inflate import read_inflated
-from app.names import KnownNames, refusals
+from app.names import refusals
 from app.rate_limit import RateLimits
 from app.registry import Registry
 from app.settings import Settings
@@ -67,16 +66,13 @@ class Track:
             return
         status, state = (202, b',"state":"queued"') if settled is QUEUED else (200, b"")
         body = b'{"unique_req_id":"%b00000001","time_recorded":%d%b}' % (identity.encode(), recorded, state)
-        await send_json(
-            send,
-            status,
-            body,
-            [
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(body)),
-                (b"cache-control", b"no-store"),
-            ],
-        )
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
         if status == 200:
             self._accepted.add(time.perf_counter() - began)
         else:
@@ -96,9 +92,12 @@ class Track:
         names = self._registry.names.known(grant.project_id)
         if names is None:
             names = await self._registry.names.load(grant.project_id)
-        event = _validate(body, names)
+        event = _validate(body)
         event_id = choose_event_id(scope, event.event_id)
-        await self._admit(grant, event, names)
+        if event.event_name in names.event_names and names.field_paths.issuperset(event.field_paths):
+            self._registry.names.touch(grant.project_id, event.event_name, event.field_paths)
+        else:
+            await self._admit(grant, event)
         identity = request_id(scope)
         recorded = time.time_ns() // 1_000_000
         of_header = event_id if event.event_id is None else ""
@@ -130,11 +129,8 @@ class Track:
             )
         return settled
 
-    async def _admit(self, grant: Grant, event: Event, names: KnownNames) -> None:
-        """Count new names against the project's caps; only an event with a new one asks Redis."""
-        if event.event_name in names.event_names and names.field_paths.issuperset(event.field_paths):
-            self._registry.names.touch(grant.project_id, event.event_name, event.field_paths)
-            return
+    async def _admit(self, grant: Grant, event: Event) -> None:
+        """Count new names against the project's caps; asks Redis."""
         refused = await self._registry.names.admit(grant.project_id, (event.event_name,), event.field_paths)
         problems = refusals(refused, refused.event_names, refused.field_paths)
         if problems:
@@ -152,7 +148,7 @@ def _waits(scope: Scope) -> bool:
     )
 
 
-def _validate(body: bytes, names: KnownNames) -> Event:
+def _validate(body: bytes) -> Event:
     try:
         return read_event(body)
     except BrokenRule:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -15,10 +17,12 @@ from starlette.types import Message, Receive, Scope, Send
 from app import http as shared
 from app import metrics
 from app.errors import ApiError, Kind
-from app.first_step import FirstStep
+from app.first_step import go_on
 from app.gate import Gate
 from app.main import create_app
 from tests.test_http import answers, settings_of
+
+T = TypeVar("T")
 
 
 def test_a_direct_endpoint_is_the_one_that_starlette_would_call(tmp_path: Path) -> None:
@@ -115,32 +119,27 @@ def test_a_body_that_does_not_come_has_a_deadline() -> None:
     assert refused.value.kind is Kind.REQUEST_TIMEOUT
 
 
-def test_a_first_step_goes_on_where_it_waited() -> None:
+def begin(work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+    return go_on(work, work.send(None))
+
+
+def test_a_coroutine_that_was_begun_goes_on_where_it_waited() -> None:
+    async def fails() -> int:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
     async def run() -> None:
         queue: asyncio.Queue[int] = asyncio.Queue()
-        step = FirstStep(queue.get())
-        assert not step.is_over
+        rest = begin(queue.get())
         asyncio.get_running_loop().call_soon(queue.put_nowait, 1)
-        assert await step == 1
-        queue.put_nowait(2)
-        over = FirstStep(queue.get())
-        assert over.is_over
-        assert await over == 2
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        future.set_result(3)
-        assert await FirstStep(future) == 3  # no coroutine: it is awaited as ever
-
-        async def fails() -> int:
-            await asyncio.sleep(0)
-            raise ZeroDivisionError
-
+        assert await rest == 1
         with pytest.raises(ZeroDivisionError):
-            await FirstStep(fails())
+            await begin(fails())
 
     asyncio.run(run())
 
 
-def test_a_first_step_passes_a_cancellation_on() -> None:
+def test_a_coroutine_that_was_begun_is_cancelled_like_others() -> None:
     async def run() -> None:
         cleaned: list[str] = []
 
@@ -152,7 +151,7 @@ def test_a_first_step_passes_a_cancellation_on() -> None:
                 cleaned.append("yes")
 
         async def outer() -> None:
-            await FirstStep(work())
+            await begin(work())
 
         task = asyncio.create_task(outer())
         await asyncio.sleep(0)
