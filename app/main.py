@@ -95,6 +95,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     store = store_client.connect(settings)
     watermark = Watermark(redis, settings, letters)
     track = Track(registry, appenders, watermark, settings)
+    batch = Batch(registry, appenders, track.limits, settings)
     manage = ManageHandlers(registry, settings)
     dead = DeadHandlers(registry, letters, store, settings)
     receipts = ReceiptHandler(registry, spool, stream, letters, Stored(store))
@@ -131,7 +132,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         lifespan=lifespan,
         routes=[
             Route("/post", track, methods=["POST"]),
-            Route("/batch", Batch(registry, appenders, track.limits, settings), methods=["POST"]),
+            Route("/batch", batch, methods=["POST"]),
             Route("/v1/receipt/{unique_req_id}", receipts.receipt),
             Route("/v1/query/json", read.query_json, methods=["POST"]),
             Route("/v1/manage/project/create", manage.create_project, methods=["POST"]),
@@ -162,7 +163,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         },
     )
     app.router.redirect_slashes = False  # a redirect would turn a POST's body away
-    return Gate(app, settings, direct={"/post": track})
+    return Gate(app, settings, direct={"/post": track, "/batch": batch})
 
 
 def _watches(replayer: Replayer, canary: Canary | None) -> dict[str, Watch]:
