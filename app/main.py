@@ -98,7 +98,6 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     batch = Batch(registry, appenders, track.limits, settings)
     manage = ManageHandlers(registry, settings)
     dead = DeadHandlers(registry, letters, store, settings)
-    receipts = ReceiptHandler(registry, spool, stream, letters, Stored(store))
     read = ReadHandlers(registry, store, freshness, settings)
 
     def away() -> str:
@@ -133,7 +132,10 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         routes=[
             Route("/post", track, methods=["POST"]),
             Route("/batch", batch, methods=["POST"]),
-            Route("/v1/receipt/{unique_req_id}", receipts.receipt),
+            Route(
+                "/v1/receipt/{unique_req_id}",
+                ReceiptHandler(registry, spool, stream, letters, Stored(store)).receipt,
+            ),
             Route("/v1/query/json", read.query_json, methods=["POST"]),
             Route("/v1/manage/project/create", manage.create_project, methods=["POST"]),
             Route("/v1/manage/project/list", manage.list_projects, methods=["POST"]),
