@@ -62,7 +62,10 @@ def field(where: str, fate: str) -> str:
 
 def count(records: Iterable[Record]) -> Counter[str]:
     """Bucket -> number of records."""
-    return Counter(bucket(one.project_id, one.time_recorded) for one in records)
+    hours = Counter([(one.project_id, one.time_recorded // HOUR_MS) for one in records])
+    return Counter(
+        {bucket(project_id, hour * HOUR_MS): number for (project_id, hour), number in hours.items()}
+    )
 
 
 def encode_counts(counts: Mapping[str, int]) -> str:

@@ -18,6 +18,8 @@ from redis.exceptions import ResponseError
 from app import stream_scripts as scripts
 from app.stream import Keys
 
+READ_BYTES = 1024 * 1024
+
 
 class LeaseLost(Exception):
     """Another drain owns the partition now; whatever this one has in hand is that one's business."""
@@ -62,6 +64,7 @@ class Partition:
             name: redis.register_script(scripts.with_oom_allowed(script, redis_version))
             for name, script in (
                 ("acquire", scripts.ACQUIRE),
+                ("read", scripts.READ),
                 ("renew", scripts.RENEW),
                 ("release", scripts.RELEASE),
                 ("save_plan", scripts.SAVE_PLAN),
@@ -113,10 +116,17 @@ class Partition:
         """
         return bool(await self._redis.xread({self._keys.entries: "0-0"}, count=1, block=block_ms))
 
-    async def read(self, after: str | None, count: int) -> list[Entry]:
-        """Up to `count` entries in order, from the oldest or behind the id `after`."""
-        rows = await self._redis.xrange(self._keys.entries, min=f"({after}" if after else "-", count=count)
-        return _entries(rows)
+    async def read(self, after: str | None, count: int, max_bytes: int = READ_BYTES) -> list[Entry]:
+        """Entries in order, from the oldest or behind the id `after`: none only when there are no more.
+
+        Up to `count`, and up to `max_bytes` of payload unless the first alone is larger.
+        """
+        begin = f"({after}" if after else "-"
+        flat = await self._scripts["read"](keys=[self._keys.entries], args=[begin, count, max_bytes])
+        return [
+            Entry(entry.decode(), payload, counts.decode("utf-8", "replace"))
+            for entry, payload, counts in zip(*[iter(flat)] * 3, strict=True)
+        ]
 
     async def read_range(self, first: str, last: str) -> list[Entry]:
         """The entries of a plan, both ends included."""

@@ -42,6 +42,32 @@ end
 return id
 """
 
+# Entries in order, until so many or so many bytes are read: a small one more costs little, a large one much.
+# At least one, whatever its size. A stretch is no longer than the entries before it let one expect.
+# KEYS: entries. ARGV: where to begin ("-", or "(" and an id), how many, how many bytes.
+# -> id, payload, counts, id, payload, counts, …
+READ = """
+local from, left, size, stretch, answer = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), 1, {}
+while left > 0 do
+  local some = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', math.min(left, stretch))
+  for _, entry in ipairs(some) do
+    local payload, counts = '', ''
+    for i = 1, #entry[2], 2 do
+      if entry[2][i] == 'r' then payload = entry[2][i + 1] end
+      if entry[2][i] == 'c' then counts = entry[2][i + 1] end
+    end
+    size = size - #payload
+    if size < 0 and #answer > 0 then return answer end
+    answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = entry[1], payload, counts
+    from = '(' .. entry[1]
+    stretch = math.max(1, math.min(16, math.floor(size / (#payload + 1))))
+  end
+  if #some == 0 then return answer end
+  left = left - #some
+end
+return answer
+"""
+
 # -> epoch of the lease that this owner now holds, 0 while another holds it.
 # An owner is `slot/incarnation`: whoever restarts in a slot need not wait for its predecessor's lease to
 # end (ARGV[4] = 1). Only a process that never owned may ask for that: two of one slot would otherwise take

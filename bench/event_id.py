@@ -31,7 +31,7 @@ from workers.enrich import Geography
 from workers.event_ids import EventIds
 from workers.migrate import migrate
 from workers.plan import Item
-from workers.rows import INSERT, INSERT_SETTINGS, event_key
+from workers.rows import INSERT, INSERT_SETTINGS, Rows, event_key
 
 PROJECT, DATABASE = "prj_test", "bench"
 ASKED = (1, 100, 1_000, 5_000)
@@ -111,7 +111,8 @@ def _batch(kind: str, count: int, rows: int, step: int, chance: random.Random) -
 
 
 def _items(records: list[Record]) -> list[Item]:
-    return [plans._item("1-0", one, Geography("")) for one in records]
+    rows = Rows()
+    return [plans._item("1-0", one, Geography(""), rows) for one in records]
 
 
 async def lookups(figures: Figures, rows: int) -> None:

@@ -26,6 +26,7 @@ from workers import plan as plans
 from workers.enrich import Geography
 from workers.insert import Inserter
 from workers.plan import Item, Plan
+from workers.rows import Rows
 
 Open = Callable[..., AbstractAsyncContextManager[Bench]]
 Real = Callable[[], Awaitable[None]]
@@ -99,9 +100,8 @@ async def start(made: Bench, records: Sequence[Record]) -> Work:
     await made.put(records)
     partition = made.partition()
     assert await partition.acquire(LEASE_MS)
-    items = [
-        item for entry in await partition.read(None, 100) for item in plans.read_items(entry, Geography(""))
-    ]
+    entries, rows = await partition.read(None, 100, 2**30), Rows()
+    items = [item for entry in entries for item in plans.read_items(entry, Geography(""), rows)]
     plan = plans.make("plan1", items)
     await partition.save_plan(plans.encode(plan))
 

@@ -29,6 +29,7 @@ from tests.pipeline_steps import (
 from tests.waiting import async_until
 from workers import drain as drains
 from workers import plan
+from workers.reading import Batch
 
 __all__ = ["opened"]
 
@@ -97,8 +98,9 @@ def test_a_batch_exceeds_its_limits_by_less_than_one_entry(opened: Open) -> None
             assert await drain._partition.acquire(LEASE_MS)
             sizes = []
             while await drain._partition.wait(1):
-                items, _ = await drain._read()
-                sizes.append(len(items))
+                batch = Batch()
+                await drain._reader.fill(batch)
+                sizes.append(len(batch.items))
                 await drain._batch()
             assert max(sizes) < 100 + 30
             assert max(made.store.blocks) < 100_000 + 4 * 8300

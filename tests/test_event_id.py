@@ -21,7 +21,7 @@ from workers import plan as plans
 from workers.enrich import Geography
 from workers.migrate import read_migrations
 from workers.plan import Item
-from workers.rows import event_key
+from workers.rows import Rows, event_key
 from workers.verdict import WINDOW_MS, Copy, find_duplicates
 
 __all__ = ["opened"]
@@ -73,7 +73,8 @@ def hex_of(one: Record) -> str:
 
 
 def items_of(*records: Record) -> list[Item]:
-    return [plans._item("1-0", one, Geography("")) for one in records]
+    rows = Rows()
+    return [plans._item("1-0", one, Geography(""), rows) for one in records]
 
 
 @pytest.mark.parametrize(

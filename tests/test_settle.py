@@ -133,7 +133,7 @@ def test_a_row_that_this_version_cannot_make_is_set_aside(opened: Open) -> None:
     async def run() -> None:
         async with opened() as made:
             work = await start(made, [record() for _ in range(10)])
-            work.items[3].row = None
+            work.items[3].rows = None
             work.items[3].reason = "no row can be made"
             await work.carry_out(resumed=True)
             assert await made.store.stored() == (9, 9)

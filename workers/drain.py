@@ -34,10 +34,11 @@ from workers.event_ids import EventIds
 from workers.insert import Inserter
 from workers.patience import Patience
 from workers.plan import Halted, Item
+from workers.reading import Batch, Reader
+from workers.rows import Rows
 from workers.store_proof import PROOF_SECONDS, StoreProof
 
 IDLE_WAIT_MS = 500  # one blocking read; also how often an idle drain proves that it works
-READ_ENTRIES = 8  # a bite: with groups of at most a megabyte, what is read beyond a full batch stays small
 DRAIN_ON_STOP_SECONDS = 8.0  # to empty the stream on SIGTERM; the rest waits in Redis
 HALT_SECONDS = 30.0  # until a batch that cannot be acknowledged is tried again
 RECONNECT_SECONDS = 0.2
@@ -71,6 +72,7 @@ class PartitionDrain:
         self._next_proof = 0.0
         self._timeout_seconds = settings.store.insert_timeout
         self._patience = Patience(self._fence, settings.consumer.retry_delay)
+        self._reader = Reader(partition, geography, settings.consumer)
         self._event_ids = EventIds(store, timeout_seconds=self._timeout_seconds)
         self._inserter = Inserter(
             store,
@@ -155,11 +157,12 @@ class PartitionDrain:
 
     async def _work(self) -> None:
         """Batch after batch, until the stream is empty and a stop was asked for."""
+        batch = Batch()
         while not self._gives_back.is_set():
             is_stopping = self._stop.is_set()
-            if await self._partition.wait(1 if is_stopping else IDLE_WAIT_MS):
+            if batch.items or await self._partition.wait(1 if is_stopping else IDLE_WAIT_MS):
                 await self._pace()
-                await self._batch()
+                batch = await self._batch(batch)
             elif is_stopping:
                 return
             else:
@@ -181,7 +184,8 @@ class PartitionDrain:
         plan = plans.decode(payload)
         log.info("settling an unfinished plan", plan=plan.id, rows=sum(len(part.rows) for part in plan.parts))
         entries = await self._partition.read_range(plan.first, plan.last)
-        items = [item for entry in entries for item in plans.read_items(entry, self._geography)]
+        rows = Rows()
+        items = [item for entry in entries for item in plans.read_items(entry, self._geography, rows)]
         plans.check_same(plan, items)
         await self._carry_out(plan, items, resumed=True)
 
@@ -191,35 +195,33 @@ class PartitionDrain:
         if delay > 0:
             await self._sleep(delay)
 
-    async def _batch(self) -> None:
-        """Read one batch, store it, acknowledge it."""
-        items, is_full = await self._read()
-        if not items:
-            return
-        plans.check_readable(items)
-        began = time.monotonic()
-        known = await self._patience.insist(lambda: self._event_ids.look_up(items))
-        duplicates = verdict.find_duplicates(items, range(len(items)), known)
-        plan = plans.make(uuid.uuid4().hex, items, duplicates)
-        await self._partition.save_plan(plans.encode(plan))
-        await self._carry_out(plan, items, resumed=False)
-        # A full batch means a backlog: then the next one need not wait.
-        self._next_insert = 0.0 if is_full else began + self._consumer.max_batch_timeout
+    async def _batch(self, batch: Batch | None = None) -> Batch:
+        """Fill `batch`, store it, acknowledge it. Returns the next one, read ahead when there is a backlog.
 
-    async def _read(self) -> tuple[list[Item], bool]:
-        """The items of the next batch, whole entries only, and whether it is full."""
-        items: list[Item] = []
-        size, after = 0, None
-        while True:
-            entries = await self._partition.read(after, READ_ENTRIES)
-            for entry in entries:
-                items += plans.read_items(entry, self._geography)
-                size += len(entry.payload)
-                after = entry.id
-                if len(items) >= self._consumer.max_batch_size or size >= self._consumer.max_batch_bytes:
-                    return items, True
-            if len(entries) < READ_ENTRIES:
-                return items, False
+        However this ends early, what was read ahead is forgotten with it: there is no trace of it anywhere.
+        """
+        batch = batch or Batch()
+        await self._reader.fill(batch)
+        if not batch.items:
+            return batch
+        plans.check_readable(batch.items)
+        began = time.monotonic()
+        known = await self._patience.insist(lambda: self._event_ids.look_up(batch.items))
+        duplicates = verdict.find_duplicates(batch.items, range(len(batch.items)), known)
+        plan = plans.make(uuid.uuid4().hex, batch.items, duplicates)
+        await self._partition.save_plan(plans.encode(plan))
+        following = Batch(batch.after)
+        ahead = asyncio.create_task(self._reader.fill(following)) if batch.is_full else None
+        try:
+            await self._carry_out(plan, batch.items, resumed=False)
+            if ahead is not None and not self._gives_back.is_set():
+                await ahead
+        finally:
+            if ahead is not None:
+                await redis_client.stop_tasks(ahead)
+        # A full batch means a backlog: then the next one need not wait.
+        self._next_insert = 0.0 if batch.is_full else began + self._consumer.max_batch_timeout
+        return following
 
     async def _carry_out(self, plan: plans.Plan, items: list[Item], *, resumed: bool) -> None:
         await self._inserter.carry_out(plan, items, resumed=resumed)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from app.store import Store, Value
-from workers import plan as plans
 from workers.patience import Patience
 from workers.plan import Item, Part, Plan
 
@@ -42,7 +41,7 @@ class Held:
             return await self._present(part, items)
 
         present = await self._patience.insist(count)
-        missing = [row for row in part.rows if plans.identity(items[row]).hex() not in present]
+        missing = [row for row in part.rows if items[row].identity.hex() not in present]
         plan.stored += len(part.rows) - len(missing)
         return [Part(missing, part.attempt + 1)] if missing else []
 
@@ -71,7 +70,7 @@ class Held:
             " AND fromUnixTimestamp64Milli({to:Int64})"
             " AND unique_req_id IN (SELECT toFixedString(unhex(arrayJoin({ids:Array(String)})), 16))"
         )
-        ids = [plans.identity(items[row]).hex() for row in part.rows]
+        ids = [items[row].identity.hex() for row in part.rows]
         present: set[str] = set()
         for start in range(0, len(ids), IDS_A_QUESTION):
             question: dict[str, Value] = {

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -19,7 +20,7 @@ from app.dead_letter import DeadLetter
 from app.partition import Entry
 from app.stream import Record, split_group
 from workers.enrich import Geography
-from workers.rows import to_row
+from workers.rows import Rows, to_row
 
 
 class Part(msgspec.Struct):
@@ -51,21 +52,31 @@ class Halted(Exception):
     """Nothing may be acknowledged until somebody has looked: the message says why."""
 
 
-class Item(msgspec.Struct):
-    """One record of a batch, or one entry that holds none. `row` is None where no row can be made.
+class Item(msgspec.Struct, gc=False):
+    """One record of a batch, or one entry that holds none. `rows` is None where no row can be made.
 
-    `counts`: where the ledger counted the events of an entry that cannot be read. `event_key`: what copies of
-    one event have in common (`workers.rows.event_key`).
+    `identity`: the 16 bytes of the event's `unique_req_id`; none of an entry that cannot be read. `bucket`:
+    where the ledger counts it. `counts`: the same for the events of an entry that cannot be read.
+    `event_key`: what copies of one event have in common (`workers.rows.event_key`).
     """
 
     entry: str
     record: Record | None
-    row: bytes | None
+    rows: Rows | None = None
+    start: int = 0
+    size: int = 0
     reason: str = ""
     payload: bytes = b""
     counts: str = ""
     event_key: bytes = b""
     customer_identifier: str = ""
+    identity: bytes = b""
+    bucket: str = ""
+
+    @property
+    def row(self) -> bytes | None:
+        """In RowBinary."""
+        return None if self.rows is None else self.rows.cut(self.start, self.size)
 
 
 MAX_DEAD_ROWS = 100  # of one batch, once they outnumber the others: then it is our bug, not the data's
@@ -77,23 +88,32 @@ encode = _ENCODER.encode
 decode = _PLAN_DECODER.decode
 
 
-def read_items(entry: Entry, geography: Geography) -> list[Item]:
-    """The items of one entry: rows where they can be made, the reason where not."""
+def read_items(entry: Entry, geography: Geography, rows: Rows) -> Iterator[Item]:
+    """The items of one entry: the reason where no row can be made, the others' rows are added to `rows`."""
     try:
         records = split_group(entry.payload)
     except msgspec.DecodeError as error:
-        return [Item(entry.id, None, None, f"{dead_letter.UNREADABLE}: {error}", entry.payload, entry.counts)]
-    return [_item(entry.id, record, geography) for record in records]
+        reason = f"{dead_letter.UNREADABLE}: {error}"
+        yield Item(entry.id, None, reason=reason, payload=entry.payload, counts=entry.counts)
+        return
+    for record in records:
+        yield _item(entry.id, record, geography, rows)
 
 
-def _item(entry_id: str, record: Record, geography: Geography) -> Item:
+def _item(entry_id: str, record: Record, geography: Geography, rows: Rows) -> Item:
+    bucket = _bucket(record.project_id, record.time_recorded // ledger.HOUR_MS)
     try:
         row = to_row(record, geography)
     except (msgspec.DecodeError, ValueError) as error:
-        return Item(entry_id, record, None, f"{dead_letter.ROWLESS}: {error}")
-    return Item(
-        entry_id, record, row.data, event_key=row.event_key, customer_identifier=row.customer_identifier
-    )
+        reason = f"{dead_letter.ROWLESS}: {error}"
+        return Item(entry_id, record, reason=reason, identity=record.unique_req_id, bucket=bucket)
+    data, about = row.data, (row.event_key, row.customer_identifier, row.identity, bucket)
+    return Item(entry_id, record, rows, rows.add(data), len(data), "", b"", "", *about)
+
+
+@lru_cache(maxsize=1024)
+def _bucket(project_id: str, hour: int) -> str:
+    return ledger.bucket(project_id, hour * ledger.HOUR_MS)
 
 
 def make(plan_id: str, items: Sequence[Item], duplicates: Sequence[tuple[int, str]] = ()) -> Plan:
@@ -103,9 +123,9 @@ def make(plan_id: str, items: Sequence[Item], duplicates: Sequence[tuple[int, st
     """
     copies = {position for position, _ in duplicates}
     rows = [
-        position for position, item in enumerate(items) if item.row is not None and position not in copies
+        position for position, item in enumerate(items) if item.rows is not None and position not in copies
     ]
-    dead = [(position, item.reason) for position, item in enumerate(items) if item.row is None]
+    dead = [(position, item.reason) for position, item in enumerate(items) if item.rows is None]
     parts = [Part(rows)] if rows else []
     return Plan(plan_id, items[0].entry, items[-1].entry, parts, 0, dead, list(duplicates), len(items))
 
@@ -115,7 +135,7 @@ def check_readable(items: Sequence[Item]) -> None:
 
     Errors: Halted.
     """
-    rowless = [item for item in items if item.row is None]
+    rowless = [item for item in items if item.rows is None]
     events = sum(max(1, sum(_counts(item).values())) for item in rowless)
     if events >= MAX_DEAD_ROWS and events > len(items) - len(rowless):
         raise Halted(f"{events} of the next {events + len(items) - len(rowless)} events: {rowless[0].reason}")
@@ -140,10 +160,10 @@ def set_rowless_aside(plan: Plan, items: Sequence[Item]) -> list[int]:
 
     Their place in the block would be empty, and an OK for that block would count them as stored.
     """
-    rowless = [row for part in plan.parts for row in part.rows if items[row].row is None]
+    rowless = [row for part in plan.parts for row in part.rows if items[row].rows is None]
     plan.dead += [(row, items[row].reason) for row in rowless]
     for part in plan.parts:
-        part.rows = [row for row in part.rows if items[row].row is not None]
+        part.rows = [row for row in part.rows if items[row].rows is not None]
     plan.parts = [part for part in plan.parts if part.rows]
     return rowless
 
@@ -154,20 +174,20 @@ def token(part: Part, items: Sequence[Item]) -> str:
     Anything less would let the engine drop different rows silently under a reused token. The entries tell a
     dead letter that was put back from its former life, whose token the engine may know without the row.
     """
-    digest = hashlib.sha256(part.attempt.to_bytes(4, "big"))
-    for row in part.rows:
-        digest.update(f"{items[row].entry}/".encode() + identity(items[row]))
-    return digest.hexdigest()
-
-
-def identity(item: Item) -> bytes:
-    """The 16 bytes of an item's `unique_req_id`."""
-    return item.record.unique_req_id if item.record is not None else b""
+    pieces = [part.attempt.to_bytes(4, "big")]
+    for item in map(items.__getitem__, part.rows):
+        pieces += (item.entry.encode(), b"/", item.identity)
+    return hashlib.sha256(b"".join(pieces)).hexdigest()
 
 
 def block(part: Part, items: Sequence[Item]) -> bytes:
     """The rows of `part` as one RowBinary block."""
-    return b"".join(items[row].row or b"" for row in part.rows)
+    first, last = items[part.rows[0]], items[part.rows[-1]]
+    rows = first.rows
+    is_all = rows is not None and rows is last.rows and rows.count == len(part.rows)
+    if rows is not None and is_all and not first.start and last.start + last.size == rows.size:
+        return rows.whole()
+    return b"".join([items[row].row or b"" for row in part.rows])
 
 
 def months(part: Part, items: Sequence[Item]) -> dict[str, int]:
@@ -191,19 +211,23 @@ def halves(part: Part) -> list[Part]:
 
 def ledger_changes(plan: Plan, items: Sequence[Item]) -> dict[str, int]:
     """What the acknowledgement of a finished plan adds to the ledger: field -> number of events."""
-    fates = dict.fromkeys(range(len(items)), ledger.STORED)
-    fates |= dict.fromkeys((row for row, _ in plan.duplicates), ledger.DUPLICATE)
-    fates |= dict.fromkeys((row for row, _ in plan.dead), ledger.DEAD)
+    others = [(row, ledger.DUPLICATE) for row, _ in plan.duplicates]
+    others += [(row, ledger.DEAD) for row, _ in plan.dead]
+    stored = Counter([item.bucket for item in items if item.record is not None])
     changes: Counter[str] = Counter()
-    for row, fate in fates.items():
-        for where, number in _counts(items[row]).items():
+    for row, fate in others:
+        item = items[row]
+        for where, number in _counts(item).items():
             changes[ledger.field(where, fate)] += number
+            if item.record is not None:
+                stored[where] -= number
+    changes.update({ledger.field(where, ledger.STORED): number for where, number in stored.items() if number})
     return changes
 
 
 def _counts(item: Item) -> dict[str, int]:
     if item.record is not None:
-        return ledger.count([item.record])
+        return {item.bucket: 1}
     try:
         return ledger.decode_counts(item.counts)
     except ValueError:  # whoever wrote this entry was no edge of ours: it counted nothing either
@@ -215,7 +239,7 @@ def dead_letters(plan: Plan, items: Sequence[Item]) -> list[tuple[str, bytes]]:
     now = time.time_ns() // 1_000_000
     return [
         (
-            identity(items[row]).hex(),
+            items[row].identity.hex(),
             dead_letter.encode(
                 DeadLetter(
                     reason, now, items[row].entry, items[row].record, items[row].payload, items[row].counts

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from workers.plan import Item, Part, Plan, identity
+from workers.plan import Item, Part, Plan
 
 WINDOW_MS = 7 * 24 * 3_600_000
 
@@ -43,7 +43,7 @@ def find_duplicates(items: Sequence[Item], rows: Iterable[int], known: Known) ->
         if first is not None:
             duplicates.append((row, first.unique_req_id))
         else:
-            copies.append(Copy(recorded, identity(item).hex()))
+            copies.append(Copy(recorded, item.identity.hex()))
     return duplicates
 
 
@@ -52,14 +52,14 @@ def promote(plan: Plan, items: Sequence[Item], dead_row: int) -> None:
 
     Otherwise a good event would be dropped as the copy of one that no query returns.
     """
-    died = identity(items[dead_row]).hex()
+    died = items[dead_row].identity.hex()
     waiting = [row for row, first in plan.duplicates if first == died]
     if not waiting:
         return
     plan.duplicates = [(row, first) for row, first in plan.duplicates if first != died]
-    rowless = [row for row in waiting if items[row].row is None]
+    rowless = [row for row in waiting if items[row].rows is None]
     plan.dead += [(row, items[row].reason) for row in rowless]
-    waiting = [row for row in waiting if items[row].row is not None]
+    waiting = [row for row in waiting if items[row].rows is not None]
     copies = find_duplicates(items, waiting, _kept(plan, items, items[dead_row].event_key, waiting))
     plan.duplicates += copies
     promoted = sorted(set(waiting) - {row for row, _ in copies})

@@ -1,0 +1,60 @@
+"""The next batch of a partition: entries read in order, their records decoded, their rows built.
+
+The drain reads ahead while the insert of the batch before is under way; that takes nothing from the promise,
+since a batch that is read is nothing but memory: no plan names it, nobody has asked for its event ids, and
+dropped it leaves no trace. It holds what lies behind the entries of the batch before, and nobody but the
+partition's owner takes entries away. Next: `workers.plan`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.partition import Partition
+from app.settings import Consumer
+from workers import plan as plans
+from workers.enrich import Geography
+from workers.plan import Item
+from workers.rows import Rows
+
+BITE_ENTRIES = 256  # of one question; `Partition.read` bounds its bytes
+SLICE = 64  # rows that are built before others have their turn: uploads, leases
+
+
+class Batch:
+    """Whole entries from behind the id `after` on; `is_full` says that it may take no more."""
+
+    def __init__(self, after: str | None = None) -> None:
+        self.items: list[Item] = []
+        self.rows = Rows()
+        self.after = after
+        self.bytes = 0
+        self.is_full = False
+
+
+class Reader:
+    """For one partition. Errors: redis_client.UNREACHABLE."""
+
+    def __init__(self, partition: Partition, geography: Geography, consumer: Consumer) -> None:
+        self._partition = partition
+        self._geography = geography
+        self._max_rows = consumer.max_batch_size
+        self._max_bytes = consumer.max_batch_bytes
+
+    async def fill(self, batch: Batch) -> None:
+        """Add entries to `batch` until it is full or the stream holds no more."""
+        while not batch.is_full:
+            entries = await self._partition.read(batch.after, BITE_ENTRIES)
+            if not entries:
+                return
+            for entry in entries:
+                for item in plans.read_items(entry, self._geography, batch.rows):
+                    batch.items.append(item)
+                    if not len(batch.items) % SLICE:
+                        await asyncio.sleep(0)
+                batch.bytes += len(entry.payload)
+                batch.after = entry.id
+                if len(batch.items) >= self._max_rows or batch.bytes >= self._max_bytes:
+                    batch.is_full = True
+                    batch.rows.whole()  # put together here, where nothing waits for it
+                    break
