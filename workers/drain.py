@@ -9,6 +9,9 @@ promise:
     4. ids in the store     and the fates of duplicates; a crash after this writes them again
     5. acknowledge          plan, entries, dead letters and ledger change in one script
 
+While 3 is under way the next batch is read and its rows are made, in memory only (`workers.reading`); its own
+step 1 comes after this one's step 5.
+
 A kill at any line is safe. A stop finishes what the stream holds, for a bounded time, and gives the lease
 back; so does a partition that another drain shall have, after the batch in hand.
 """

@@ -148,6 +148,32 @@ def _no_ids() -> None:
     _replace(EventIds, "remember", _nothing)
 
 
+def _no_turn() -> None:
+    from workers.event_ids import EventIds
+    from workers.reading import Reader
+
+    init, look_up, fill = EventIds.__init__, EventIds.look_up, Reader.fill
+    made: list[EventIds] = []
+    found: dict[int, Any] = {}
+
+    def noted(self: EventIds, *arguments: Any, **more: Any) -> None:
+        init(self, *arguments, **more)
+        made.append(self)
+
+    async def too_early(self: Reader, batch: Any) -> None:
+        is_new = not batch.items
+        await fill(self, batch)
+        if is_new:
+            found[id(batch.items)] = await look_up(made[-1], batch.items)
+
+    async def known(self: EventIds, items: Any) -> Any:
+        return found[id(items)]
+
+    _replace(EventIds, "__init__", noted)
+    _replace(EventIds, "look_up", known)
+    _replace(Reader, "fill", too_early)
+
+
 def _no_promotion() -> None:
     from workers import verdict
 
@@ -232,6 +258,12 @@ SAFEGUARDS = (
         "ids are written before the acknowledgement",
         "tests/test_event_id.py::test_copies_in_one_batch_and_in_later_ones",
         _no_ids,
+    ),
+    Safeguard(
+        "turn",
+        "ids of a batch that is read ahead are asked for when its turn has come",
+        "tests/test_read_ahead.py::test_copies_in_the_batch_that_was_read_ahead",
+        _no_turn,
     ),
     Safeguard(
         "promote",
