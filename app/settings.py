@@ -58,6 +58,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     trusted_proxies: tuple[str, ...] = ()
     certfile: str = ""
     keyfile: str = ""
+    quic_port: Port = 0
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,6 +23,7 @@ def check(settings: Settings) -> list[Problem]:
     return [
         *_compatibility_date(settings),
         *_tls(settings),
+        *_engine(settings),
         *_proxies(settings),
         *_limits(settings),
         *_origins(settings),
@@ -93,6 +94,24 @@ def _tls(settings: Settings) -> list[Problem]:
             Problem(f"server.{absent}", "certfile and keyfile belong together; set both or neither")
         )
     return problems
+
+
+def _engine(settings: Settings) -> list[Problem]:
+    """What an engine or HTTP/3 cannot do is an error, not a silence."""
+    server = settings.server
+    if not server.quic_port:
+        return []
+    path = "server.quic_port"
+    if server.engine != "hypercorn":
+        return [
+            Problem(path, f'is HTTP/3, which engine "{server.engine}" does not speak; use "hypercorn", or 0')
+        ]
+    if not server.certfile:
+        return [Problem(path, "is HTTP/3, which is always encrypted: set certfile and keyfile, or 0")]
+    if server.workers > 1:
+        message = "needs workers = 1: packets of one client would come to several processes; or set 0"
+        return [Problem(path, message)]
+    return []
 
 
 def _proxies(settings: Settings) -> list[Problem]:

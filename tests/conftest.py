@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.certificate import certificate
 from tests.client import client
 from tests.engines import engine, target, target_client
 from tests.redis_fixture import redis_server, redis_url
@@ -9,6 +10,7 @@ from tests.service import service, start_service
 from tests.store_fixture import store_database, store_server, store_table
 
 __all__ = [
+    "certificate",
     "client",
     "engine",
     "redis_server",

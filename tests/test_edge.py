@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from app.settings import load
+from tests.certificate import tls
 from tests.edge_process import Edge
 from tests.engines import ENGINES
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service, StartService
@@ -66,7 +67,7 @@ def test_killed_edge_is_replaced_while_the_other_serves(edge: Edge) -> None:
     until(lambda: len(edge.pids()) == 2 and set(edge.pids()) != before, 20, "a new edge")
 
 
-@pytest.mark.parametrize("edge", ["", 'engine = "uvicorn"\nshutdown_delay = 2\n'], ids=ENGINES, indirect=True)
+@pytest.mark.parametrize("edge", ["", 'engine = "uvicorn"\nshutdown_delay = 1\n'], ids=ENGINES, indirect=True)
 def test_a_stopping_edge_serves_on_and_ends_its_connections(edge: Edge) -> None:
     """What a load balancer sees: first readiness falls, then every connection ends with its answer."""
     pids = edge.pids()
@@ -170,39 +171,6 @@ def test_edge_without_redis_says_what_is_missing(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "REDIS_URL is not set" in done.stderr
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1; its key is beside it."""
-    if shutil.which("openssl") is None or shutil.which("curl") is None:
-        pytest.skip("needs openssl and curl")
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=localhost",
-            ),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    return certificate
-
-
-def tls(certificate: Path) -> str:
-    return f'certfile = "{certificate}"\nkeyfile = "{certificate.with_name("key.pem")}"\n'
 
 
 def test_tls_speaks_http2_and_http1(start_service: StartService, certificate: Path) -> None:

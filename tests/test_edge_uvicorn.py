@@ -43,7 +43,7 @@ async def served(
     listener = listen("127.0.0.1", 0, 100, how="")
     finish, draining = asyncio.Event(), Draining()
     port = listener.getsockname()[1]
-    task = asyncio.create_task(edge_uvicorn.serve(app, settings, listener.detach(), draining, finish))
+    task = asyncio.create_task(edge_uvicorn.serve(app, settings, (listener.detach(),), draining, finish))
     try:
         yield port, finish, draining
     finally:

@@ -213,3 +213,21 @@ def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
         "secrets.required",
     }
     assert SECRET not in str(caught.value) + repr(caught.value) + repr(caught.value.problems)
+
+
+def test_what_an_engine_cannot_do_is_said(tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("")
+    tls = "certfile = 'cert.pem'\nkeyfile = 'cert.pem'\n"
+    for lines, said in {
+        f"engine = 'uvicorn'\n{tls}": 'engine "uvicorn" does not speak',
+        "": "set certfile and keyfile",
+        f"workers = 2\n{tls}": "needs workers = 1",
+    }.items():
+        path, message = problem(tmp_path, f"[server]\nquic_port = 8443\n{lines}")
+        assert path == "server.quic_port"
+        assert said in message
+    assert read(tmp_path, f"[server]\nquic_port = 8443\n{tls}").server.quic_port == 8443
+    path, message = problem(tmp_path, "[server]\nengine = 'granian'")
+    assert (path, message) == ("server.engine", "expected one of `hypercorn`, `uvicorn`")
+    path, message = problem(tmp_path, "[server]\nengin = 'uvicorn'")
+    assert (path, "`engine`" in message) == ("server.engin", True)

@@ -26,7 +26,15 @@ from app.logs import configure_logging
 from app.settings import Settings
 from workers import redis_server
 from workers.child import Child, Role, die_with_parent
-from workers.edges import EDGE_STAGE, ListenError, child_environment, edge_roles, listen, process, url_of
+from workers.edges import (
+    EDGE_STAGE,
+    ListenError,
+    child_environment,
+    edge_roles,
+    edge_sockets,
+    process,
+    url_of,
+)
 from workers.external import ExternalError, check_redis, check_store
 from workers.probe import http_ok, redis_ok
 from workers.redis_server import RedisMissing
@@ -62,10 +70,8 @@ def run_dev(
     try:
         place = State(state or Path(dev.persist_to))
         place.lock()
-        with listen(
-            dev.ip, dev.port if port is None else port, settings.server.backlog, how="PORT=…"
-        ) as listener:
-            return asyncio.run(Dev(settings, config, place, listener).run())
+        with edge_sockets(settings, dev.ip, dev.port if port is None else port, how="PORT=…") as sockets:
+            return asyncio.run(Dev(settings, config, place, sockets).run())
     except (StateError, ListenError, RedisMissing, ExternalError, StartFailed) as error:
         log.error(str(error))
         return 1
@@ -74,10 +80,10 @@ def run_dev(
 class Dev:
     """One start of the service in one locked state directory."""
 
-    def __init__(self, settings: Settings, config: Path, state: State, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, config: Path, state: State, sockets: list[socket.socket]) -> None:
         self._state = state
-        self._listener = listener
-        self._url = url_of(listener, tls=bool(settings.server.certfile))
+        self._sockets = sockets
+        self._url = url_of(sockets[0], tls=bool(settings.server.certfile))
         self._own_redis = not settings.redis_url
         self._own_store = not settings.clickhouse_url
         self._socket = state.redis_socket()
@@ -98,7 +104,7 @@ class Dev:
         """Start everything, say so, and wait for the wish to stop."""
         began = time.monotonic()
         async with Supervisor() as supervisor:
-            supervisor.before_stop(self._listener.close)
+            supervisor.before_stop(self._sockets[0].close)
             await self._start(supervisor)
             if not supervisor.stop_requested.is_set():
                 log.info("serving", url=self._url, seconds=round(time.monotonic() - began, 2))
@@ -125,7 +131,7 @@ class Dev:
             await shards.adapt(self._settings)
         inherited = self._state.lock_descriptor
         edges = supervisor.launch(
-            EDGE_STAGE, *edge_roles(self._settings, self._listener, self._environment, inherited)
+            EDGE_STAGE, *edge_roles(self._settings, self._sockets, self._environment, inherited)
         )
         keys = asyncio.create_task(dev_keys.ensure(self._settings, self._state, self._url))
         await supervisor.unless_stopped(self._drained_soon(supervisor, store))

@@ -27,8 +27,11 @@ from workers.edge_app import AppDidNotStart, EdgeError, check_engine, load_app
 log = structlog.get_logger()
 
 
-def main(settings: Settings, *, descriptor: int, leave_seconds: float) -> int:
-    """Serve until SIGTERM or SIGINT and `leave_seconds` longer, then finish. Returns the exit code."""
+def main(settings: Settings, *, descriptors: tuple[int, ...], leave_seconds: float) -> int:
+    """Serve until SIGTERM or SIGINT and `leave_seconds` longer, then finish. Returns the exit code.
+
+    `descriptors`: of a listening socket, and of a UDP socket where there is HTTP/3.
+    """
     configure_logging("edge")
     draining = Draining()
     try:
@@ -40,7 +43,7 @@ def main(settings: Settings, *, descriptor: int, leave_seconds: float) -> int:
     factory = uvloop.new_event_loop if settings.server.worker_class == "uvloop" else asyncio.new_event_loop
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(_serve(app, settings, descriptor, draining, leave_seconds))
+            runner.run(_serve(app, settings, descriptors, draining, leave_seconds))
     except AppDidNotStart as error:
         if not error.is_known:
             log.error("the app did not start", trace=error.trace)
@@ -50,7 +53,7 @@ def main(settings: Settings, *, descriptor: int, leave_seconds: float) -> int:
 
 
 async def _serve(
-    app: ASGIApp, settings: Settings, descriptor: int, draining: Draining, leave_seconds: float
+    app: ASGIApp, settings: Settings, descriptors: tuple[int, ...], draining: Draining, leave_seconds: float
 ) -> None:
     # Each brings a parser of its own: only the chosen one is loaded.
     if settings.server.engine == "uvicorn":
@@ -69,7 +72,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave, leave_seconds)
     loop.add_signal_handler(FINISH, leave, 0)
-    await serve(app, settings, descriptor, draining, finish)
+    await serve(app, settings, descriptors, draining, finish)
 
 
 def _ignore_handshakes(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

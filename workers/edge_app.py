@@ -31,14 +31,18 @@ NEEDED = {"hypercorn": ("hypercorn",), "uvicorn": ("uvicorn", "httptools")}
 
 
 def check_engine(settings: Settings) -> None:
-    """Is what `[server] engine` names installed? Errors: EdgeError."""
+    """Is what `[server]` asks for installed? Errors: EdgeError."""
     engine = settings.server.engine
-    missing = [name for name in NEEDED[engine] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EdgeError(
-            f'server.engine = "{engine}" needs {" and ".join(missing)}: '
-            f"python -m pip install 'eventbunker[{engine}]', or '.[{engine}]' in the repository"
-        )
+    wanted: list[tuple[str, str, tuple[str, ...]]] = [(f'server.engine = "{engine}"', engine, NEEDED[engine])]
+    if settings.server.quic_port:
+        wanted.append(("server.quic_port", "http3", ("aioquic",)))
+    for key, extra, names in wanted:
+        missing = [name for name in names if importlib.util.find_spec(name) is None]
+        if missing:
+            raise EdgeError(
+                f"{key} needs {' and '.join(missing)}: "
+                f"python -m pip install 'eventbunker[{extra}]', or '.[{extra}]' in the repository"
+            )
 
 
 def find_main(settings: Settings) -> tuple[Callable[..., object], set[str]]:

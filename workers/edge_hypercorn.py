@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import cast
 
+import hypercorn.asyncio.run
 from hypercorn.asyncio import serve as serve_hypercorn
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
@@ -21,20 +22,33 @@ from workers.edge_protocols import EdgeConfig
 
 
 async def serve(
-    app: ASGIApp, settings: Settings, descriptor: int, draining: Draining, finish: asyncio.Event
+    app: ASGIApp,
+    settings: Settings,
+    descriptors: tuple[int, ...],
+    draining: Draining,
+    finish: asyncio.Event,
 ) -> None:
-    """Serve on an open listening socket until `finish`, and what is in flight then.
+    """Serve on open sockets, TCP and perhaps UDP for HTTP/3, until `finish`, and what is in flight then.
 
     Errors: AppDidNotStart.
     """
     install()
-    config = server_config(settings, descriptor)
+    config = server_config(settings, descriptors[0])
+    if descriptors[1:]:
+        _add_http3(config, descriptors[1])
     try:
         await serve_hypercorn(
             cast(ASGIFramework, ending_connections(app, draining)), config, shutdown_trigger=finish.wait
         )
     except LifespanFailureError as error:
         raise AppDidNotStart(str(error)) from error
+
+
+def _add_http3(config: Config, descriptor: int) -> None:
+    from workers.edge_quic import Http3  # noqa: PLC0415  (the extra `http3`)
+
+    hypercorn.asyncio.run.UDPServer = Http3  # type: ignore[attr-defined, assignment]
+    config.quic_bind = [f"fd://{descriptor}"]  # and every answer over TCP names it in Alt-Svc
 
 
 def ending_connections(app: ASGIApp, draining: Draining) -> ASGIApp:

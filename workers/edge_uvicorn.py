@@ -30,7 +30,11 @@ log = structlog.get_logger()
 
 
 async def serve(
-    app: ASGIApp, settings: Settings, descriptor: int, draining: Draining, finish: asyncio.Event
+    app: ASGIApp,
+    settings: Settings,
+    descriptors: tuple[int, ...],
+    draining: Draining,
+    finish: asyncio.Event,
 ) -> None:
     """Serve on an open listening socket until `finish`, and what is in flight then.
 
@@ -42,7 +46,7 @@ async def serve(
         edge = Edge(settings, draining)
         config = _config(app)
         loop = asyncio.get_running_loop()
-        listener = socket.socket(fileno=descriptor)
+        listener = socket.socket(fileno=descriptors[0])
         server = await loop.create_server(
             lambda: Connection(config, edge, lifespan.state, loop),
             sock=listener,

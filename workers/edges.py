@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import structlog
@@ -62,6 +62,29 @@ def listen(host: str, port: int, backlog: int, *, how: str) -> socket.socket:
         ) from error
 
 
+@contextlib.contextmanager
+def edge_sockets(settings: Settings, host: str, port: int, *, how: str) -> Iterator[list[socket.socket]]:
+    """What edges inherit: a listening socket, and one for UDP where there is HTTP/3. Errors: ListenError."""
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(listen(host, port, settings.server.backlog, how=how))]
+        if settings.server.quic_port:
+            opened.append(stack.enter_context(_bind_udp(host, settings.server.quic_port)))
+        yield opened
+
+
+def _bind_udp(host: str, port: int) -> socket.socket:
+    opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        opened.bind((host, port))
+    except OSError as error:
+        opened.close()
+        raise ListenError(
+            f"cannot listen on {host}:{port}/udp ({error.strerror}): "
+            "choose another [server] quic_port in deploy.toml, or stop what uses this one"
+        ) from error
+    return opened
+
+
 def turn_away(listener: socket.socket) -> None:
     """Take no further connection; those whose handshake has begun still come.
 
@@ -99,16 +122,17 @@ def child_environment(settings: Settings, *, config: Path, metrics: Path) -> dic
 
 def edge_roles(
     settings: Settings,
-    listener: socket.socket,
+    sockets: list[socket.socket],
     environment: Mapping[str, str],
     *inherited: int,
     leave_seconds: float = 0.0,
 ) -> list[Role]:
-    """One role for each edge process; `inherited` descriptors are passed on beside the socket's.
+    """One role for each edge process; `inherited` descriptors are passed on beside the sockets'.
 
     `leave_seconds`: how long it serves on after SIGTERM; 0 where no load balancer need notice.
     """
-    host, port = listener.getsockname()[:2]
+    host, port = sockets[0].getsockname()[:2]
+    descriptors = [one.fileno() for one in sockets]
     tls = bool(settings.server.certfile)
     metrics = Path(environment["PROMETHEUS_MULTIPROC_DIR"])
 
@@ -117,12 +141,12 @@ def edge_roles(
 
     role = Role(
         name="edge",
-        argv=process("edge", str(listener.fileno()), str(leave_seconds)),
+        argv=process("edge", str(leave_seconds), *map(str, descriptors)),
         environment=environment,
         ready=ready,
         stop_signal=FINISH,
         stop_seconds=settings.server.graceful_timeout + STOP_MARGIN_SECONDS,
-        pass_fds=(listener.fileno(), *inherited),
+        pass_fds=(*descriptors, *inherited),
         on_exit=lambda pid: forget_gauges(metrics, pid),
     )
     return [role] * settings.server.workers
@@ -156,14 +180,15 @@ async def _run(settings: Settings, config: Path) -> int:
     server = settings.server
     with (
         tempfile.TemporaryDirectory(prefix="eventbunker-metrics-") as metrics,
-        listen(server.host, server.port, server.backlog, how="[server] port in deploy.toml") as listener,
+        edge_sockets(settings, server.host, server.port, how="[server] port in deploy.toml") as sockets,
     ):
+        listener = sockets[0]
         environment = child_environment(settings, config=config, metrics=Path(metrics))
         async with Supervisor() as supervisor:
             supervisor.before_stop(listener.close)
             delay = server.shutdown_delay
             leave_seconds = delay + LEAVE_MARGIN_SECONDS if delay else 0.0
-            roles = edge_roles(settings, listener, environment, leave_seconds=leave_seconds)
+            roles = edge_roles(settings, sockets, environment, leave_seconds=leave_seconds)
             edges = supervisor.launch(EDGE_STAGE, *roles)
             await supervisor.wait_ready(*edges)
             if not supervisor.stop_requested.is_set():

@@ -29,7 +29,10 @@ def _run(role: str, rest: list[str], settings: Settings) -> int:
     if role == "edge":
         from workers import edge  # noqa: PLC0415
 
-        return edge.main(settings, descriptor=int(rest[0]), leave_seconds=float(rest[1]) if rest[1:] else 0.0)
+        leave_seconds, *descriptors = rest
+        return edge.main(
+            settings, descriptors=tuple(map(int, descriptors)), leave_seconds=float(leave_seconds)
+        )
     if role == "drain":
         from workers import drain_process  # noqa: PLC0415
 
