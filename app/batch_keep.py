@@ -99,12 +99,17 @@ def _encode(sender: Sender, events: list[Carried]) -> bytes:
 def _pieces(events: list[Carried]) -> Iterator[list[Carried]]:
     """At most MAX_GROUP_EVENTS at once, and no more than fit into MAX_GROUP_BYTES (or a single one)."""
     for start in range(0, len(events), MAX_GROUP_EVENTS):
+        some = events[start : start + MAX_GROUP_EVENTS]
+        sizes = [len(body) for _, body, _ in some]
+        if sum(sizes) <= MAX_GROUP_BYTES:
+            yield some
+            continue
         piece: list[Carried] = []
-        size = 0
-        for event in events[start : start + MAX_GROUP_EVENTS]:
-            size += len(event[1])
-            if size > MAX_GROUP_BYTES and piece:
+        left = MAX_GROUP_BYTES
+        for event, size in zip(some, sizes, strict=True):
+            if size > left and piece:
                 yield piece
-                piece, size = [], len(event[1])
+                piece, left = [], MAX_GROUP_BYTES
             piece.append(event)
+            left -= size
         yield piece

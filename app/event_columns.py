@@ -10,46 +10,36 @@ holds the two together).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
-from itertools import chain
+from itertools import chain, repeat
 from typing import cast
 
 import msgspec
 
 from app.event import (
-    EVENT_NAME,
-    MAX_ARRAY_ITEMS,
-    MAX_CUSTOMER_CHARACTERS,
-    MAX_EVENT_ID_CHARACTERS,
-    MAX_INTEGER,
     MAX_REMEMBERED_NAMES,
     MAX_STRING_BYTES,
-    MIN_INTEGER,
     BrokenRule,
     Fields,
     Names,
-    is_array,
     read_event,
     read_shape,
 )
-from app.timestamp import parse_timestamp
+from app.event_column_rules import Column, Doubt, Kinds, check_leaves, check_text
 
-FEW = 4  # fewer events of one shape are not worth their columns
+FEW = 6  # fewer events of one shape are not worth their columns
 
 Body = bytes | memoryview
-Column = Sequence[object]
-Kinds = set[type]
-_Group = tuple[list[int], list[tuple[object, ...]]]  # numbers, values
+Row = tuple[object, ...]
 
 _decode = msgspec.json.Decoder(Fields).decode
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_TEXT: Kinds = {str}
+_OBJECT: Kinds = {dict}
+_NUMBERS: Kinds = {int, float}
 _PLAIN: Kinds = {str, bool, float, type(None)}  # always good: strings are bounded by the event's bytes
-_TEXT_LIMITS = {"customer_identifier": MAX_CUSTOMER_CHARACTERS, "event_id": MAX_EVENT_ID_CHARACTERS}
-_DIGITS_TO_0 = bytes(ord("0") if byte in b"123456789" else byte for byte in range(256))
-_CLOCKS = ["00:00", "00:00:00", *("00:00:00." + "0" * digits for digits in range(1, 10))]
-_ZONES = ["", "Z", "+00:00", "-00:00", "+0000", "-0000"]
-# What a timestamp may look like, each digit written as 0.
-_TIMESTAMPS = {b"0000-00-00", *(f"0000-00-00T{clock}{zone}".encode() for clock in _CLOCKS for zone in _ZONES)}
+
+# Name, values and their types. The members of objects are columns without a name.
+_Column = tuple[str, Column, Kinds]
 
 
 class Good(msgspec.Struct):
@@ -64,42 +54,49 @@ class Good(msgspec.Struct):
     field_paths: tuple[str, ...]
 
 
-class _Doubt(Exception):
-    """These columns do not prove that all of the events are good."""
+class _Group(msgspec.Struct):
+    """Decoded events whose fields have the same names; a row is one event's values."""
+
+    names: tuple[str, ...]
+    positions: list[int]
+    bodies: list[Body]
+    rows: list[Row]
 
 
-def read_events(bodies: Sequence[Body], positions: Sequence[int]) -> tuple[list[Good], list[int]]:
+class _Proof(msgspec.Struct):
+    """A group that is good if none of its names was repeated, and what it takes to know that."""
+
+    group: _Group
+    good: Good
+    columns: list[_Column]
+    members: int  # names in all of its events, those of objects included
+
+
+def read_events(bodies: list[Body], positions: list[int]) -> tuple[list[Good], list[int]]:
     """The good ones of `bodies`, as `app.event.read_event` finds them, and the positions of the others."""
-    good: list[Good] = []
     refused: list[int] = []
-    odd: list[int] = []
-    groups: dict[tuple[str, ...], _Group] = {}
-    for number, body in enumerate(bodies):
+    try:
+        events = list(map(_decode, bodies))
+    except _MALFORMED:
+        places = [place for place, body in enumerate(bodies) if _is_decodable(body)]
+        refused = sorted(set(positions).difference(positions[place] for place in places))
+        bodies, positions = [bodies[place] for place in places], [positions[place] for place in places]
+        events = list(map(_decode, bodies))
+    proofs: list[_Proof] = []
+    odd: list[_Group] = []
+    for group, columns in _groups(events, bodies, positions):
         try:
-            fields = _decode(body)
-        except _MALFORMED:
-            refused.append(positions[number])
-            continue
-        names = tuple(fields)
-        group = groups.get(names)
-        if group is None:
-            groups[names] = group = ([], [])
-        group[0].append(number)
-        group[1].append(tuple(fields.values()))
-    for names, group in groups.items():
-        for numbers, rows in _split_by_children(group):
-            try:
-                made = _prove(names, rows, [bodies[number] for number in numbers])
-            except (_Doubt, BrokenRule):
-                odd += numbers
-            else:
-                made.positions = [positions[number] for number in numbers]
-                good.append(made)
-    if odd:
-        called = [positions[number] for number in odd]
-        found = read_singly([bodies[number] for number in odd], called)
+            proofs.append(_prove(group, columns))
+        except (Doubt, BrokenRule):
+            odd.append(group)
+    if _may_repeat_names(proofs):
+        odd += [proof.group for proof in proofs]
+        proofs = []
+    good = [proof.good for proof in proofs]
+    for group in odd:
+        found = read_singly(group.bodies, group.positions)
         good += found
-        refused += set(called).difference(at for one in found for at in one.positions)
+        refused += set(group.positions).difference(at for one in found for at in one.positions)
     return good, refused
 
 
@@ -116,125 +113,122 @@ def read_singly(bodies: Iterable[Body], positions: Iterable[int]) -> list[Good]:
     return good
 
 
-def _split_by_children(group: _Group) -> Iterator[_Group]:
-    """Groups in which each field is an object in all events or in none, and then with the same names."""
-    numbers, rows = group
-    nested = [
-        place
-        for place, column in enumerate(zip(*rows, strict=True))
-        if len(rows) < FEW or dict in set(map(type, column))
-    ]
-    if not nested:
-        yield group
+def _is_decodable(body: Body) -> bool:
+    try:
+        _decode(body)
+    except _MALFORMED:
+        return False
+    return True
+
+
+def _groups(
+    events: list[Fields], bodies: list[Body], positions: list[int]
+) -> Iterator[tuple[_Group, list[_Column]]]:
+    """By the names of fields; each is an object in all events of a group or in none, with the same names."""
+    if not events:
         return
-    parts: dict[object, _Group] = {}
-    for number, row in zip(numbers, rows, strict=True):
-        values = [row[place] for place in nested]
-        children = tuple(tuple(value) if type(value) is dict else None for value in values)
-        part = parts.setdefault(children, ([], []))
-        part[0].append(number)
-        part[1].append(row)
-    yield from parts.values()
+    names = list(map(tuple, events))
+    rows: list[Row] = list(map(tuple, map(dict.values, events)))
+    if names.count(names[0]) == len(names):
+        groups = [_Group(names[0], positions, bodies, rows)]
+    else:
+        groups = _split(names, names, bodies, positions, rows)
+    for group in groups:
+        columns = _columns(group)
+        nested = [at for at, (_, _, kinds) in enumerate(columns) if dict in kinds]
+        children = [
+            tuple([tuple(value) if type(value := row[at]) is dict else None for at in nested])
+            for row in (group.rows if nested else ())
+        ]
+        if not nested or children.count(children[0]) == len(children):
+            yield group, columns
+            continue
+        for part in _split(children, repeat(group.names), group.bodies, group.positions, group.rows):
+            yield part, _columns(part)
 
 
-def _prove(names: tuple[str, ...], rows: list[tuple[object, ...]], bodies: list[Body]) -> Good:
-    """The good events of these rows. Raises _Doubt or BrokenRule unless every one is certainly good."""
-    if len(rows) < FEW:
-        raise _Doubt
-    text = b"".join(bodies)
-    if len(text) > MAX_STRING_BYTES and max(map(len, bodies)) > MAX_STRING_BYTES:
-        raise _Doubt  # a string may be too long
-    fields: dict[str, Column] = dict(zip(names, zip(*rows, strict=True), strict=True))
-    columns: list[tuple[str, Column, Kinds]] = []
-    all_names: Names = names
-    for name, column in fields.items():
-        if type(column[0]) is dict:
-            all_names += (name, tuple(column[0]))
-            objects = cast("tuple[Fields, ...]", column)
-            columns += [
-                ("", child, set(map(type, child))) for child in zip(*map(dict.values, objects), strict=True)
-            ]
-        else:
-            columns.append((name, column, set(map(type, column))))
+def _columns(group: _Group) -> list[_Column]:
+    if len(group.rows) < FEW:
+        return []
+    columns = zip(*group.rows, strict=True)
+    return [(name, column, set(map(type, column))) for name, column in zip(group.names, columns, strict=True)]
+
+
+def _split(
+    keys: Iterable[object],
+    names: Iterable[tuple[str, ...]],
+    bodies: Iterable[Body],
+    positions: Iterable[int],
+    rows: Iterable[Row],
+) -> list[_Group]:
+    """A group for each key."""
+    groups: dict[object, _Group] = {}
+    for key, own, body, position, row in zip(keys, names, bodies, positions, rows):  # noqa: B905
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = _Group(own, [], [], [])
+        group.positions.append(position)
+        group.bodies.append(body)
+        group.rows.append(row)
+    return list(groups.values())
+
+
+def _prove(group: _Group, columns: list[_Column]) -> _Proof:
+    """Raises Doubt or BrokenRule unless every event is certainly good, but for repeated names."""
+    if len(group.rows) < FEW or max(map(len, group.bodies)) > MAX_STRING_BYTES:
+        raise Doubt
+    all_names: Names = group.names
+    members = len(all_names)
+    flat: list[_Column] = []
+    for one in columns:
+        name, column, kinds = one
+        if kinds != _OBJECT:
+            flat.append(one)
+            continue
+        objects = cast("tuple[Fields, ...]", column)
+        children = tuple(objects[0])
+        all_names += (name, children)
+        members += len(children)
+        values = zip(*map(dict.values, objects), strict=True)
+        flat += [("", child, set(map(type, child))) for child in values]
     read = read_shape if len(all_names) <= MAX_REMEMBERED_NAMES else read_shape.__wrapped__
     shape = read(all_names)
-    for name, column, kinds in columns:
+    for name, column, kinds in flat:
         if name in shape.texts:
-            if kinds != {str}:
-                raise _Doubt
-            _check_text(name, cast("Sequence[str]", column))
-        elif name == "metric_value" and not kinds <= {int, float}:
-            raise _Doubt
+            if kinds != _TEXT:
+                raise Doubt
+            check_text(name, cast("Sequence[str]", column))
+        elif name == "metric_value" and not kinds <= _NUMBERS:
+            raise Doubt
         elif not kinds <= _PLAIN:
-            _check_leaves(column, kinds)
-    if "event_name" not in fields:
-        raise _Doubt
-    members = len(rows) * (len(names) + sum(len(below) for below in all_names if type(below) is tuple))
-    _check_repeated(text, members, columns)
-    texts = cast("dict[str, Sequence[str]]", fields)
-    return Good((), texts["event_name"], texts.get("event_id", ()), shape.field_paths)
+            check_leaves(column, kinds)
+    texts = cast("dict[str, Sequence[str]]", {name: column for name, column, _ in columns})
+    if "event_name" not in texts:
+        raise Doubt
+    good = Good(group.positions, texts["event_name"], texts.get("event_id", ()), shape.field_paths)
+    return _Proof(group, good, flat, members * len(group.rows))
 
 
-def _check_text(name: str, column: Sequence[str]) -> None:
-    """The fields that the contract knows."""
-    if name == "timestamp":
-        _check_timestamps(column)
-    elif name == "event_name":
-        if not all(map(EVENT_NAME.fullmatch, set(column))):
-            raise _Doubt
-    elif limit := _TEXT_LIMITS.get(name):
-        sizes = set(map(len, column))
-        if min(sizes) < 1 or max(sizes) > limit:
-            raise _Doubt
-
-
-def _check_timestamps(column: Sequence[str]) -> None:
-    joined = "\n".join(column)
-    looks = set(joined.encode().translate(_DIGITS_TO_0).split(b"\n"))
-    try:
-        if not looks <= _TIMESTAMPS or min(column) < "1971" or max(column) >= "2100" or "T24" in joined:
-            for text in column:
-                parse_timestamp(text)
-            return
-        for _ in map(datetime.fromisoformat, column):  # is it a day, a time, an offset?
-            pass
-    except ValueError:
-        raise _Doubt from None
-    has_offset = any(b"+" in look or b"-" in look[10:] for look in looks)
-    if has_offset and any(text[-2:] > "59" for text in column):
-        raise _Doubt  # it would take an offset of 99 minutes
-
-
-def _check_leaves(column: Column, kinds: Kinds) -> None:
-    """Integers and arrays; nothing else has limits here."""
-    if int in kinds:
-        numbers = column if len(kinds) == 1 else [value for value in column if type(value) is int]
-        if min(numbers) < MIN_INTEGER or max(numbers) > MAX_INTEGER:  # type: ignore[type-var, operator]
-            raise _Doubt
-    if list in kinds:
-        arrays = cast("list[list[str | int | float | bool]]", [v for v in column if type(v) is list])
-        of_items = set(map(type, chain.from_iterable(arrays)))
-        if max(map(len, arrays)) > MAX_ARRAY_ITEMS:
-            raise _Doubt
-        if (len(of_items) > 1 or int in of_items) and not all(map(is_array, arrays)):
-            raise _Doubt
-
-
-def _check_repeated(text: bytes, members: int, columns: list[tuple[str, Column, Kinds]]) -> None:
+def _may_repeat_names(proofs: list[_Proof]) -> bool:
     """A repeated name is lost by the decoder, but its colon is still there."""
-    extra = text.count(b":") - members
+    text = b"".join(chain.from_iterable(proof.group.bodies for proof in proofs))
+    extra = text.count(b":") - sum(proof.members for proof in proofs)
+    # Most other colons are in timestamps; then in the strings of which a column consists; then in arrays.
+    columns = [one for proof in proofs for one in proof.columns] if extra else []
+    extra -= _colons(column for name, column, kinds in columns if name == "timestamp")
     if extra:
-        strings = (cast("Sequence[str]", column) for _, column, kinds in columns if kinds == {str})
-        extra -= sum("".join(column).count(":") for column in strings)
+        extra -= _colons(column for name, column, kinds in columns if kinds == _TEXT and name != "timestamp")
     if extra:
-        extra -= sum(_colons(column) for _, column, kinds in columns if kinds != {str})
+        extra -= _colons(map(_strings, (column for _, column, kinds in columns if kinds != _TEXT)))
     # A colon in a string is one in the bytes, unless it is written as \u003a.
-    if extra or (b"\\" in text and b"\\u003" in text):
-        raise _Doubt
+    return extra != 0 or (b"\\" in text and b"\\u003" in text)
 
 
-def _colons(column: Column) -> int:
-    strings = [value for value in column if type(value) is str]
-    arrays = [value for value in column if type(value) is list]
-    in_arrays = [item for item in chain.from_iterable(arrays) if type(item) is str]
-    return "".join((*strings, *in_arrays)).count(":")
+def _colons(columns: Iterable[Column]) -> int:
+    return "".join(cast("Iterable[str]", chain.from_iterable(columns))).count(":")
+
+
+def _strings(column: Column) -> list[str]:
+    """Those of a column, and of its arrays."""
+    items = chain.from_iterable(value for value in column if type(value) is list)
+    return [value for value in chain(column, items) if type(value) is str]

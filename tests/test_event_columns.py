@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app import event_columns
 from app.event import BrokenRule, Event, read_event
-from app.event_columns import read_events
+from app.event_columns import Body, read_events
 from tests.json_corpus import DISPUTED, RIGHT, WRONG
 from tests.test_properties import EXAMPLES, bodies
 
@@ -30,7 +30,7 @@ def one_by_one(events: Sequence[bytes]) -> dict[int, Event]:
 def assert_same(events: Sequence[bytes]) -> int:
     """Returns how many are good."""
     wanted = one_by_one(events)
-    groups, refused = read_events([memoryview(body) for body in events], range(len(events)))
+    groups, refused = read_events([memoryview(body) for body in events], list(range(len(events))))
     found: dict[int, tuple[str, str | None, tuple[str, ...]]] = {}
     for group in groups:
         assert len(group.event_names) == len(group.positions)
@@ -125,7 +125,7 @@ def test_like_events_are_not_read_one_by_one(monkeypatch: pytest.MonkeyPatch) ->
         raise AssertionError("read singly")
 
     monkeypatch.setattr(event_columns, "read_event", never)
-    events = [
+    events: list[Body] = [
         json.dumps(
             {
                 "event_name": f"e{number % 3}",
@@ -143,6 +143,6 @@ def test_like_events_are_not_read_one_by_one(monkeypatch: pytest.MonkeyPatch) ->
         ).encode()
         for number in range(100)
     ]
-    groups, refused = read_events(events, range(1000, 1100))
+    groups, refused = read_events(events, list(range(1000, 1100)))
     assert not refused
     assert sorted(at for group in groups for at in group.positions) == list(range(1000, 1100))

@@ -28,6 +28,7 @@ LEAVES = {
         "app.query",
         "app.sql",
         "app.event_columns",
+        "app.event_column_rules",
         "app.batch_body",
         "app.batch_verdict",
     ),
