@@ -73,13 +73,12 @@ class Batch:
         self._max_bytes = settings.limits.max_batch_bytes
         self._max_events = settings.limits.max_batch_events
         self._room = _Room(max(settings.limits.max_pending_bytes, 2 * self._max_bytes))
-        self._accepted = metrics.REQUESTS.labels(ROUTE, "200")
-        self._seconds = metrics.REQUEST_SECONDS.labels(ROUTE)
+        self._accepted = metrics.Accepted(ROUTE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         try:
-            body = await self._answer(scope, receive)
+            body, accepted = await self._answer(scope, receive)
         except ApiError as error:
             metrics.REQUESTS.labels(ROUTE, str(error.row.status)).inc()
             metrics.EVENTS_REJECTED.labels(error.row.code).inc()
@@ -96,10 +95,10 @@ class Batch:
                 (b"cache-control", b"no-store"),
             ],
         )
-        self._accepted.inc()
-        self._seconds.observe(time.perf_counter() - began)
+        self._accepted.add(time.perf_counter() - began, accepted)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[bytes, int]:
+        """The answer's body, and how many events were accepted."""
         secret = write_key(scope)
         grant = self._registry.cached(secret, KeyType.WRITE) if secret else None
         if grant is None:
@@ -112,7 +111,9 @@ class Batch:
         key = _idempotency_key(scope)
         self._limits.take(grant, 0)
         declared = header(scope, b"content-length")
-        taken = min(int(declared), self._max_bytes) if declared and declared.isdigit() else self._max_bytes
+        taken = (
+            min(int(declared[:12]), self._max_bytes) if declared and declared.isdigit() else self._max_bytes
+        )
         self._room.take(taken)
         try:
             body = await read_inflated(scope, receive, self._max_bytes)
@@ -123,11 +124,11 @@ class Batch:
         finally:
             self._room.give_back(taken)
 
-    async def _track(self, scope: Scope, grant: Grant, key: str, body: bytes) -> bytes:
+    async def _track(self, scope: Scope, grant: Grant, key: str, body: bytes) -> tuple[bytes, int]:
         """From the body to the answer's."""
         content_type = (header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
         slices = split(body, content_type.decode("latin-1"), self._max_events)
-        bodies: list[Body] = [one if isinstance(one, bytes) else memoryview(one) for one in slices]
+        bodies: list[Body] = list(map(memoryview, slices))  # type: ignore[arg-type]
         self._limits.take(grant, len(bodies))
         rejections = Rejections(bodies)
         names = self._registry.names.known(grant.project_id)
@@ -148,8 +149,7 @@ class Batch:
         accepted = len(bodies) - rejections.number
         if failure is not None and not accepted:
             raise failure
-        metrics.EVENTS_ACCEPTED.inc(accepted)
-        return _encode(
+        answer = _encode(
             {
                 "accepted": accepted,
                 "rejected": rejections.number,
@@ -158,6 +158,7 @@ class Batch:
                 "errors": await rejections.explain(),
             }
         )
+        return answer, accepted
 
     async def _judge(self, bodies: list[Body], rejections: Rejections) -> list[Good]:
         """The good events by group, with positions in `bodies`."""

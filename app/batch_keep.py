@@ -7,8 +7,9 @@ each other anyway, and after a failure the rest is not tried, so that nobody wai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
+from operator import itemgetter
 
 import msgspec
 
@@ -20,6 +21,7 @@ from app.event_columns import Body, Good
 from app.grant import Grant
 from app.stream import Carried, Context, choose_partition, encode_request
 
+_BODY: Callable[[Carried], bytes | memoryview] = itemgetter(1)
 _NOT_TRIED = "An earlier part of the batch could not be kept. Nothing was kept of this one; send it again."
 
 
@@ -44,9 +46,10 @@ class Keeper:
     ) -> ApiError | None:
         """Keep the events of `groups`. Returns the first failure, if any; its events are in `rejections`."""
         by_partition = self._distribute(sender, groups, bodies)
-        failures = await asyncio.gather(
-            *(self._keep_in(number, events, sender, rejections) for number, events in by_partition.items())
-        )
+        keeping = [
+            self._keep_in(number, events, sender, rejections) for number, events in by_partition.items()
+        ]
+        failures = await asyncio.gather(*keeping) if len(keeping) > 1 else [await keeping[0]]
         return next((failure for failure in failures if failure is not None), None)
 
     def _distribute(
@@ -54,15 +57,14 @@ class Keeper:
     ) -> dict[int, list[Carried]]:
         """The events by partition, in their order."""
         shards = len(self._appenders)
-        positions = [position for group in groups for position in group.positions]
-        if shards == 1 and not sender.key and len(positions) == len(bodies):
+        if shards == 1 and not sender.key and sum(len(group.positions) for group in groups) == len(bodies):
             return {0: list(zip(range(1, len(bodies) + 1), bodies, repeat("")))}
         own: dict[int, str] = {}
         for group in groups:
             own.update(zip(group.positions, group.event_ids))  # noqa: B905  (no ids, or one for each)
         project_id, request_id = sender.grant.project_id, sender.request_id
         by_partition: dict[int, list[Carried]] = {}
-        for at in sorted(positions):
+        for at in sorted(position for group in groups for position in group.positions):
             of_header = f"{sender.key}:{at}" if sender.key and at not in own else ""
             number = choose_partition(shards, project_id, own.get(at, of_header), request_id)
             by_partition.setdefault(number, []).append((at + 1, bodies[at], of_header))
@@ -100,13 +102,13 @@ def _pieces(events: list[Carried]) -> Iterator[list[Carried]]:
     """At most MAX_GROUP_EVENTS at once, and no more than fit into MAX_GROUP_BYTES (or a single one)."""
     for start in range(0, len(events), MAX_GROUP_EVENTS):
         some = events[start : start + MAX_GROUP_EVENTS]
-        sizes = [len(body) for _, body, _ in some]
-        if sum(sizes) <= MAX_GROUP_BYTES:
+        if sum(map(len, map(_BODY, some))) <= MAX_GROUP_BYTES:
             yield some
             continue
         piece: list[Carried] = []
         left = MAX_GROUP_BYTES
-        for event, size in zip(some, sizes, strict=True):
+        for event in some:
+            size = len(event[1])
             if size > left and piece:
                 yield piece
                 piece, left = [], MAX_GROUP_BYTES
