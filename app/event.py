@@ -59,6 +59,9 @@ Value = str | int | float | bool | None | Array | dict[str, Leaf]
 Fields = dict[str, Value]
 Names = tuple[str | tuple[str, ...], ...]
 
+# Types whose values may be outside their limits; in a body shorter than a string's limit no string is.
+LIMITED_IN_SHORT = frozenset((int, list, dict))
+LIMITED = LIMITED_IN_SHORT | {str}
 _DECODER: msgspec.json.Decoder[Fields] = msgspec.json.Decoder(Fields)
 
 
@@ -102,22 +105,20 @@ def _check_values(fields: Fields, *, long_strings: bool) -> tuple[Names, int]:
     """All that depends on values; returns the names, and how many there are."""
     names: Names = tuple(fields)
     how_many = len(names)
+    limited = LIMITED if long_strings else LIMITED_IN_SHORT
     for name, value in fields.items():
-        # The decoder makes no other types; true, false, null and fractions are always inside their limits.
         kind = type(value)
-        if kind is str:
-            if long_strings and not fits(value):  # type: ignore[arg-type]
-                raise BrokenRule
-        elif kind is int or kind is list:
-            if not is_leaf(value, long_strings=long_strings):
-                raise BrokenRule
-        elif kind is dict:
+        if kind not in limited:
+            continue
+        if kind is dict:
             below = cast("dict[str, Leaf]", value)
             how_many += len(below)
             names += (name, tuple(below))
             for leaf in below.values():
                 if not is_leaf(leaf, long_strings=long_strings):
                     raise BrokenRule
+        elif not is_leaf(value, long_strings=long_strings):
+            raise BrokenRule
     return names, how_many
 
 

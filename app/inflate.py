@@ -16,7 +16,7 @@ from typing import Protocol
 from starlette.types import Receive, Scope
 
 from app.errors import ApiError, Kind, Problem, invalid_body
-from app.http import read_body
+from app.http import header, read_body
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -57,9 +57,9 @@ async def read_inflated(scope: Scope, receive: Receive, limit_bytes: int) -> byt
 
 def content_coding(scope: Scope) -> str:
     """The coding of the body, "" for none. Errors: ApiError 415."""
-    values = [value for name, value in scope["headers"] if name == b"content-encoding"]
-    if not values:
+    if header(scope, b"content-encoding") is None:
         return ""
+    values = [value for name, value in scope["headers"] if name == b"content-encoding"]
     names = [name.strip() for name in b",".join(values).decode("latin-1").lower().split(",")]
     codings = [_ALIASES.get(name, name) for name in names if name not in ("", "identity")]
     if not codings:

@@ -134,8 +134,8 @@ class Registry:
         remembered = self._remembered.get(hashed)
         if remembered is None:
             return None
-        confirmed = max(remembered.confirmed, self._follower.current_at)
-        if time.monotonic() - confirmed > STALE_SECONDS:
+        oldest = time.monotonic() - STALE_SECONDS
+        if remembered.confirmed < oldest and self._follower.current_at < oldest:
             return None
         self._remembered.move_to_end(hashed)
         return remembered.grant

@@ -61,12 +61,7 @@ def _from_common(text: str) -> int | None:
         text = text[:23]
     elif length != 23:
         return None
-    if (
-        not (
-            text[4] == "-" == text[7] and text[10] == "T" and text[13] == ":" == text[16] and text[19] == "."
-        )
-        or text[11:13] == "24"
-    ):
+    if text[4:20:3] != "--T::." or text[11:13] == "24":
         return None
     try:
         since = datetime.fromisoformat(text) - _NAIVE_EPOCH
