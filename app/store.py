@@ -26,7 +26,7 @@ Value: TypeAlias = Scalar | Sequence[Scalar]
 CONNECT_SECONDS = 2.0
 ANSWER_MARGIN_SECONDS = 5.0  # the server ends a query by itself; ours is the second line of defence
 MAX_CONNECTIONS = 32
-PIECE_BYTES = 256 * 1024
+PIECE_BYTES = 1024 * 1024
 
 # Codes that say "not now" rather than "not this": the statement was fine.
 PASSING_CODES = frozenset({3, 159, 202, 203, 209, 210, 236, 241, 242, 243, 252, 285, 319, 394, 439, 999})

@@ -205,6 +205,8 @@ class PartitionDrain:
         """
         batch = batch or Batch()
         await self._reader.fill(batch)
+        if not batch.is_full:
+            batch.spent.clear()
         if not batch.items:
             return batch
         plans.check_readable(batch.items)
@@ -213,8 +215,10 @@ class PartitionDrain:
         duplicates = verdict.find_duplicates(batch.items, range(len(batch.items)), known)
         plan = plans.make(uuid.uuid4().hex, batch.items, duplicates)
         await self._partition.save_plan(plans.encode(plan))
-        following = Batch(batch.after)
-        ahead = asyncio.create_task(self._reader.fill(following)) if batch.is_full else None
+        following, ahead = Batch(batch.after), None
+        if batch.is_full:
+            following.spent = batch.items
+            ahead = asyncio.create_task(self._reader.fill_ahead(following, batch.spent))
         try:
             await self._carry_out(plan, batch.items, resumed=False)
             if ahead is not None and not self._gives_back.is_set():

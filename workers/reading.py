@@ -18,14 +18,19 @@ from workers.plan import Item
 from workers.rows import Rows
 
 BITE_ENTRIES = 256  # of one question; `Partition.read` bounds its bytes
+UPLOAD_SECONDS = 0.01  # of a block; the engine takes ten times as long for it
 SLICE = 64  # rows that are built before others have their turn: uploads, leases
 
 
 class Batch:
-    """Whole entries from behind the id `after` on; `is_full` says that it may take no more."""
+    """Whole entries from behind the id `after` on; `is_full` says that it may take no more.
+
+    `spent`: the items of the batch before, while it is better not to free them: see `Reader.fill_ahead`.
+    """
 
     def __init__(self, after: str | None = None) -> None:
         self.items: list[Item] = []
+        self.spent: list[Item] = []
         self.rows = Rows()
         self.after = after
         self.bytes = 0
@@ -40,6 +45,15 @@ class Reader:
         self._geography = geography
         self._max_rows = consumer.max_batch_size
         self._max_bytes = consumer.max_batch_bytes
+
+    async def fill_ahead(self, batch: Batch, spent: list[Item]) -> None:
+        """`fill` beside an insert: when its block is on its way, which needs this thread too.
+
+        To free the ten thousand items of a former batch takes milliseconds: here nobody waits for that.
+        """
+        await asyncio.sleep(UPLOAD_SECONDS)
+        spent.clear()
+        await self.fill(batch)
 
     async def fill(self, batch: Batch) -> None:
         """Add entries to `batch` until it is full or the stream holds no more."""
