@@ -83,8 +83,9 @@ def _post(figures: dict[str, Any]) -> Figure:
 
 def _batch(figures: dict[str, Any]) -> Figure:
     figure, axes = _one()
-    _lines(axes, batch.lines(figures))
     axes.set_xscale("log")
+    axes.set_yscale("log")
+    _lines(axes, batch.lines(figures))
     axes.set_xticks(batch.SIZES, [f"{size:,}" for size in batch.SIZES])
     axes.minorticks_off()
     axes.set_xlabel("events in a batch")
@@ -95,6 +96,7 @@ def _batch(figures: dict[str, Any]) -> Figure:
 def _fresh(figures: dict[str, Any]) -> Figure:
     figure, axes = _one()
     _lines(axes, fresh.lines(figures))
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("events a second, sustained")
     axes.set_ylabel("ms from the 200 to the query")
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -106,6 +108,7 @@ def _memory(figures: dict[str, Any]) -> Figure:
     _lines(axes, memory.lines(figures), marker="")
     axes.axhline(memory.LIMIT_MB, color=GREY, linestyle="--", linewidth=1)
     axes.annotate("wanted: below", (0, memory.LIMIT_MB), (0, 3), textcoords="offset points", color=INK)
+    axes.set_ylim(0, memory.LIMIT_MB * 1.1)
     axes.set_xlabel("requests served")
     axes.set_ylabel("MB (proportional set size)")
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -145,7 +148,6 @@ def _lines(axes: Axes, series: Points, marker: str = "o") -> None:
     for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
         xs, ys = [x for x, _ in points], [y for _, y in points]
         axes.plot(xs, ys, marker=marker, color=colour, label=name, linewidth=1.8, markersize=4)
-    axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
