@@ -6,7 +6,8 @@
     make bench ARGS=--report            makes the report anew from the stored results
     make bench ARGS=--list              the parts
 
-Loopback only, bounded rates and times; files go to .eventbunker/bench and are removed.
+Loopback only, bounded rates and times. Files go to TMPDIR, to .eventbunker/bench where that is in memory, and
+are removed.
 """
 
 from __future__ import annotations
@@ -85,12 +86,15 @@ def _report_anew() -> int:
 
 def _run(parts: dict[str, Part], *, is_quick: bool) -> results.Results:
     """The results of `parts`; one that fails costs the others nothing."""
-    WORK.mkdir(parents=True, exist_ok=True)
-    if (kind := file_system(WORK)) in IN_MEMORY:
-        print(f"bench: {WORK} is on {kind}: fsync costs nothing there", file=sys.stderr)
+    base = Path(tempfile.gettempdir())
+    if file_system(base) in IN_MEMORY:  # where fsync costs nothing
+        base = WORK
+        base.mkdir(parents=True, exist_ok=True)
+    if (kind := file_system(base)) in IN_MEMORY:
+        print(f"bench: {base} is on {kind}: fsync costs nothing there; set TMPDIR", file=sys.stderr)
     progress = Progress({name: part.seconds[is_quick] for name, part in parts.items()})
-    found = results.empty()
-    work = Path(tempfile.mkdtemp(prefix="run-", dir=WORK))
+    found = results.empty(base)
+    work = Path(tempfile.mkdtemp(prefix="eb-bench-", dir=base))
     adopt_orphans()
     try:
         with tempfile.TemporaryDirectory(prefix="eb-bench-") as sockets, Keeper() as keeper:

@@ -22,14 +22,14 @@ PACKAGES = ("hypercorn", "uvicorn", "httptools", "uvloop", "starlette", "msgspec
 COMMAND_SECONDS = 10.0
 
 
-def machine() -> dict[str, str]:
+def machine(directory: Path) -> dict[str, str]:
     """CPU, cores, memory, kernel, file system."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "CPU": f"{_cpu_model()}, {len(os.sched_getaffinity(0))} cores",
         "memory": f"{memory:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
-        "file system": file_system(ROOT),
+        "file system": file_system(directory),
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import batch, crash, fresh, growth, memory, post
+from bench import batch, crash, drain_part, fresh, growth, memory, post, store_parts
 from bench.context import Bench
 
 
@@ -23,7 +23,20 @@ class Part:
 PARTS = {
     "post": Part(post.TITLE, post.SECONDS, post.measure, post.render),
     "batch": Part(batch.TITLE, batch.SECONDS, batch.measure, batch.render),
+    "drain": Part(drain_part.TITLE, drain_part.SECONDS, drain_part.measure, drain_part.render),
     "fresh": Part(fresh.TITLE, fresh.SECONDS, fresh.measure, fresh.render),
+    "queries": Part(
+        store_parts.QUERIES_TITLE,
+        store_parts.QUERIES_SECONDS,
+        store_parts.measure_queries,
+        store_parts.render_queries,
+    ),
+    "storage": Part(
+        store_parts.STORAGE_TITLE,
+        store_parts.STORAGE_SECONDS,
+        store_parts.measure_storage,
+        store_parts.render_storage,
+    ),
     "memory": Part(memory.TITLE, memory.SECONDS, memory.measure, memory.render),
     "growth": Part(growth.TITLE, growth.SECONDS, growth.measure, growth.render),
     "crash": Part(crash.TITLE, crash.SECONDS, crash.measure, crash.render),

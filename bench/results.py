@@ -17,9 +17,9 @@ DIRECTORY = Path(__file__).parent.parent / "docs" / "performance"
 PATH = DIRECTORY / "results.json"
 
 
-def empty() -> Results:
-    """Of this machine, with no part yet."""
-    return {"machine": machine.machine(), "versions": machine.versions(), "parts": {}, "left_out": {}}
+def empty(directory: Path = DIRECTORY) -> Results:
+    """Of this machine, with no part yet. `directory`: on the disk that is measured."""
+    return {"machine": machine.machine(directory), "versions": machine.versions(), "parts": {}, "left_out": {}}
 
 
 def add(results: Results, part: str, figures: dict[str, Any], seconds: float) -> None:

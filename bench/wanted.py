@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.memory import FLAT_MB, LIMIT_MB
+from bench.store_parts import CHIEF
 
 Figures = dict[str, dict[str, Any]]  # part -> its figures
 
@@ -50,6 +51,19 @@ def _fresh(figures: Figures) -> Reached:
     kept = level["answered_per_second"] >= 0.98 * level["rate"]
     note = "" if kept else f" (at {level['answered_per_second']:,.0f}/s)"
     return Reached(f"p50 {p50} ms, p99 {p99} ms{note}", p50 < 250 and p99 < 1000 and kept)
+
+
+def _query(figures: Figures) -> Reached:
+    one = figures["queries"]["by_events"]["10000000"]["questions"][CHIEF]
+    return Reached(
+        f"{one['ratio']:.2f}, {one['ours_ms']:.0f} ms", one["ratio"] <= 1.1 and one["ours_ms"] < 1000
+    )
+
+
+def _storage(figures: Figures) -> Reached:
+    one = figures["storage"]["forms"]["plain"]
+    merged, written = (one[state]["bytes_an_event"] for state in ("merged", "written"))
+    return Reached(f"{merged:.1f} merged, {written:.1f} as written", merged < 60)
 
 
 def _memory(figures: Figures) -> Reached:
@@ -98,7 +112,15 @@ WANTED = [
         "p50 < 250 ms, p99 < 1 s",
         _fresh,
     ),
+    Wanted(
+        "query over 10 M events (group by a custom field, sum, filter, 30 days) ÷ the same SQL by hand",
+        "≤ 1.1, and < 1 s",
+        _query,
+    ),
     Wanted("memory of an edge process after 1 M requests", f"< {LIMIT_MB:.0f} MB and flat", _memory),
+    Wanted(
+        "bytes on disk per event of 241 bytes, varied values, the client's own bytes kept", "< 60", _storage
+    ),
 ]
 
 

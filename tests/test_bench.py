@@ -171,10 +171,10 @@ def test_pictures_are_the_same_for_the_same_figures(stored: results.Results, tmp
 
 
 def run_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **parts: Part) -> results.Results:
-    monkeypatch.setattr(command, "WORK", tmp_path / "work")
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "work"))
     monkeypatch.setattr(command, "adopt_orphans", lambda: None)  # pytest has children of its own
     monkeypatch.setattr(command, "end_descendants", lambda: None)
-    monkeypatch.setattr(tempfile, "tempdir", None)
     return command._run(parts, is_quick=True)
 
 
@@ -259,7 +259,7 @@ def test_the_peers_packages_are_bounded_and_not_locked() -> None:
 
 
 def test_versions_and_machine_name_no_place_of_ours() -> None:
-    said = json.dumps([machine.machine(), machine.versions()])
+    said = json.dumps([machine.machine(ROOT), machine.versions()])
     assert "/" not in said.replace("@", "")
     assert machine.versions()["Python"]
 
