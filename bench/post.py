@@ -95,7 +95,7 @@ def conservation(counted: dict[str, int]) -> str:
     verdict = (
         "none was missing in any run"
         if not counted["violations"]
-        else f"**{counted['violations']} runs do not agree**"
+        else f"**{counted['violations']} runs do not agree, {counted.get('missing', 0):,} are missing**"
     )
     return (
         f"Conservation: wrk counted {counted['answered']:,} events with a 200 in runs against Redis, warm-ups "

@@ -19,7 +19,12 @@ PATH = DIRECTORY / "results.json"
 
 def empty(directory: Path = DIRECTORY) -> Results:
     """Of this machine, with no part yet. `directory`: on the disk that is measured."""
-    return {"machine": machine.machine(directory), "versions": machine.versions(), "parts": {}, "left_out": {}}
+    return {
+        "machine": machine.machine(directory),
+        "versions": machine.versions(),
+        "parts": {},
+        "left_out": {},
+    }
 
 
 def add(results: Results, part: str, figures: dict[str, Any], seconds: float) -> None:

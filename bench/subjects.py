@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ EVENTBUNKER = (sys.executable, "-P", "-c", "from workers.cli import main; main()
 START_SECONDS = 30.0
 INSTALL_SECONDS = 180.0
 COMMAND_SECONDS = 60.0
+SETTLE_SECONDS = 30.0
 PAGE = 50  # entries at once; each may hold a group of a thousand events
 PEER_STREAM = "events"
 
@@ -51,6 +53,7 @@ class Running:
         if self.redis is None:
             return None
         stream = Keys("events", 0).entries if self.project_id else PEER_STREAM
+        self._settle(stream)
         count, after = 0, "-"
         while True:
             page = cast(
@@ -63,6 +66,15 @@ class Running:
             after = f"({page[-1][0].decode()}"
         self.redis.client.xtrim(stream, maxlen=0, approximate=False)
         return count
+
+    def _settle(self, stream: str) -> None:
+        """Wait until what was under way when wrk hung up has arrived: it belongs to this run, not the next."""
+        unchanged, length = 0, -1
+        end = time.monotonic() + SETTLE_SECONDS
+        while unchanged < 3 and time.monotonic() < end:
+            time.sleep(0.1)
+            before, length = length, int(self.redis.client.xlen(stream)) if self.redis else 0
+            unchanged = unchanged + 1 if length == before else 0
 
     def _events(self, fields: dict[bytes, bytes]) -> int:
         """In one entry. The edge's own canaries do not count."""
@@ -151,7 +163,7 @@ def _edge(bench: Bench, directory: Path, text: str, port: int, redis_url: str) -
         [*EVENTBUNKER, "-c", str(directory / "deploy.toml"), "edge"],
         log=log,
         on=bench.server_core,
-        env=_environment(redis_url),
+        env={**_environment(redis_url), "TMPDIR": str(directory)},  # what a killed one leaves goes with it
     )
     try:
         wait_until(lambda: process.poll() is not None or listens(port), START_SECONDS, "the edge", log)

@@ -115,6 +115,7 @@ def conservation(runs: Runs) -> dict[str, int]:
         "stored": sum(one["stored"] for one in kept),
         "in_flight_at_most": sum(one["in_flight_at_most"] for one in kept),
         "violations": sum(not is_conserved(one) for one in kept),
+        "missing": sum(max(0, one["answered"] - one["stored"]) for one in kept),
         "bad": sum(one["bad"] for one in kept),
         "broken": sum(one["broken"] for one in kept),
     }

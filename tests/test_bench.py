@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -133,8 +135,8 @@ def test_results_of_several_commits_say_so(stored: results.Results) -> None:
 
 
 def test_what_is_missing_in_redis_is_said_loudly(stored: results.Results) -> None:
-    stored["parts"]["post"]["figures"]["conservation"]["violations"] = 2
-    assert "**2 runs do not agree**" in report.text(stored)
+    stored["parts"]["post"]["figures"]["conservation"] |= {"violations": 2, "missing": 7}
+    assert "**2 runs do not agree, 7 are missing**" in report.text(stored)
 
 
 def test_only_the_stretch_between_the_markers_changes() -> None:
@@ -278,3 +280,30 @@ def test_a_round_against_the_real_edge_is_conserved(bench: Bench, tmp_path: Path
     assert one["answered"] > 100
     assert one["cpu_us_per_event"] > 0
     assert versus.conservation(runs)["violations"] == 0
+
+
+@pytest.mark.skipif(wrk.is_missing(), reason=wrk.MISSING)
+def test_ctrl_c_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "bench", "--quick", "post"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
+    try:
+        until(lambda: len(of(tmp_path)) >= 5, 60, "wrk, Redis, a supervisor and an edge")
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130, (tmp_path / "log").read_text()
+    assert not of(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+    assert "stopped; nothing was written" in (tmp_path / "log").read_text()
+
+
+def of(directory: Path) -> list[int]:
+    """Processes that know `directory`. Redis writes its title, with its socket, over its environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            known = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+            if entry.name.isdigit() and str(directory).encode() in known:
+                found.append(int(entry.name))
+    return found
