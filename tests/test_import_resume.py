@@ -107,7 +107,8 @@ async def one_run(
         opened.push_async_callback(redis.aclose)
         registry = Registry(redis, settings)
         opened.push_async_callback(registry.close)
-        queue = queue_type(redis, settings, Expected("events", settings.producer.shards), 5, lambda _: None)
+        expected, stop = Expected("events", settings.producer.shards), asyncio.Event()
+        queue = queue_type(redis, settings, expected, 5, stop=stop, say=lambda _: None)
         opened.push_async_callback(queue.close)
         source = opened.enter_context(
             contextlib.closing(open_source(Reading(str(path), Mapping(), grows="grown" in options), 65_536))
@@ -121,17 +122,21 @@ async def one_run(
             max_event_bytes=65_536,
             rejects=rejects,
             progress=Progress(None, None),
-            stop=asyncio.Event(),
+            stop=stop,
         )
         journal = Journal(redis, "events", desk.project_id, source.identity, "")
         await one.run(journal, queue, registry, desk.environ["WRITE_KEY"])
     return summary
 
 
+@pytest.mark.parametrize("shards", [1, 4])
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_death_between_any_two_steps_costs_nothing(desk: Desk, when: str, at: int) -> None:
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_death_between_any_two_steps_costs_nothing(
+    tmp_path: Path, redis_url: str, shards: int, when: str, at: int
+) -> None:
     """The end of a piece is written down before it is appended; both ways of dying in between are exact."""
+    desk = Desk(tmp_path, redis_url, f'[[queues.producers]]\nbinding = "E"\nshards = {shards}\n')
     content = lines(range(12_000), 100)[:-1].replace(b'"n":7,', b'"n":[],"n":7,')
     path = desk.directory / "a.ndjson"
     path.write_bytes(content)
@@ -142,6 +147,28 @@ def test_a_death_between_any_two_steps_costs_nothing(desk: Desk, when: str, at: 
     assert desk.bodies() == expected(content) - Counter([content.splitlines()[7]])
     rejected = path.with_suffix(".rejected").read_bytes().splitlines()
     assert [json.loads(line)["line"] for line in rejected] == [8], "and no row is listed twice"
+
+
+def test_the_number_of_partitions_changes_between_two_runs(tmp_path: Path, redis_url: str) -> None:
+    """The last piece is sent again to the partitions that may have it, whatever takes events now."""
+    deploy = '[[queues.producers]]\nbinding = "E"\nshards = {}\n'
+    desk = Desk(tmp_path, redis_url, deploy.format(2))
+    content = b"".join(b'{"event_name":"e","event_id":"i%d"}\n' % n for n in range(12_000))
+    path = desk.directory / "a.ndjson"
+    path.write_bytes(content)
+    with pytest.raises(Dies):
+        asyncio.run(one_run(desk, path, dying("after", 2)))
+    other = Desk(tmp_path, redis_url, deploy.format(3))
+    other.project_id, other.environ = desk.project_id, desk.environ
+
+    async def change() -> None:
+        redis = redis_client.connect(desk.settings)
+        await redis.hset("eb:{events}:layout", mapping={"shards": 3, "most": 3})
+        await redis.aclose()
+
+    asyncio.run(change())
+    assert asyncio.run(one_run(other, path)).accepted == 12_000
+    assert other.bodies() == expected(content)
 
 
 def test_two_runs_at_once_double_nothing(desk: Desk) -> None:

@@ -116,7 +116,8 @@ def _source(reading: Reading, opened: Opened, stream: Peekable, packing: str, ma
 def _open(path: str) -> Input:
     if path == STDIN:
         # Unbuffered: a thread that waits in a buffered reader keeps the interpreter from ending.
-        return Input(io.FileIO(sys.stdin.fileno(), closefd=False), None)
+        file = io.FileIO(sys.stdin.fileno(), closefd=False)
+        return Input(file, None)
     try:
         file = io.FileIO(path)
         status = os.fstat(file.fileno())

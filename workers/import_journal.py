@@ -60,7 +60,8 @@ class Reached(msgspec.Struct, frozen=True):
 class Entry(msgspec.Struct, frozen=True):
     """One import. Everything up to `before` is appended; the piece up to `last` is, or may be.
 
-    `sequence` is that piece's. `run` is drawn by the run that has the entry now. Times are Unix milliseconds.
+    `sequence` is that piece's, divided among `shards` partitions. `run` is drawn by the run that has the
+    entry now. Times are Unix milliseconds.
     """
 
     scope: str
@@ -69,6 +70,7 @@ class Entry(msgspec.Struct, frozen=True):
     before: Reached
     last: Reached
     sequence: int
+    shards: int
     run: str
     began: int
     is_complete: bool = False
@@ -114,17 +116,27 @@ class Journal:
         self.incarnation = incarnation.decode()
         return self.entry
 
-    def next(self, name: str, before: Reached, last: Reached, *, is_repeat: bool) -> Entry:
+    def next(self, name: str, before: Reached, last: Reached, shards: int) -> Entry:
         """The entry with the piece from `before` to `last`, the first or another; `save` writes it."""
         if self.entry is not None:
-            sequence = self.entry.sequence + (not is_repeat)
+            sequence = self.entry.sequence + 1
             return msgspec.structs.replace(
-                self.entry, before=before, last=last, sequence=sequence, run=self._run, is_complete=False
+                self.entry,
+                before=before,
+                last=last,
+                sequence=sequence,
+                shards=shards,
+                run=self._run,
+                is_complete=False,
             )
         digest = hashlib.sha256(f"{self._scope} {last.mark.digest}".encode()).hexdigest()
         self.incarnation = f"import-{digest[:32]}"
         now = time.time_ns() // 1_000_000
-        return Entry(self._scope, name[:500], last.mark, before, last, 1, self._run, now)
+        return Entry(self._scope, name[:500], last.mark, before, last, 1, shards, self._run, now)
+
+    def repeated(self, entry: Entry, last: Reached) -> Entry:
+        """`entry` as this run takes it over, to send its last piece again under the same id."""
+        return msgspec.structs.replace(entry, last=last, run=self._run)
 
     async def save(self, entry: Entry) -> None:
         """Write `entry` in place of the last one. Safe to repeat. Errors: TakenOver."""

@@ -31,10 +31,10 @@ from workers.import_content import InputError
 from workers.import_formats import STDIN, Opened, Reading, open_source
 from workers.import_journal import Journal, TakenOver
 from workers.import_progress import Progress
-from workers.import_queue import GaveUp, ImportQueue
+from workers.import_queue import GaveUp, ImportQueue, Stopped
 from workers.import_reader import in_thread
 from workers.import_rejects import Rejects
-from workers.import_run import Import, Options, Refusal, Stopped, Summary
+from workers.import_run import Import, Options, Refusal, Summary
 from workers.running import NotRunning, find_running
 
 DONE, REJECTED, UNUSABLE, UNFINISHED = range(4)
@@ -126,7 +126,7 @@ class _Command:
                 self._said.event_names, self._said.fields = await one.dry_run()
                 self._summary.state = "valid" if not self._summary.rejected else "rejected"
             else:
-                await self._import(one, opened, progress)
+                await self._import(one, opened, progress, stop)
         finally:
             progress.end()
             waiting.cancel()
@@ -137,14 +137,14 @@ class _Command:
             return UNFINISHED
         return REJECTED if self._summary.rejected else DONE
 
-    async def _import(self, one: Import, opened: Opened, progress: Progress) -> None:
+    async def _import(self, one: Import, opened: Opened, progress: Progress, stop: asyncio.Event) -> None:
         """Registers as an edge does, so that the number of partitions stays while it runs."""
         settings, patience = find_running(self._settings, needs_store=False), self._options.patience_seconds
         producer = settings.producer
         expected = Expected(producer.queue, producer.shards)
         redis = redis_client.connect(settings)
         registry = Registry(redis, settings)
-        queue = ImportQueue(redis, settings, expected, patience, progress.say)
+        queue = ImportQueue(redis, settings, expected, patience, stop=stop, say=progress.say)
         is_registered = asyncio.Event()
         presence = EdgePresence(
             redis,

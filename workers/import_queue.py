@@ -11,8 +11,10 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar, cast
 
+import msgspec
 from redis.asyncio import Redis
 
 from app import ledger, presence
@@ -25,7 +27,7 @@ from app.settings import Settings
 from app.stream import Keys, choose_partition, encode_request, join_group
 from workers.import_pieces import Piece
 
-QUEUED_BATCHES = 3  # of the drain: one is being inserted, one being built, one waits
+QUEUED_BATCHES = 2  # of the drain: one is being inserted, another waits
 APPEND_SECONDS = 10.0
 RETRY_SECONDS = 0.2
 LOOK_SECONDS = 0.02
@@ -35,8 +37,20 @@ MARKS_SECONDS = 1.0  # between two looks at Redis's memory
 T = TypeVar("T")
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Under which id a piece is appended, and among how many partitions it is divided."""
+
+    incarnation: str
+    sequence: int
+    shards: int
+
+
 class GaveUp(Exception):
     """It cannot go on now; the message says why. Running it again goes on."""
+
+
+class Stopped(Exception):
+    """Somebody wants it to end."""
 
 
 class ImportQueue:
@@ -48,28 +62,44 @@ class ImportQueue:
         settings: Settings,
         expected: Expected,
         patience_seconds: float,
+        *,
+        stop: asyncio.Event,
         say: Callable[[str], None],
     ) -> None:
         producer = settings.producer
         self._redis = redis
         self._expected = expected
+        self._stop = stop
         self._say = say
         self._patience_seconds = patience_seconds
         self._max_backlog = producer.max_backlog
-        self._shards = producer.shards
         self._batch_size = settings.consumer.max_batch_size
         self._max_queued = self._batch_size * QUEUED_BATCHES
-        self._keys = [Keys(producer.queue, number) for number in range(producer.shards)]
-        self._producers = [Producer(redis.connection_pool, keys, expected) for keys in self._keys]
+        self._producers: dict[int, Producer] = {}
         self._freshness = Freshness(redis, producer.queue, producer.shards)
         self._next_look = 0.0
 
+    @property
+    def shards(self) -> int:
+        """How many partitions take events."""
+        return self._expected.shards
+
+    def _keys(self, partition: int) -> Keys:
+        return Keys(self._expected.queue, partition)
+
+    def _producer(self, partition: int) -> Producer:
+        if partition not in self._producers:
+            self._producers[partition] = Producer(
+                self._redis.connection_pool, self._keys(partition), self._expected
+            )
+        return self._producers[partition]
+
     async def close(self) -> None:
-        for producer in self._producers:
+        for producer in self._producers.values():
             await producer.close()
 
     async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The result of `call`, which may be repeated, as soon as Redis gives one. Errors: GaveUp."""
+        """The result of `call`, repeated until Redis gives one. Errors: GaveUp, Stopped."""
         end, was_told = time.monotonic() + self._patience_seconds, False
         while True:
             try:
@@ -78,21 +108,22 @@ class ImportQueue:
                 reason = str(error) if isinstance(error, NotTaken | Unanswered) else "Redis does not answer"
                 if self._expected.problem or time.monotonic() > end:
                     raise GaveUp(self._expected.problem or reason) from None
+                if self._stop.is_set():
+                    raise Stopped from None
                 if not was_told:
                     self._say(f"{reason}; trying again for {self._patience_seconds:.0f} s")
                 was_told = True
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def append(
-        self, piece: Piece, incarnation: str, sequence: int, project_id: str, customer_identifier: str
-    ) -> None:
-        """Append the events of `piece` to their partitions, each group exactly once. Errors: GaveUp."""
+    async def append(self, piece: Piece, place: Place, project_id: str, customer_identifier: str) -> None:
+        """Append the events of `piece` to their partitions, each once. Errors: GaveUp, Stopped."""
         recorded = time.time_ns() // 1_000_000
         identity = max(0, recorded).to_bytes(6, "big") + os.urandom(6)
-        name = identity.hex()
+        # Each attempt has to choose the same partitions, since each of them knows only what it got itself.
+        name = f"{place.incarnation}/{place.sequence}"
         parts: dict[int, list[tuple[int, bytes, str]]] = {}
         for index, (_, body, event) in enumerate(piece.rows, 1):
-            number = choose_partition(self._shards, project_id, event.event_id or "", name)
+            number = choose_partition(place.shards, project_id, event.event_id or "", name)
             parts.setdefault(number, []).append((index, body, ""))
         for number in parts:
             await self._wait_for_room(number)
@@ -102,10 +133,11 @@ class ImportQueue:
             request = encode_request(
                 identity, recorded, project_id, customer_identifier, context=("", "", ""), events=events
             )
-            group = (len(events), ledger.encode_counts({where: len(events)}).encode(), join_group([request]))
+            counts = ledger.encode_counts({where: len(events)}).encode()
+            group = (len(events), counts, join_group([request]))
             await self.insist(
-                lambda: self._producers[number].append(
-                    incarnation, sequence, [group], timeout_seconds=APPEND_SECONDS
+                lambda: self._producer(number).append(
+                    place.incarnation, place.sequence, [group], timeout_seconds=APPEND_SECONDS
                 )
             )
 
@@ -125,17 +157,18 @@ class ImportQueue:
 
     async def wait_until_stored(self) -> None:
         """Until all that has been appended has its fate. Errors: GaveUp when nothing moves any more."""
-        for number, keys in enumerate(self._keys):
+        for number in sorted({*range(self.shards), *self._producers}):
+            entries = self._keys(number).entries
             newest = cast(
                 "list[tuple[bytes, object]]",
-                await self.insist(lambda keys=keys: self._redis.xrevrange(keys.entries, count=1)),  # type: ignore[misc]
+                await self.insist(partial(self._redis.xrevrange, entries, count=1)),
             )
             if not newest:
                 continue
             wanted = _parse(newest[0][0])
 
             async def is_done(number: int = number, wanted: tuple[int, int] = wanted) -> tuple[str, int]:
-                acknowledged = await self._redis.hget(self._keys[number].progress, "acknowledged")
+                acknowledged = await self._redis.hget(self._keys(number).progress, "acknowledged")
                 fates = await self._fates(number)
                 queued = ledger.queued(fates)
                 is_past = acknowledged is not None and _parse(cast(bytes, acknowledged)) >= wanted
@@ -148,8 +181,8 @@ class ImportQueue:
         """What became of a project's events that were recorded in these hours: fate -> number."""
         fields = [f"{project_id}|{hour}|{fate}" for hour in hours for fate in ledger.FINAL]
         found: Counter[str] = Counter()
-        for keys in self._keys:
-            counts = await self.insist(lambda keys=keys: self._redis.hmget(keys.hours, fields))  # type: ignore[misc]
+        for partition in range(self.shards):
+            counts = await self.insist(partial(self._redis.hmget, self._keys(partition).hours, fields))
             for field, number in zip(fields, cast("list[bytes | None]", counts), strict=True):
                 found[field.rpartition("|")[2]] += int(number or 0)
         return found
@@ -163,6 +196,8 @@ class ImportQueue:
             now = time.monotonic()
             if not reason:
                 return
+            if self._stop.is_set():
+                raise Stopped
             if progress != last:
                 last, moved = progress, now
             if now - moved > self._patience_seconds:
@@ -173,7 +208,7 @@ class ImportQueue:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _fates(self, partition: int) -> dict[str, int]:
-        found = cast("dict[bytes, bytes]", await self._redis.hgetall(self._keys[partition].ledger))
+        found = cast("dict[bytes, bytes]", await self._redis.hgetall(self._keys(partition).ledger))
         return {fate.decode(): int(number) for fate, number in found.items()}
 
     async def _pressure(self) -> str:
@@ -186,7 +221,7 @@ class ImportQueue:
             if not one.dead_ms
         ]
         # Partitions that share a drain take turns: what waits in one waits behind the others' batches too.
-        sharing = -(-self._shards // max(1, len(drains)))
+        sharing = -(-self.shards // max(1, len(drains)))
         self._max_queued = max(self._batch_size, self._batch_size * QUEUED_BATCHES // sharing)
         reason = await reached_mark(self._freshness, self._max_backlog)
         if not reason:

@@ -25,9 +25,9 @@ from app.registry import Registry
 from workers.import_content import InputError
 from workers.import_formats import Opened
 from workers.import_journal import Entry, Journal, Reached
-from workers.import_pieces import Piece, judge
+from workers.import_pieces import Piece, Rejected, judge
 from workers.import_progress import Progress
-from workers.import_queue import ImportQueue
+from workers.import_queue import ImportQueue, Place, Stopped
 from workers.import_reader import in_thread
 from workers.import_rejects import Rejects
 
@@ -35,10 +35,6 @@ WORTHLESS_ROWS = 100  # so many at the beginning, and not one an event: it is th
 FULL = "the project has its maximum"
 
 T = TypeVar("T")
-
-
-class Stopped(Exception):
-    """Somebody wants it to end; the piece in hand was finished."""
 
 
 class Refusal(Exception):
@@ -104,7 +100,7 @@ class Import:
         names: set[str] = set()
         fields: set[str] = set()
         async for piece in self._pieces():
-            self._rejects.write(piece.rejected)
+            self._set_aside(piece)
             for name, paths in piece.shapes():
                 names.add(name)
                 fields.update(paths)
@@ -160,7 +156,7 @@ class Import:
         self._rejects.go_on(self._reached.mark.line)
         self._count(self._reached, None)
         if not entry.is_complete:
-            await self._send(piece, is_repeat=True)
+            await self._send(piece, entry)
 
     async def _pieces(self) -> AsyncIterator[Piece]:
         """Piece after piece; the next one is read while one is at work. Errors: Stopped, InputError."""
@@ -168,11 +164,10 @@ class Import:
         try:
             while (piece := await self._unless_stopped(ahead)) is not None:
                 if not self._reached.rows and not piece.rows and len(piece.rejected) >= WORTHLESS_ROWS:
-                    first = piece.rejected[0]
-                    reasons = "; ".join(f"{one.path}: {one.message}" for one in first.problems[:3])
                     raise InputError(
-                        f"not one of the first {len(piece.rejected):,} rows is an event. Line {first.line}: "
-                        f"{reasons}. Is the format right, and is a mapping missing (--event-name, --rename)?"
+                        f"not one of the first {len(piece.rejected):,} rows is an event; "
+                        f"{_reasons(piece.rejected[0])}. Is the format right, and is a mapping missing "
+                        "(--event-name, --rename)?"
                     )
                 ahead = self._read_ahead()
                 yield piece
@@ -190,26 +185,22 @@ class Import:
         chunk = self._source.read(until)
         return None if chunk is None else judge(chunk, self._max_event_bytes)
 
-    async def _send(self, piece: Piece, *, is_repeat: bool = False) -> None:
-        """Everything that happens to one piece, in an order in which any line may be the last one."""
+    async def _send(self, piece: Piece, repeats: Entry | None = None) -> None:
+        """Everything that happens to one piece, in an order in which any line may be the last one.
+
+        `repeats`: the entry of an earlier run, which may have appended it.
+        """
         grant = await self._authorise()
         await self._admit(grant, piece)
-        if self._options.strict and piece.rejected:
-            first = piece.rejected[0]
-            raise Refusal(
-                f"line {first.line}: {'; '.join(f'{one.path}: {one.message}' for one in first.problems)}"
-            )
-        self._rejects.write(piece.rejected)
+        self._set_aside(piece)
         reached = self._behind(piece, self._reached)
-        entry = self._journal.next(self._name, self._reached, reached, is_repeat=is_repeat)
+        if repeats is None:
+            entry = self._journal.next(self._name, self._reached, reached, self._queue.shards)
+        else:
+            entry = self._journal.repeated(repeats, reached)
         await self._queue.insist(lambda: self._journal.save(entry))
-        await self._queue.append(
-            piece,
-            self._journal.incarnation,
-            entry.sequence,
-            grant.project_id,
-            grant.customer_identifier or "",
-        )
+        place = Place(self._journal.incarnation, entry.sequence, entry.shards)
+        await self._queue.append(piece, place, grant.project_id, grant.customer_identifier or "")
         for name, paths in piece.shapes():
             self._registry.names.touch(grant.project_id, name, paths)
         self._count(reached, piece)
@@ -250,6 +241,11 @@ class Import:
 
         return await self._queue.insist(ask)
 
+    def _set_aside(self, piece: Piece) -> None:
+        if self._options.strict and piece.rejected:
+            raise Refusal(_reasons(piece.rejected[0]))
+        self._rejects.write(piece.rejected)
+
     def _behind(self, piece: Piece, before: Reached) -> Reached:
         return Reached(piece.end, before.accepted + len(piece.rows), before.rejected + len(piece.rejected))
 
@@ -272,6 +268,11 @@ class Import:
             return await task
         finally:
             stop.cancel()
+
+
+def _reasons(row: Rejected) -> str:
+    problems = "; ".join(f"{one.path}: {one.message}" for one in row.problems[:3])
+    return f"line {row.line}: {problems}"
 
 
 def _date(unix_ms: int) -> str:
