@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import batch, crash, drain_part, fresh, growth, memory, post, store_parts
+from bench import batch, crash, drain_part, fresh, growth, import_rate, memory, post, store_parts
 from bench.context import Bench
 
 
@@ -24,6 +24,7 @@ PARTS = {
     "post": Part(post.TITLE, post.SECONDS, post.measure, post.render),
     "batch": Part(batch.TITLE, batch.SECONDS, batch.measure, batch.render),
     "drain": Part(drain_part.TITLE, drain_part.SECONDS, drain_part.measure, drain_part.render),
+    "import": Part(import_rate.TITLE, import_rate.SECONDS, import_rate.measure, import_rate.render),
     "fresh": Part(fresh.TITLE, fresh.SECONDS, fresh.measure, fresh.render),
     "queries": Part(
         store_parts.QUERIES_TITLE,

@@ -149,6 +149,18 @@ def test_a_death_between_any_two_steps_costs_nothing(
     assert [json.loads(line)["line"] for line in rejected] == [8], "and no row is listed twice"
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_content_that_grows_while_it_is_down(desk: Desk, when: str) -> None:
+    """The piece that was in hand is cut where it was cut before, however much follows it now."""
+    path = desk.directory / "a.ndjson"
+    path.write_bytes(lines(range(6000)))
+    with pytest.raises(Dies):
+        asyncio.run(one_run(desk, path, dying(when, 2)))
+    path.write_bytes(lines(range(12_000)))
+    assert asyncio.run(one_run(desk, path)).accepted == 12_000
+    assert desk.bodies() == expected(lines(range(12_000)))
+
+
 def test_the_number_of_partitions_changes_between_two_runs(tmp_path: Path, redis_url: str) -> None:
     """The last piece is sent again to the partitions that may have it, whatever takes events now."""
     deploy = '[[queues.producers]]\nbinding = "E"\nshards = {}\n'

@@ -2,6 +2,7 @@
 
     drain_process    stream -> store: its share of the partitions (`sharing`), each by one owner (`drain`)
     embedded_store   the ClickHouse engine behind ClickHouse's HTTP interface; a server replaces it
+    import_main      files -> stream, by hand: `eventbunker import`
     supervisor       starts and restarts all of them: `make run-edge`
 
 Crash-only: `kill -9` at any line is safe, a graceful stop only saves time.
@@ -13,5 +14,7 @@ Crash-only: `kill -9` at any line is safe, a graceful stop only saves time.
     drain, after plan    some rows may be stored               the next owner counts them, stores the rest
     drain, before ack    all rows are stored                   the next owner counts them and acknowledges
     store, in an insert  the token may be logged without rows  the drain counts, and sends under a new token
+    import, in a piece   its end is written down, and it       running it again: the piece is sent under
+                         is in Redis or not                    its number once more, then the rest
     redis                what it answered is in its AOF        it reads the AOF; edges and drain wait for it
 """

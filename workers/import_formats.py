@@ -117,12 +117,13 @@ def _open(path: str) -> Input:
     if path == STDIN:
         # Unbuffered: a thread that waits in a buffered reader keeps the interpreter from ending.
         file = io.FileIO(sys.stdin.fileno(), closefd=False)
-        return Input(file, None)
-    try:
-        file = io.FileIO(path)
         status = os.fstat(file.fileno())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    else:
+        try:
+            file = io.FileIO(path)
+            status = os.fstat(file.fileno())
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
     return Input(file, status.st_size if stat.S_ISREG(status.st_mode) else None)
 
 
