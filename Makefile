@@ -5,10 +5,11 @@ PORT   ?=
 STATE  ?=
 ARGS   ?=
 ROUNDS ?= 5
+ENGINE ?=
 PYTHON ?=
 
 # Through the environment, so that no character of theirs is the shell's.
-export PORT STATE ROUNDS
+export PORT STATE ROUNDS ENGINE
 
 BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
@@ -34,8 +35,8 @@ sabotage: .venv/.test redis ## Take out one safeguard after the other: a test mu
 bench: .venv/.test redis ## Measure beside floor and peer, write docs/performance.md (30 min); ARGS=--quick, ARGS="post batch"
 	@exec $(BIN)/python -m bench $(ARGS)
 
-rolling: .venv/.test redis ## Restart two edges in turn behind HAProxy and nginx, under load; ROUNDS=5
-	@EVENTBUNKER_ROUNDS="$$ROUNDS" $(BIN)/python -m pytest tests/test_rolling.py -q -s
+rolling: .venv/.test redis ## Restart two edges in turn behind HAProxy and nginx, under load; ROUNDS=5 ENGINE=hypercorn
+	@EVENTBUNKER_ROUNDS="$$ROUNDS" EVENTBUNKER_ENGINE="$$ENGINE" $(BIN)/python -m pytest tests/test_rolling.py -q -s
 
 check: .venv/.test ## Lint, formatting, types
 	@$(BIN)/ruff check

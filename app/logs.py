@@ -17,7 +17,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 # They narrate their start and every connection; what is wrong they say at warning and above.
-_TALKATIVE = ("asyncio", "httpcore", "httpx", "hypercorn.error", "uvicorn.error")
+_TALKATIVE = ("asyncio", "httpcore", "httpx", "hypercorn.error", "quic", "uvicorn.error")
 
 
 def configure_logging(process: str, *, stream: TextIO | None = None) -> None:

@@ -28,9 +28,9 @@ BODY = "Body JSON validation failed."
 
 
 @pytest.fixture(scope="module")
-def project(client: Client) -> Client:
+def project(target_client: Client) -> Client:
     """A project of this module's own."""
-    return client.new_project()
+    return target_client.new_project()
 
 
 def assert_error(response: httpx.Response, status: int, error: str) -> dict[str, Any]:

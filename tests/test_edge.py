@@ -54,11 +54,6 @@ def test_edges_share_the_port_and_the_keys_of_the_service(edge: Edge, service: S
     assert "server" not in answer.headers
 
 
-@pytest.mark.parametrize("edge", ['engine = "uvicorn"\nworker_class = "asyncio"\n'], indirect=True)
-def test_uvicorn_shares_the_port_on_either_loop(edge: Edge, service: Service) -> None:
-    test_edges_share_the_port_and_the_keys_of_the_service(edge, service)
-
-
 def test_killed_edge_is_replaced_while_the_other_serves(edge: Edge) -> None:
     before = set(edge.pids())
     os.kill(min(before), signal.SIGKILL)
@@ -67,7 +62,12 @@ def test_killed_edge_is_replaced_while_the_other_serves(edge: Edge) -> None:
     until(lambda: len(edge.pids()) == 2 and set(edge.pids()) != before, 20, "a new edge")
 
 
-@pytest.mark.parametrize("edge", ["", 'engine = "uvicorn"\nshutdown_delay = 1\n'], ids=ENGINES, indirect=True)
+@pytest.mark.parametrize(
+    "edge",
+    ["", 'engine = "uvicorn"\nworker_class = "asyncio"\nshutdown_delay = 1\n'],
+    ids=ENGINES,
+    indirect=True,
+)
 def test_a_stopping_edge_serves_on_and_ends_its_connections(edge: Edge) -> None:
     """What a load balancer sees: first readiness falls, then every connection ends with its answer."""
     pids = edge.pids()

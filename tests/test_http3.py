@@ -11,10 +11,13 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from app.main import Draining
+from app.settings import load
 from tests.certificate import tls
 from tests.client import Client, unique
 from tests.edge_process import Edge
@@ -23,6 +26,8 @@ from tests.http3 import Answer, Http3Client, http3
 from tests.service import Service
 from tests.store_fixture import free_port
 from tests.waiting import until
+from workers import edge_hypercorn, edge_quic, edge_quic_stream
+from workers.edges import edge_sockets
 
 pytestmark = pytest.mark.service
 REJECTED, EXCESSIVE_LOAD, MESSAGE_ERROR = 0x10B, 0x107, 0x10E
@@ -191,6 +196,39 @@ def test_what_is_no_http3_ends_its_connection(edge: QuicEdge, data: bytes) -> No
         assert (await client.until_terminated()).error_code >= 0x100
 
     edge.ask(test)
+
+
+@pytest.mark.parametrize("size", [40_000, 10_000_000], ids=["small", "endless"])
+def test_an_answer_that_nobody_takes_is_given_up(
+    size: int, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_quic, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(edge_quic_stream, "SEND_SECONDS", 0.3)
+    (tmp_path / "deploy.toml").write_text(f"[server]\nquic_port = {free_port()}\n{tls(certificate)}")
+    settings = load(tmp_path / "deploy.toml", environ={})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": bytes(size)})
+
+    async def test() -> None:
+        finish = asyncio.Event()
+        with edge_sockets(settings, "127.0.0.1", 0, how="") as sockets:
+            descriptors = tuple(os.dup(one.fileno()) for one in sockets)
+            serving = asyncio.create_task(
+                edge_hypercorn.serve(app, settings, descriptors, Draining(), finish)
+            )
+            async with http3(settings.server.quic_port, certificate, max_stream_data=10_000) as client:
+                monkeypatch.setattr(client.quic, "_write_stream_limits", lambda **_: None)
+                stream = client.begin("GET", "/", ends=True)
+                answer = await client.answer(stream)
+                assert answer.reset is not None
+                assert len(answer.body) < 10_000
+            finish.set()
+            await serving
+
+    asyncio.run(asyncio.wait_for(test(), 20))
 
 
 def test_nobody_is_answered_more_than_was_sent(edge: QuicEdge) -> None:

@@ -31,12 +31,13 @@ from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfigura
 from aioquic.quic.connection import Limit, QuicConnection
 
 from workers.edge_connections import Connection
-from workers.edge_limits import MAX_HEAD_BYTES
+from workers.edge_limits import MAX_HEAD_BYTES, SEND_SECONDS
 from workers.edge_protocols import EdgeConfig
 from workers.edge_quic_stream import Stream
 
 WINDOW_BYTES = 1024 * 1024  # of a connection: what may be under way
 STREAM_WINDOW_BYTES = 256 * 1024
+KEPT_BYTES = 4096  # of an answer; a client may leave so much of each untaken
 UNREAD_BYTES = 2 * WINDOW_BYTES  # of a connection: received, and not taken by the app yet
 
 log = structlog.get_logger()
@@ -248,9 +249,15 @@ class Http3Connection(QuicConnectionProtocol):
         return stream is None or stream.sender._buffer_fin is not None
 
     def finished(self, stream_id: int) -> None:
-        """The app is done with this request."""
+        """The app is done with this request; the client has its time to take the rest of the answer."""
         self.streams.pop(stream_id, None)
         self.server.changed.set()
+        if self.unsent_bytes(stream_id) > KEPT_BYTES:
+            self._loop.call_later(SEND_SECONDS, self._give_up_answer, stream_id)
+
+    def _give_up_answer(self, stream_id: int) -> None:
+        if self.unsent_bytes(stream_id):
+            self.reset(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
 
     def end_if_idle(self) -> None:
         """While the edge ends."""
