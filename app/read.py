@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -19,7 +20,7 @@ from app.answer import render
 from app.errors import ApiError, Kind
 from app.grant import KeyType
 from app.http import read_json_body, while_connected
-from app.query import read_query
+from app.query import Query, read_query
 from app.redis_client import UNREACHABLE
 from app.sql import Statement, to_statement
 from app.store import PASSING_CODES, Result, Store, StoreRefused, StoreUnavailable
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 MAX_RESULT_BYTES = 64 * 1024 * 1024  # held in memory once here and once in the store
-MAX_THREADS = 4  # of one query in the store
 MAX_WAITING_PER_SLOT = 16
 FRESHNESS_SECONDS = 1.0
 # ClickHouse's codes for a query that exceeded a limit of its own, and what the client may do about it.
@@ -43,6 +43,9 @@ _OWN_LIMITS = {
     307: "bytes read",
     396: "size of the answer",
 }
+# Groups are formed a block at a time, and a value of any type costs a few steps for each block, so blocks are
+# large; in bytes too they are bounded, which counts where values are long.
+_GROUPED = {"max_block_size": 131_072, "preferred_block_size_bytes": 16_000_000}
 _log = structlog.get_logger(__name__)
 
 
@@ -77,7 +80,7 @@ class ReadHandlers:
         body = await read_json_body(request, self._limits.max_request_bytes)
         query = read_query(body, grant, time.time_ns() // 1_000_000)
         statement = to_statement(query)
-        fresh_as_of, result = await while_connected(request.receive, self._run(statement))
+        fresh_as_of, result = await while_connected(request.receive, self._run(query, statement))
         elapsed_ms = (time.monotonic() - started) * 1000
         # In a thread: thousands of rows would hold up every event that is being tracked.
         content = await asyncio.to_thread(
@@ -85,12 +88,12 @@ class ReadHandlers:
         )
         return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
 
-    async def _run(self, statement: Statement) -> tuple[int, Result]:
+    async def _run(self, query: Query, statement: Statement) -> tuple[int, Result]:
         """The rows, and the moment up to which they are complete."""
         async with self._turns.turn():
             # Before the rows are read: an event stored meanwhile is more than was promised, never less.
             fresh_as_of = await self._fresh_as_of()
-            return fresh_as_of, await self._ask(statement)
+            return fresh_as_of, await self._ask(statement, {} if query.is_raw else _GROUPED)
 
     async def _fresh_as_of(self) -> int:
         """What the stream says, or said last: a moment once proved stays true, so stored events can be
@@ -102,14 +105,14 @@ class ReadHandlers:
             _log.warning("freshness_unknown", exc_info=True)
         return self._proved_ms
 
-    async def _ask(self, statement: Statement) -> Result:
+    async def _ask(self, statement: Statement, own: Mapping[str, int]) -> Result:
         settings: dict[str, str | int | float] = {
+            **own,
             "readonly": 2,
             "max_memory_usage": self._limits.query_max_memory_bytes,
             "max_result_bytes": MAX_RESULT_BYTES,
             "result_overflow_mode": "throw",
             "timeout_overflow_mode": "throw",
-            "max_threads": MAX_THREADS,
             "output_format_json_escape_forward_slashes": 0,
             # Weeks, months and years that begin before 1970 would be clamped to it.
             "enable_extended_results_for_datetime_functions": 1,

@@ -7,18 +7,24 @@ Next reader: `app.read`, which runs the statement.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import msgspec
 
 from app.computations import Computation, Function
 from app.fields import COLUMNS, Field, Kind, resolve
+from app.filters import Op
 from app.query import TIME_OUTPUT, Bucket, Order, Query
 from app.sql_fields import (
     column,
+    distinct,
     in_order,
     is_null,
     json_text,
     key,
     milliseconds,
+    order_of_key,
     other_number,
     text_of_key,
     whole_number,
@@ -64,18 +70,36 @@ def _raw(query: Query, parameters: Parameters) -> Statement:
     outputs = tuple(Output(field.name, is_time=field.kind is Kind.TIME) for field in RAW_COLUMNS)
     selected = [milliseconds(f) if f.kind is Kind.TIME else column(f) for f in RAW_COLUMNS]
     order = [_raw_order(term) for term in query.order_by]
+    conditions = where(query, parameters)
+    if not order and _all_match(query):
+        conditions = f"{conditions} AND event_time >= ({_oldest_shown(query, conditions, parameters)})"
     # The id ends every order, so that pages do not overlap.
     order += ["event_time DESC", "time_recorded DESC", "unique_req_id DESC"]
     select = ", ".join([*selected, "body"])
-    parts = ("SELECT", select, "FROM events WHERE", where(query, parameters), "ORDER BY", ", ".join(order))
+    parts = ("SELECT", select, "FROM events WHERE", conditions, "ORDER BY", ", ".join(order))
     return Statement(" ".join((*parts, _limit(query, parameters))), parameters.values, outputs)
+
+
+def _all_match(query: Query) -> bool:
+    """Does the sort key alone find what is asked for?"""
+    names = (item.field.name == "event_name" and item.op in (Op.EQUALS, Op.IN) for item in query.filters)
+    return query.customer_identifier is None and all(names)
+
+
+def _oldest_shown(query: Query, conditions: str, parameters: Parameters) -> str:
+    """The time of the last of the newest events. The sort key finds it from the end, and stops there, but
+    only in an order of time alone; then a few granules are left to be read in the whole order. Where other
+    filters decide, few events may match, and both questions would read everything."""
+    count = parameters.add(query.offset + query.limit, "UInt64")
+    newest = ("SELECT event_time FROM events WHERE", conditions, "ORDER BY event_time DESC LIMIT", count)
+    return " ".join(("SELECT min(event_time) FROM (", *newest, ")"))
 
 
 def _raw_order(order: Order) -> str:
     field = resolve(order.output)
     if field.kind is Kind.CUSTOM:
-        return in_order(json_text(field), descending=order.descending)
-    return f"{column(field)} {'DESC' if order.descending else 'ASC'} NULLS LAST"
+        return in_order(json_text(field), order.descending)
+    return _plain_order(column(field), order.descending)
 
 
 def _grouped(query: Query, parameters: Parameters) -> Statement:
@@ -83,12 +107,17 @@ def _grouped(query: Query, parameters: Parameters) -> Statement:
     inner: list[str] = []
     outer: list[str] = []
     outputs: list[Output] = []
+    orders: list[Callable[[bool], str]] = []  # of each output: is it descending? -> ORDER BY terms
     if query.bucket is not None:
-        inner.append(_bucket(query.bucket, query.timezone, parameters))
-        outer.append("toString(k0)")
+        zone = parameters.add(query.timezone, "String")
+        inner.append(f"{_BUCKETS[query.bucket]}(event_time, {zone})")
+        outer.append(f"toString(toUnixTimestamp64Milli(toDateTime64(k0, 3, {zone})))")
         outputs.append(Output(TIME_OUTPUT, is_time=True, zoned=True))
+        orders.append(partial(_plain_order, "k0"))
     for field in query.group_by:
-        outer.append(text_of_key(field, f"k{len(inner)}"))
+        alias = f"k{len(inner)}"
+        orders.append(partial(order_of_key, field, alias, f"o{len(outer)}"))
+        outer.append(text_of_key(field, alias))
         inner.append(key(field))
         outputs.append(Output(field.name))
     keys = [f"k{index}" for index in range(len(inner))]
@@ -96,14 +125,17 @@ def _grouped(query: Query, parameters: Parameters) -> Statement:
     for index, computation in enumerate(query.computations):
         aggregates, result = _computation(computation, f"a{index}_")
         selected += aggregates
+        counts = computation.function in (Function.COUNT, Function.COUNT_DISTINCT)
+        by_text = partial(in_order, f"o{len(outer)}")
+        orders.append(partial(_plain_order, f"a{index}_n") if counts else by_text)
         outer.append(result)
         is_time = computation.field is not None and computation.field.kind is Kind.TIME
         is_time = is_time and computation.function in (Function.MIN, Function.MAX)
         outputs.append(Output(computation.output, is_time=is_time))
     texts = [f"{expression} AS o{index}" for index, expression in enumerate(outer)]
     names = [output.name for output in outputs]
-    order = [in_order(f"o{names.index(o.output)}", descending=o.descending) for o in query.order_by]
-    order += [in_order(f"o{index}", descending=False) for index in range(len(keys))]
+    order = [orders[names.index(o.output)](o.descending) for o in query.order_by]
+    order += [orders[index](False) for index in range(len(keys))]
     groups = ["SELECT", ", ".join(selected), "FROM events WHERE", where(query, parameters)]
     if keys:
         groups += ["GROUP BY", ", ".join(keys)]
@@ -113,10 +145,8 @@ def _grouped(query: Query, parameters: Parameters) -> Statement:
     return Statement(f"{sql} {_limit(query, parameters)}", parameters.values, tuple(outputs))
 
 
-def _bucket(bucket: Bucket, timezone: str, parameters: Parameters) -> str:
-    zone = parameters.add(timezone, "String")
-    start = f"{_BUCKETS[bucket]}(event_time, {zone})"
-    return f"toUnixTimestamp64Milli(toDateTime64({start}, 3, {zone}))"
+def _plain_order(expression: str, descending: bool) -> str:
+    return f"{expression} {'DESC' if descending else 'ASC'} NULLS LAST"
 
 
 def _limit(query: Query, parameters: Parameters) -> str:
@@ -133,7 +163,7 @@ def _computation(computation: Computation, alias: str) -> tuple[list[str], str]:
     if field is None:  # app.query lets only `count` through without a field
         raise ValueError(f"{function.value} needs a field")
     if function is Function.COUNT_DISTINCT:
-        return [f"uniqExact({key(field)}) AS {alias}n"], f"toString({alias}n)"
+        return [f"{distinct(field)} AS {alias}n"], f"toString({alias}n)"
     if field.kind is Kind.TIME:
         name = column(field)
         moment = f"if(count() = 0, NULL, toUnixTimestamp64Milli({function.value}({name})))"

@@ -1,9 +1,14 @@
 """How a field is read in ClickHouse's SQL. Pure; the only place that writes a client's name into SQL.
 
 A custom field is a path of the JSON column `fields`. Every event brings its own type there, so a field is
-read through typed subcolumns (`fields.`x`.:Int64`), of which at most one is not NULL: that makes filters
-type-strict and reads little. As a value to group by or to return, a field is its JSON text: it keeps the
-type (`1` is not `"1"`), and 1 and 1.0 have the same text.
+read by type, and of all types at most one is not NULL: that makes filters type-strict. There are two ways,
+and which is cheaper was measured (docs/performance.md):
+* `typed`: a subcolumn (`fields.`x`.:Int64`), where one type is wanted; a filter by it reads nothing else.
+* `element`: out of the whole value (`dynamicElement(fields.`x`, 'Int64')`), where several are wanted. The
+  value is read once, and what rarely holds stands in a branch that the engine then does not compute.
+
+As a value to group by, a string is itself, and anything else its JSON text after a byte that no UTF-8 has:
+that keeps the types apart (`1` is not `"1"`), gives 1 and 1.0 one key, and costs strings nothing.
 Next reader: `app.sql`.
 """
 
@@ -15,14 +20,19 @@ from app.fields import Field, Kind
 _EMPTY_IS_NULL = frozenset(("customer_identifier", "event_id"))
 # No stored integer is larger, and up to here the engine converts a float to an integer exactly.
 _TWO_TO_64 = "18446744073709551616."
+_NO_STRING = r"'\xFF'"
 
 
 def column(field: Field) -> str:
     """The expression for a field that is a column; NULL where the event has no value."""
     if field.name == "unique_req_id":
         return "lower(hex(unique_req_id))"
-    name = _quoted(field.name)
-    return f"nullIf({name}, '')" if field.name in _EMPTY_IS_NULL else name
+    return _or_null(field, _quoted(field.name))
+
+
+def bare(field: Field) -> str:
+    """The same for comparisons that an empty string fails, so that an index serves them."""
+    return _quoted(field.name) if field.name in _EMPTY_IS_NULL else column(field)
 
 
 def path(field: Field) -> str:
@@ -40,39 +50,74 @@ def milliseconds(field: Field) -> str:
     return f"toUnixTimestamp64Milli({_quoted(field.name)})"
 
 
+def element(field: Field, kind: str) -> str:
+    """The same out of the whole value, for expressions that read other types of it too."""
+    return f"dynamicElement({path(field)}, '{kind}')"
+
+
 def is_null(field: Field) -> str:
     return f"isNull({path(field) if field.kind is Kind.CUSTOM else column(field)})"
 
 
 def key(field: Field) -> str:
     """What groups are formed by; `text_of_key` makes it JSON text afterwards, once a group."""
-    return json_text(field) if field.kind is Kind.CUSTOM else column(field)
+    if field.kind is not Kind.CUSTOM:
+        return _quoted(field.name)
+    text = element(field, "String")
+    return f"if(isNull({text}), concat({_NO_STRING}, {_text_of_other(field)}), {text})"
 
 
 def text_of_key(field: Field, alias: str) -> str:
-    return alias if field.kind is Kind.CUSTOM else f"if(isNull({alias}), NULL, toJSONString({alias}))"
+    """JSON text of a key, NULL for none."""
+    if field.kind is Kind.CUSTOM:
+        other = f"startsWith({alias}, {_NO_STRING}), substring({alias}, 2)"
+        return f"multiIf(isNull({alias}), NULL, {other}, toJSONString({alias}))"
+    name = f"lower(hex({alias}))" if field.name == "unique_req_id" else alias
+    return f"if(isNull({_or_null(field, alias)}), NULL, toJSONString({name}))"
+
+
+def order_of_key(field: Field, alias: str, text: str, descending: bool) -> str:
+    """ORDER BY terms for a key, whose JSON text is `text`. What a column holds has an order of its own."""
+    if field.kind is Kind.CUSTOM:
+        return in_order(text, descending)
+    return f"{_or_null(field, alias)} {'DESC' if descending else 'ASC'} NULLS LAST"
+
+
+def distinct(field: Field) -> str:
+    """The number of distinct values, exact."""
+    name = key(field)
+    return f"uniqExactIf({name}, {name} != '')" if field.name in _EMPTY_IS_NULL else f"uniqExact({name})"
 
 
 def json_text(field: Field) -> str:
-    """A custom field's JSON text, NULL for none. One text for one value: 2^63 as a float is written out
-    like the integer, where the engine's own text of a float would be rounded to its shortest digits."""
-    exact = f"if({_is_whole(field)}, toString(toInt128({typed(field, 'Float64')})), NULL)"
-    return f"coalesce({exact}, toJSONString({path(field)}))"
+    """A custom field's JSON text, NULL for none."""
+    text = element(field, "String")
+    return f"if(isNull({text}), {_text_of_other(field)}, toJSONString({text}))"
+
+
+def _text_of_other(field: Field) -> str:
+    """JSON text of what is no string. One text for one value: 2^63 as a float is written out like the
+    integer, where the engine's own text of a float would be rounded to its shortest digits."""
+    number = element(field, "Float64")
+    exact = f"if({_is_whole(number)}, toString(toInt128({number})), toJSONString({number}))"
+    return f"if(isNull({number}), toJSONString({path(field)}), {exact})"
 
 
 def whole_number(field: Field) -> str:
     """The field where it holds an integer, 1.0 included, as an exact Nullable(Int128)."""
-    whole_float = f"if({_is_whole(field)}, toInt128({typed(field, 'Float64')}), NULL)"
-    integers = (f"toInt128({typed(field, kind)})" for kind in ("Int64", "UInt64"))
-    return f"coalesce({', '.join(integers)}, {whole_float})"
+    small, large, real = (element(field, kind) for kind in ("Int64", "UInt64", "Float64"))
+    whole = f"if({_is_whole(real)}, toInt128({real}), NULL)"
+    rare = f"if(isNull({large}), {whole}, toInt128({large}))"
+    return f"if(isNull({small}), {rare}, toInt128({small}))"
 
 
 def other_number(field: Field) -> str:
     """The field where it holds any other number, as a Nullable(Float64)."""
-    return f"if({_is_whole(field)}, NULL, {typed(field, 'Float64')})"
+    small, real = element(field, "Int64"), element(field, "Float64")
+    return f"if(isNull({small}), if({_is_whole(real)}, NULL, {real}), NULL)"
 
 
-def in_order(text: str, *, descending: bool) -> str:
+def in_order(text: str, descending: bool) -> str:
     """ORDER BY terms for JSON text: numbers, then strings by their bytes, then the rest; nulls last.
 
     Numbers are compared as floats first; integers that are equal so far, exactly.
@@ -83,8 +128,11 @@ def in_order(text: str, *, descending: bool) -> str:
     return ", ".join(f"{term} {direction} NULLS LAST" for term in terms)
 
 
-def _is_whole(field: Field) -> str:
-    number = typed(field, "Float64")
+def _or_null(field: Field, name: str) -> str:
+    return f"nullIf({name}, '')" if field.name in _EMPTY_IS_NULL else name
+
+
+def _is_whole(number: str) -> str:
     return f"trunc({number}) = {number} AND abs({number}) < {_TWO_TO_64}"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from app.fields import Kind
 from app.filters import Filter, FilterValue, Op
 from app.query import Query
-from app.sql_fields import column, is_null, milliseconds, typed
+from app.sql_fields import bare, column, element, is_null, milliseconds, typed
 
 Parameter = FilterValue | Sequence[FilterValue]
 
@@ -57,48 +57,52 @@ def _condition(item: Filter, parameters: Parameters) -> str:
         return is_null(item.field)
     if item.op is Op.IS_NOT_NULL:
         return f"NOT {is_null(item.field)}"
-    operands = _custom_operands if item.field.kind is Kind.CUSTOM else _column_operands
-    sign = _COMPARISONS[item.op]
-    terms = [f"{stored} {sign} {value}" for stored, value in operands(item, parameters)]
-    if item.op is Op.NOT_EQUALS:
-        return f"NOT coalesce({', '.join(terms)}, 0)"
-    # Bare where it can be: the engine finds no index through a function call.
-    return terms[0] if len(terms) == 1 else f"coalesce({', '.join(terms)}, 0)"
+    holds = _custom(item, parameters) if item.field.kind is Kind.CUSTOM else _column(item, parameters)
+    return f"NOT coalesce({holds}, 0)" if item.op is Op.NOT_EQUALS else holds
 
 
-def _column_operands(item: Filter, parameters: Parameters) -> Iterator[tuple[str, str]]:
-    """Pairs to compare: what is stored, and the parameter."""
-    field = item.field
-    if field.kind is Kind.TEXT:
-        yield column(field), _bound(item, item.values, "String", parameters)
-    elif field.kind is Kind.FLAG:
-        yield column(field), _bound(item, item.values, "Bool", parameters)
-    elif item.op is Op.IN:
-        yield milliseconds(field), _bound(item, item.values, "Int64", parameters)
-    else:
+def _column(item: Filter, parameters: Parameters) -> str:
+    """Bare, since the engine finds no index through a function call."""
+    field, sign = item.field, _COMPARISONS[item.op]
+    if field.kind is Kind.TIME:
         moment = _bound(item, item.values, "Int64", parameters)
-        yield column(field), f"fromUnixTimestamp64Milli({moment}, 'UTC')"
+        if item.op is Op.IN:
+            return f"{milliseconds(field)} IN {moment}"
+        return f"{column(field)} {sign} fromUnixTimestamp64Milli({moment}, 'UTC')"
+    kind = "Bool" if field.kind is Kind.FLAG else "String"
+    is_plain = item.op in (Op.EQUALS, Op.IN) and all(value != "" for value in item.values)
+    stored = bare(field) if is_plain else column(field)
+    return f"{stored} {sign} {_bound(item, item.values, kind, parameters)}"
 
 
-def _custom_operands(item: Filter, parameters: Parameters) -> Iterator[tuple[str, str]]:
-    """The same for a custom field: a pair for each stored type that a value could match.
+def _custom(item: Filter, parameters: Parameters) -> str:
+    """One comparison for each stored type that a value could match; of one event at most one applies.
 
-    Of one event at most one pair is not NULL. The engine compares integers with floats exactly.
+    The engine compares integers with floats exactly.
     """
-    field = item.field
+    field, sign = item.field, _COMPARISONS[item.op]
+    *others, (last, value) = _operands(item, parameters)
+    if not others:
+        return f"{typed(field, last)} {sign} {value}"
+    cases = [f"isNotNull({element(field, k)}), {element(field, k)} {sign} {v}" for k, v in others]
+    return f"multiIf({', '.join(cases)}, {element(field, last)} {sign} {value})"
+
+
+def _operands(item: Filter, parameters: Parameters) -> Iterator[tuple[str, str]]:
+    """Stored types and the parameter to compare with, the common types first."""
     texts = [value for value in item.values if isinstance(value, str)]
     flags = [value for value in item.values if isinstance(value, bool)]
     numbers = [v for v in item.values if isinstance(v, int | float) and not isinstance(v, bool)]
     if texts:
-        yield typed(field, "String"), _bound(item, texts, "String", parameters)
+        yield "String", _bound(item, texts, "String", parameters)
     if flags:
-        yield typed(field, "Bool"), _bound(item, flags, "Bool", parameters)
+        yield "Bool", _bound(item, flags, "Bool", parameters)
     if numbers and item.op is not Op.IN:
         number = _bound(item, numbers, _kind(numbers[0]), parameters)
-        yield from ((typed(field, kind), number) for kind in ("Int64", "UInt64", "Float64"))
+        yield from ((kind, number) for kind in ("Int64", "Float64", "UInt64"))
         return
     for kind, values in _by_stored_kind(numbers):
-        yield typed(field, kind), _bound(item, values, kind, parameters)
+        yield kind, _bound(item, values, kind, parameters)
 
 
 def _bound(item: Filter, values: Sequence[FilterValue], kind: str, parameters: Parameters) -> str:

@@ -119,6 +119,19 @@ def test_raw_events_can_be_ordered_by_any_field(engine: Engine) -> None:
     assert rows[-1].get("X") is None
 
 
+def test_pages_of_the_newest_events_neither_overlap_nor_leave_gaps(engine: Engine) -> None:
+    """Most events share their moment with thirty others, so the order of their ids decides."""
+    view = {"field_name": "event_name", "op": "equals", "value": "view"}
+    for filters, wanted in (([], EVENTS), ([view], [e for e in EVENTS if e["event_name"] == "view"])):
+        ordered = sorted(wanted, key=lambda e: (e["event_time"], e["unique_req_id"]), reverse=True)
+        pages = [
+            ask(engine, {"filters": filters, "limit": 17, "offset": offset})
+            for offset in range(0, len(wanted) + 17, 17)
+        ]
+        found = [event["unique_req_id"] for page in pages for event in page]
+        assert found == [event["unique_req_id"] for event in ordered]
+
+
 def test_times_can_be_compared_and_their_extremes_found(engine: Engine) -> None:
     after = {"field_name": "event_time", "op": "greater_than_or_equals", "value": "2018-11-04T03:00:00Z"}
     before = {"field_name": "event_time", "op": "less_than", "value": "2024-10-27"}
@@ -167,13 +180,24 @@ def test_a_bucket_carries_the_offset_of_its_zone(engine: Engine) -> None:
     assert starts == ["2024-03-31T00:00:00.000+01:00", "2024-10-27T00:00:00.000+02:00"]
 
 
+def indexes(engine: Engine, customer: str | None = None, **filters: str) -> str:
+    """What the engine says of the indexes that it would use."""
+    asked = [{"field_name": name, "op": "equals", "value": value} for name, value in filters.items()]
+    statement = to_statement(read_query(json.dumps({**WHOLE, "filters": asked}).encode(), scope(customer), 0))
+    return json.dumps(engine.run("EXPLAIN indexes = 1 " + statement.sql, statement.parameters))
+
+
 def test_a_filter_on_the_event_name_uses_the_primary_key(engine: Engine) -> None:
-    request = {**WHOLE, "filters": [{"field_name": "event_name", "op": "equals", "value": "view"}]}
-    statement = to_statement(read_query(json.dumps(request).encode(), scope(), 0))
-    plan = json.dumps(engine.run("EXPLAIN indexes = 1 " + statement.sql, statement.parameters))
+    plan = indexes(engine, event_name="view")
     keys = plan[plan.index("PrimaryKey") :][:300]
     assert "project_id" in keys
     assert "event_name" in keys
+
+
+def test_a_filter_on_the_customer_uses_its_index(engine: Engine) -> None:
+    assert "customer_filter" in indexes(engine, customer_identifier="c1")
+    assert "customer_filter" in indexes(engine, customer="c1")
+    assert "customer_filter" not in indexes(engine, event_name="view")
 
 
 @given(text=st.text(min_size=1, max_size=30), name=st.text(min_size=1, max_size=12))
