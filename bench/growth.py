@@ -28,7 +28,7 @@ SPREAD_SECONDS = 30 * 86_400
 
 def measure(bench: Bench) -> dict[str, Any]:
     """Hypercorn, defaults. First the load on a small table, then one load on tables of growing size."""
-    seconds = bench.choose(15, 6)
+    seconds = bench.choose(12, 6)
     with whole.start(bench) as running:
         running.client.track(event_name="first")
         idle = _idle(running, bench.choose(10, 4))

@@ -22,9 +22,11 @@ def measure(bench: Bench) -> dict[str, Any]:
     for engine in reversed(engines()):
         subjects += [Subject("ours", engine, "always"), Subject("floor", engine)]
         if not bench.is_quick:
-            subjects += [Subject("guarded", engine), Subject("ours", engine, "everysec")]
+            subjects.append(Subject("guarded", engine))
     if not bench.is_quick and peer:
         peer = [*peer, Subject("peer", "", "everysec")]
+    if not bench.is_quick:
+        subjects.append(Subject("ours", engines()[-1], "everysec"))
     runs = versus.alternate(
         bench,
         [*subjects[:2], *peer, *subjects[2:]],

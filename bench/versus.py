@@ -18,12 +18,13 @@ Runs = dict[str, list[dict[str, Any]]]  # name of the subject and load -> its ro
 
 @dataclass(frozen=True)
 class Load:
-    """Bodies to send to `path`; `size` is the events of each."""
+    """Bodies to send to `path`; `size` is the events of each; `seconds` where it is not as long as others."""
 
     name: str
     path: str
     bodies: Path
     size: int = 1
+    seconds: int = 0
 
 
 def alternate(
@@ -38,7 +39,7 @@ def alternate(
             bench.progress.say(f"round {number} of {rounds}, {subject.name}")
             with subject.run(bench) as running:
                 for load in loads:
-                    one = measure(bench, running, load, warm, seconds)
+                    one = measure(bench, running, load, warm, load.seconds or seconds)
                     found.setdefault(key(subject.name, load), []).append(one)
     return found
 
