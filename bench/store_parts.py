@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from bench.context import Bench, Skip
+from bench import queries, storage
+from bench.context import Bench
 from bench.markdown import number, table
 
 QUERIES_TITLE, QUERIES_SECONDS = "Queries beside the same SQL by hand", (300.0, 35.0)
@@ -15,17 +15,8 @@ MILLION = 1_000_000
 CHIEF = "group by a custom string, count, sum, filter on a custom field"
 
 
-def module(name: str) -> Any:
-    """bench/`name`.py. Errors: Skip where this checkout has none."""
-    try:
-        return importlib.import_module(f"bench.{name}")
-    except ModuleNotFoundError as error:
-        raise Skip(f"there is no bench/{name}.py") from error
-
-
 def measure_queries(bench: Bench) -> dict[str, Any]:
     """Every question over a million events and over ten; quick: the chief one over fewer."""
-    storage, queries = module("storage"), module("queries")
     found = {}
     for events in (100_000,) if bench.is_quick else (MILLION, 10 * MILLION):
         bench.progress.say(f"{events:,} events")
@@ -64,7 +55,7 @@ def render_queries(result: dict[str, Any]) -> str:
 
 def measure_storage(bench: Bench) -> dict[str, Any]:
     """A million events of 241 bytes, as the drain stores them; also with more fields in as many bytes."""
-    storage, found = module("storage"), {}
+    found = {}
     for form in ("plain",) if bench.is_quick else ("plain", "rich"):
         bench.progress.say(f"{form} events")
         found[form] = rounded(storage.measure(bench.choose(MILLION, 100_000), rich=form == "rich"))
