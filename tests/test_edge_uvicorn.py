@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -174,6 +177,37 @@ def test_a_wish_to_upgrade_keeps_its_body(tmp_path: Path) -> None:
                 assert answer.count(b"200 OK") == data.count(b"HTTP/1.1")
                 assert answer.count(b"got: GET /\r\n") == data.count(b"POST")
             assert (await ask(port, b"CONNECT a:80 HTTP/1.1\r\nhost: a\r\n\r\n" + GET)).count(b"200 OK") == 1
+
+    run(test)
+
+
+def test_requests_are_the_same_however_their_bytes_arrive(tmp_path: Path) -> None:
+    random = Random(4)
+    post = b"POST / HTTP/1.1\r\nhost: x\r\n"
+    upgrade = b"connection: upgrade\r\nupgrade: h2c\r\n"
+    requests = [
+        (GET, b""),
+        (post + b"content-length: 6000\r\n\r\n" + b"a" * 6000, b"a" * 6000),
+        (post + upgrade + b"content-length: 5000\r\n\r\n" + b"b" * 5000, b"b" * 5000),
+        (post + upgrade + b"cookie: " + b"c" * 3000 + b"\r\ncontent-length: 3\r\n\r\nGET", b"GET"),
+        (post + b"transfer-encoding: chunked\r\n\r\n3\r\none\r\n3;x\r\ntwo\r\n0\r\nt: 1\r\n\r\n", b"onetwo"),
+        (post + b"a: \r\nb:\r\ncontent-length: 0\r\n\r\n", b""),
+    ]
+    last = b"GET /last HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+    async def test() -> None:
+        async with served(plain(), tmp_path) as (port, _, _):
+            for _ in range(60):
+                chosen = random.choices(requests, k=12)
+                data = b"".join(request for request, _ in chosen) + last
+                cuts = sorted(random.sample(range(1, len(data)), random.choice((0, 1, 5, 40))))
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                for start, end in itertools.pairwise([0, *cuts, len(data)]):
+                    writer.write(data[start:end])
+                    await asyncio.sleep(0)
+                answers = await reader.read()
+                writer.close()
+                assert re.findall(rb"\r\ngot: (.*)\r\n", answers) == [body for _, body in chosen] + [b""]
 
     run(test)
 

@@ -67,7 +67,7 @@ class Requests(HttpToolsProtocol):
             view, at = memoryview(data), 0
             while at < size and not self.is_deaf:
                 if self.pipeline:
-                    self.unparsed = bytes(view[at:])
+                    self.unparsed += bytes(view[at:])  # behind what a wish to upgrade left
                     break
                 end = at + max(PIECE_BYTES, self._body_left)
                 self._feed(view[at:end])
