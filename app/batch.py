@@ -117,9 +117,9 @@ class Batch:
         self._room.take(taken)
         try:
             body = await read_inflated(scope, receive, self._max_bytes)
-            if len(body) > taken:
-                self._room.take(len(body) - taken)
-                taken = len(body)
+            more = max(0, 2 * len(body) - taken)  # the events' bytes once more, until they are kept
+            self._room.take(more)
+            taken += more
             return await self._track(scope, grant, key, body)
         finally:
             self._room.give_back(taken)
@@ -128,7 +128,7 @@ class Batch:
         """From the body to the answer's."""
         content_type = (header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
         slices = split(body, content_type.decode("latin-1"), self._max_events)
-        bodies: list[Body] = list(map(memoryview, slices))  # type: ignore[arg-type]
+        bodies: list[Body] = list(map(bytes, slices))
         self._limits.take(grant, len(bodies))
         rejections = Rejections(bodies)
         names = self._registry.names.known(grant.project_id)
@@ -201,6 +201,7 @@ class Batch:
                 if not refusals(refused, group.event_names, group.field_paths):
                     left.append(group)
                     continue
+                await asyncio.sleep(0)
                 for one in read_singly([bodies[at] for at in group.positions], group.positions):
                     if problems := refusals(refused, one.event_names, one.field_paths):
                         rejections.refused(one.positions, problems)

@@ -25,6 +25,7 @@ MAX_PROJECTS = 1000  # in the memory of one process; the least recently used goe
 MAX_NOTED_USES = 10_000  # distinct shapes of events between two flushes; beyond, last use is a little older
 REFUSAL_SECONDS = 1.0  # a flood of refused names must not become a Redis call each
 MAX_REFUSALS = 10_000
+MAX_REMEMBERED = 300  # names of one of them: an event's; a batch may bring thousands
 CALL_SECONDS = 2.0
 MAX_CALLS = 16  # at once, of each kind; the connection pool has 100 for everybody
 
@@ -140,13 +141,18 @@ class Names:
         )
         if not shape.event_names and not shape.field_paths:
             return Refused()
-        refused = self._refused_before(shape, known)
+        refused = self._never_fits(shape) or self._refused_before(shape, known)
         if refused:
             return refused
         try:
             return await self._admissions.do(shape, CALL_SECONDS, lambda: self._ask(shape, known))
         except UNREACHABLE:
             raise _unavailable() from None
+
+    def _never_fits(self, shape: _Shape) -> Refused:
+        """What is beyond all places there are: a batch may bring hundreds of thousands of names."""
+        names, paths = self._caps
+        return Refused(frozenset(shape.event_names[names:]), frozenset(shape.field_paths[paths:]))
 
     def _refused_before(self, shape: _Shape, known: KnownNames) -> Refused:
         """What is certain to be refused, without asking."""
@@ -187,9 +193,10 @@ class Names:
             frozenset(new[place] for place in over if place < len(names)),
             frozenset(new[place] for place in over if place >= len(names)),
         )
-        if len(self._refusals) >= MAX_REFUSALS:
-            self._refusals.clear()
-        self._refusals[shape] = (time.monotonic() + REFUSAL_SECONDS, refused)
+        if len(new) <= MAX_REMEMBERED:
+            if len(self._refusals) >= MAX_REFUSALS:
+                self._refusals.clear()
+            self._refusals[shape] = (time.monotonic() + REFUSAL_SECONDS, refused)
         if time.monotonic() - known.loaded_at > REFUSAL_SECONDS:
             await self.load(shape.project_id)  # the next refusals need no call
         return refused

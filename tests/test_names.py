@@ -54,6 +54,23 @@ def test_the_cap_is_exact_whoever_asks_at_the_same_time(settings: Settings, redi
     asyncio.run(run())
 
 
+def test_what_can_never_fit_is_refused_without_asking(settings: Settings, redis_url: str) -> None:
+    """Safeguard: a batch may bring hundreds of thousands of names; the script would hold up Redis."""
+
+    async def run() -> None:
+        async with registry(settings) as one:
+            project_id = await new_project(one)
+            names = [f"name{number:06}" for number in range(100_000)]
+            await one.names.load(project_id)
+            before = calls(redis_url, *ASKING)
+            refused = await one.names.admit(project_id, names, names)
+            assert calls(redis_url, *ASKING) == before
+            assert refused == Refused(frozenset(names[NAMES:]), frozenset(names[PATHS:]))
+            assert not await one.names.admit(project_id, names[:NAMES], names[:PATHS])
+
+    asyncio.run(run())
+
+
 def test_both_edges_agree_on_every_single_name(settings: Settings) -> None:
     async def run() -> None:
         async with registries(settings) as (one, other):
