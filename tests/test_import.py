@@ -15,7 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.client import Client, equals, unique
-from tests.import_kit import Desk, lines
+from tests.import_kit import Desk, kill, lines
 from tests.registries import registry
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service
 from tests.waiting import until
@@ -32,20 +32,25 @@ def write(desk: Desk, *rows: str, name: str = "a.ndjson") -> str:
     return str(path)
 
 
-def run_beside(service: Service, write_key: str, *words: str, content: bytes = b"") -> tuple[int, str, str]:
+def start_beside(service: Service, write_key: str, *words: str) -> subprocess.Popen[bytes]:
     """The command beside a running `dev`, which it finds by itself."""
     inherited = {name: value for name, value in os.environ.items() if name not in FROM_OUTSIDE}
     config = ["-c", str(service.directory / "deploy.toml")]
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-c", COMMAND, *config, "import", "--state", str(service.state), *words],
         cwd=ROOT,
         env={**inherited, "EVENTBUNKER_WRITE_KEY": write_key},
-        input=content,
-        capture_output=True,
-        timeout=60,
-        check=False,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def run_beside(service: Service, write_key: str, *words: str, content: bytes = b"") -> tuple[int, str, str]:
+    """The same to its end: exit code, output, errors."""
+    process = start_beside(service, write_key, *words)
+    out, errors = process.communicate(content, 60)
+    return process.returncode, out.decode(), errors.decode()
 
 
 @pytest.mark.service
@@ -77,6 +82,28 @@ def test_with_event_ids_what_was_sent_before_is_one_event(
     assert (
         project.rows(computations=[{"function": "sum", "field_name": "amount"}])[0]["sum_amount"] == 4498500
     )
+    assert service.eventbunker("verify", "--state", str(service.state)).returncode == 0
+
+
+@pytest.mark.service
+def test_killed_again_and_again_queries_see_each_row_once(service: Service, client: Client) -> None:
+    """Rows without an event_id, through a pipe, drained meanwhile; then the ledger agrees with the store."""
+    project = client.new_project()
+    key, content = project.keys["write_key"], lines(range(12_000), 400)
+    for share in (1, 2, 3):
+        before = project.count("e")
+        process = start_beside(service, key, "-", "--quiet")
+        assert process.stdin is not None
+        process.stdin.write(content[: share * len(content) // 4])
+        process.stdin.flush()
+        until(lambda before=before: project.count("e") > before, 30, "rows in queries")  # type: ignore[misc]
+        kill(process)
+    code, out, errors = run_beside(service, key, "-", "--json", content=content)
+    assert (code, json.loads(out)["accepted"]) == (0, 12_000), errors
+    total = project.rows(
+        computations=[{"function": "count"}, {"function": "count_distinct", "field_name": "n"}]
+    )
+    assert (total[0]["count"], total[0]["count_distinct_n"]) == (12_000, 12_000)
     assert service.eventbunker("verify", "--state", str(service.state)).returncode == 0
 
 
@@ -115,6 +142,17 @@ def test_bad_rows_are_listed_with_line_and_reason_and_the_others_are_in(desk: De
     assert (again.code, again.said["rejected"], again.said["already_in"]) == (1, 3, 5), "it stays said"
     elsewhere = desk.run(path, "--again", "x", "--rejects", str(desk.directory / "r"))
     assert (elsewhere.code, (desk.directory / "r").read_text()) == (1, rejects.read_text())
+
+
+def test_a_list_of_bad_rows_that_cannot_be_written_ends_it(desk: Desk) -> None:
+    """What was refused must not be lost; what was in stays in, and the next run goes on."""
+    path = desk.directory / "a.ndjson"
+    path.write_bytes(lines(range(5000)) + b"{}\n")
+    done = desk.run(str(path), "--rejects", str(desk.directory / "none" / "r"))
+    assert (done.code, "name another file with --rejects" in done.said["reason"]) == (3, True)
+    assert done.said["accepted"] == 5000
+    done = desk.run(str(path))
+    assert (done.code, done.said["rejected"], sum(desk.bodies().values())) == (1, 1, 5000)
 
 
 def test_strict_stops_at_the_first_bad_row_and_goes_on_when_it_is_mended(desk: Desk) -> None:

@@ -19,6 +19,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from workers import import_csv, import_ndjson
 from workers.import_content import InputError, Mark, Source, Unreadable
 from workers.import_formats import Reading, open_source
 from workers.import_mapping import Mapping
@@ -129,6 +130,7 @@ def test_a_cell_is_what_json_would_call_it(tmp_path: Path) -> None:
 def test_csv_of_other_habits(tmp_path: Path) -> None:
     rows = [{"event_name": "é", "x": 1}]
     assert read(write(tmp_path / "a.csv", "\ufeffevent_name;x\r\né;1\r\n")) == rows
+    assert read(write(tmp_path / "e.csv", "\n\nevent_name,x\n\né,1\n")) == rows
     assert read(write(tmp_path / "a.tsv", "event_name\tx\né\t1")) == rows
     assert read(write(tmp_path / "b.csv", "event_name:x\né:1"), delimiter=":") == rows
     latin = write(tmp_path / "c.csv", "event_name,x\né,1\n".encode("cp1252"))
@@ -147,6 +149,17 @@ def test_rows_that_are_none(tmp_path: Path) -> None:
     ]
     long = write(tmp_path / "a.ndjson", b'{"a":1}\n{"b":"' + b"x" * 3_000_000 + b'"}\n{"c":1}\n')
     assert read(long) == [{"a": 1}, "the line has 3,000,009 bytes; an event has at most 65,536", {"c": 1}]
+
+
+@pytest.mark.parametrize("name", ["a.ndjson", "a.csv"])
+def test_text_without_line_breaks_is_not_kept_in_memory(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (import_csv, import_ndjson):
+        monkeypatch.setattr(module, "MAX_LINE_BYTES", 4_000_000)
+    path = write(tmp_path / name, b"event_name\n" * (name == "a.csv") + b'"' + b"x" * 20_000_000)
+    with pytest.raises(InputError, match="has more than"):
+        read(path)
 
 
 def test_parquet_types(tmp_path: Path) -> None:

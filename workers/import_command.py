@@ -152,7 +152,7 @@ def import_command(
         raise click.UsageError("--event-name is for all rows, --event-name-from takes it from each; not both")
     if timestamp_unit and not timestamp_from:
         raise click.UsageError("--timestamp-unit says what --timestamp-from holds: name the column")
-    if rejects is not None and str(rejects) == file:
+    if rejects is not None and rejects.resolve() == Path(file).resolve():
         raise click.UsageError("--rejects would overwrite FILE")
     moves = [_pair(one) for one in rename]
     moves += [

@@ -19,6 +19,7 @@ import msgspec
 from workers import import_zstd
 
 BLOCK_BYTES = 256 * 1024
+MAX_LINE_BYTES = 64 * 1024 * 1024  # a longer one is not of this format; what is kept of a line is far less
 UTF8_MARK = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
 ZSTD = (b"\x28\xb5\x2f\xfd", *(bytes((first, 0x2A, 0x4D, 0x18)) for first in range(0x50, 0x60)))
@@ -35,6 +36,11 @@ FOREIGN = {
 
 class InputError(Exception):
     """It cannot be imported as it is; the message says what to change."""
+
+
+def too_long(line: int) -> InputError:
+    """For text without line breaks."""
+    return InputError(f"line {line:,} has more than {MAX_LINE_BYTES >> 20} MiB; is the format right?")
 
 
 class Mark(msgspec.Struct, frozen=True):

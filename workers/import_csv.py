@@ -11,7 +11,17 @@ import io
 import re
 from collections.abc import Callable, Iterator
 
-from workers.import_content import BLOCK_BYTES, UTF8_MARK, Chunk, Content, InputError, Mark, Unreadable
+from workers.import_content import (
+    BLOCK_BYTES,
+    MAX_LINE_BYTES,
+    UTF8_MARK,
+    Chunk,
+    Content,
+    InputError,
+    Mark,
+    Unreadable,
+    too_long,
+)
 from workers.import_mapping import Builder, JsonBytes, Mapping, as_timestamp, encode
 from workers.import_ndjson import PIECE_BYTES, PIECE_ROWS
 
@@ -77,15 +87,15 @@ class CsvSource:
         return Chunk(bodies, lines, content.mark)
 
     def _read_header(self) -> list[str]:
-        row = next(self._rows(), None)
+        rows = self._rows()
+        row = next(rows, None)
         while row == []:
-            row = next(self._rows(), None)
+            row = next(rows, None)
         if not isinstance(row, list):
             raise InputError(
                 "the CSV has no header" if row is None else f"the header cannot be read: {row.reason}"
             )
-        self._content.take(self._consumed)
-        self._content.line += sum(part.count(b"\n") for part in self._row)
+        self._content.line += self._content.take(self._consumed).count(b"\n")
         if any("\udc80" <= character <= "\udcff" or character == "\0" for name in row for character in name):
             raise InputError(
                 "the header is not UTF-8; name the file's encoding: --encoding cp1252, for example"
@@ -126,6 +136,8 @@ class CsvSource:
                     end = len(content.waiting)
                 if end > start or not has_all:
                     break
+                if size > MAX_LINE_BYTES:
+                    raise too_long(content.line)
                 size += BLOCK_BYTES
             if end <= start:
                 self._is_exhausted = True

@@ -189,7 +189,7 @@ class _Command:
             if summary.rejected:
                 found["rejects"] = str(self._rejects.path)
             click.echo(msgspec.json.encode({k: v for k, v in found.items() if v is not None}).decode())
-        elif summary.state == "unusable":
+        elif summary.state == "unusable" and summary.rows == summary.already_in:
             click.echo(summary.reason, err=True)
         else:
             click.echo("\n".join(_lines(summary, said, str(self._rejects.path), options)))

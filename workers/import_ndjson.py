@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from workers.import_content import UTF8_MARK, Chunk, Content, InputError, Mark, Unreadable
+from workers.import_content import (
+    MAX_LINE_BYTES,
+    UTF8_MARK,
+    Chunk,
+    Content,
+    InputError,
+    Mark,
+    Unreadable,
+    too_long,
+)
 from workers.import_mapping import Mapping
 
 PIECE_BYTES = 1024 * 1024  # the least memory in which many events share one append
@@ -95,6 +104,8 @@ class NdjsonSource:
             if until is not None:
                 size = min(size, until - content.position)
             content.take(size)
+            if content.position - start > MAX_LINE_BYTES:
+                raise too_long(first)
             if found >= 0 or content.position == until:
                 break
         content.line = first + 1

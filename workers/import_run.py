@@ -27,7 +27,7 @@ from workers.import_formats import Opened
 from workers.import_journal import Entry, Journal, Reached
 from workers.import_pieces import Piece, Rejected, judge
 from workers.import_progress import Progress
-from workers.import_queue import ImportQueue, Place, Stopped
+from workers.import_queue import GaveUp, ImportQueue, Place, Stopped
 from workers.import_reader import in_thread
 from workers.import_rejects import Rejects
 
@@ -244,7 +244,10 @@ class Import:
     def _set_aside(self, piece: Piece) -> None:
         if self._options.strict and piece.rejected:
             raise Refusal(_reasons(piece.rejected[0]))
-        self._rejects.write(piece.rejected)
+        try:
+            self._rejects.write(piece.rejected)
+        except InputError as error:  # a full disk, say: what came before is in, and it can go on
+            raise GaveUp(str(error)) from None
 
     def _behind(self, piece: Piece, before: Reached) -> Reached:
         return Reached(piece.end, before.accepted + len(piece.rows), before.rejected + len(piece.rejected))
