@@ -67,7 +67,7 @@ def split(body: bytes, content_type: str, max_events: int) -> list[Slice]:
 def _array(body: bytes, path: str, max_events: int) -> list[Slice]:
     if body[:1] != b"[" and body.lstrip(_BLANK)[:1] != b"[":
         raise _invalid(path, "expected an array of events")
-    if body.count(b",") > MANY_COMMAS:
+    if len(body) > MANY_COMMAS and body.count(b",") > MANY_COMMAS:
         return list(_scan(body, path, max_events))
     try:
         events = _DECODE_ARRAY(body)

@@ -44,10 +44,8 @@ def check_text(name: str, column: Sequence[str]) -> None:
     elif name == "event_name":
         if not all(map(EVENT_NAME.fullmatch, set(column))):
             raise Doubt
-    elif limit := _TEXT_LIMITS.get(name):
-        sizes = set(map(len, column))
-        if min(sizes) < 1 or max(sizes) > limit:
-            raise Doubt
+    elif name in _TEXT_LIMITS and not (all(column) and max(map(len, column)) <= _TEXT_LIMITS[name]):
+        raise Doubt
 
 
 def _check_timestamps(column: Sequence[str]) -> None:

@@ -29,7 +29,6 @@ from app.event_column_rules import Column, Doubt, Kinds, check_leaves, check_tex
 FEW = 6  # fewer events of one shape are not worth their columns
 
 Body = bytes | memoryview
-Row = tuple[object, ...]
 
 _decode = msgspec.json.Decoder(Fields).decode
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -55,12 +54,12 @@ class Good(msgspec.Struct):
 
 
 class _Group(msgspec.Struct):
-    """Decoded events whose fields have the same names; a row is one event's values."""
+    """Decoded events whose fields have the same names, in the same order."""
 
     names: tuple[str, ...]
     positions: list[int]
     bodies: list[Body]
-    rows: list[Row]
+    events: list[Fields]
 
 
 class _Proof(msgspec.Struct):
@@ -128,29 +127,28 @@ def _groups(
     if not events:
         return
     names = list(map(tuple, events))
-    rows: list[Row] = list(map(tuple, map(dict.values, events)))
     if names.count(names[0]) == len(names):
-        groups = [_Group(names[0], positions, bodies, rows)]
+        groups = [_Group(names[0], positions, bodies, events)]
     else:
-        groups = _split(names, names, bodies, positions, rows)
+        groups = _split(names, names, bodies, positions, events)
     for group in groups:
         columns = _columns(group)
-        nested = [at for at, (_, _, kinds) in enumerate(columns) if dict in kinds]
+        nested = [name for name, _, kinds in columns if dict in kinds]
         children = [
-            tuple([tuple(value) if type(value := row[at]) is dict else None for at in nested])
-            for row in (group.rows if nested else ())
+            tuple([tuple(value) if type(value := event[name]) is dict else None for name in nested])
+            for event in (group.events if nested else ())
         ]
         if not nested or children.count(children[0]) == len(children):
             yield group, columns
             continue
-        for part in _split(children, repeat(group.names), group.bodies, group.positions, group.rows):
+        for part in _split(children, repeat(group.names), group.bodies, group.positions, group.events):
             yield part, _columns(part)
 
 
 def _columns(group: _Group) -> list[_Column]:
-    if len(group.rows) < FEW:
+    if len(group.events) < FEW:
         return []
-    columns = zip(*group.rows, strict=True)
+    columns = zip(*map(dict.values, group.events), strict=True)
     return [(name, column, set(map(type, column))) for name, column in zip(group.names, columns, strict=True)]
 
 
@@ -159,23 +157,23 @@ def _split(
     names: Iterable[tuple[str, ...]],
     bodies: Iterable[Body],
     positions: Iterable[int],
-    rows: Iterable[Row],
+    events: Iterable[Fields],
 ) -> list[_Group]:
     """A group for each key."""
     groups: dict[object, _Group] = {}
-    for key, own, body, position, row in zip(keys, names, bodies, positions, rows):  # noqa: B905
+    for key, own, body, position, event in zip(keys, names, bodies, positions, events):  # noqa: B905
         group = groups.get(key)
         if group is None:
             group = groups[key] = _Group(own, [], [], [])
         group.positions.append(position)
         group.bodies.append(body)
-        group.rows.append(row)
+        group.events.append(event)
     return list(groups.values())
 
 
 def _prove(group: _Group, columns: list[_Column]) -> _Proof:
     """Raises Doubt or BrokenRule unless every event is certainly good, but for repeated names."""
-    if len(group.rows) < FEW or max(map(len, group.bodies)) > MAX_STRING_BYTES:
+    if len(group.events) < FEW or max(map(len, group.bodies)) > MAX_STRING_BYTES:
         raise Doubt
     all_names: Names = group.names
     members = len(all_names)
@@ -206,7 +204,7 @@ def _prove(group: _Group, columns: list[_Column]) -> _Proof:
     if "event_name" not in texts:
         raise Doubt
     good = Good(group.positions, texts["event_name"], texts.get("event_id", ()), shape.field_paths)
-    return _Proof(group, good, flat, members * len(group.rows))
+    return _Proof(group, good, flat, members * len(group.events))
 
 
 def _may_repeat_names(proofs: list[_Proof]) -> bool:

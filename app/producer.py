@@ -33,6 +33,8 @@ from app.stream_scripts import APPEND
 PASSING_ERRORS = (ReadOnlyError, MasterDownError, ClusterDownError, TryAgainError)
 PASSING_CODES = ("LOADING", "MISCONF", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
 
+LARGE_BYTES = 32 * 1024  # sent as it is, instead of in one piece with its neighbours
+
 log = structlog.get_logger()
 
 
@@ -132,18 +134,31 @@ class Producer:
         arguments = [incarnation.encode(), b"%d" % first_sequence]
         for number, counts, payload in groups:
             arguments += (b"%d" % number, counts, payload)
-        await connection.send_packed_command([_pack(b"EVALSHA", self._sha, *self._named, *arguments)])
+        await connection.send_packed_command(_pack(b"EVALSHA", self._sha, *self._named, *arguments))
         try:
             answer: bytes = await connection.read_response()
         except NoScriptError:  # somebody flushed the scripts
-            await connection.send_packed_command([_pack(b"EVAL", APPEND.encode(), *self._named, *arguments)])
+            await connection.send_packed_command(_pack(b"EVAL", APPEND.encode(), *self._named, *arguments))
             answer = await connection.read_response()
         return answer
 
 
-def _pack(*parts: bytes) -> bytes:
-    """A command as it goes to Redis. redis-py takes 10 us for it, since it must accept anything."""
-    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
+def _pack(*parts: bytes) -> list[bytes]:
+    """A command as it goes to Redis. redis-py takes 10 us for it, since it must accept anything.
+
+    What is large is not copied: the payload of batches is up to a megabyte.
+    """
+    packed: list[bytes] = []
+    pending = [b"*%d\r\n" % len(parts)]
+    for part in parts:
+        if len(part) < LARGE_BYTES:
+            pending.append(b"$%d\r\n%b\r\n" % (len(part), part))
+        else:
+            pending.append(b"$%d\r\n" % len(part))
+            packed += (b"".join(pending), part)
+            pending = [b"\r\n"]
+    packed.append(b"".join(pending))
+    return packed
 
 
 def _is_out_of_memory(error: ResponseError) -> bool:
