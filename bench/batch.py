@@ -7,7 +7,7 @@ from typing import Any
 from bench import bodies, versus
 from bench.context import Bench
 from bench.markdown import number, table
-from bench.post import conservation
+from bench.post import calm, conservation
 from bench.subjects import ENGINES, Subject, engines
 from bench.versus import Load
 
@@ -50,6 +50,7 @@ def measure(bench: Bench) -> dict[str, Any]:
         "median": versus.summary(runs),
         "ratios": {name: value for name, value in ratios.items() if value is not None},
         "conservation": versus.conservation(runs),
+        "others": versus.disturbance(runs),
         "without_peer": without_peer,
         "rounds": runs,
     }
@@ -83,6 +84,7 @@ def render(result: dict[str, Any]) -> str:
     text += [
         "![Events a second by size of the batch](performance/batch.svg)",
         conservation(result["conservation"]),
+        calm(result["others"]),
         "Ours checks every rule of every event, and the client's bytes stay as they came; the peer checks the three "
         "fields that its schema names and writes the batch anew.",
     ]

@@ -11,6 +11,7 @@ from bench.subjects import ENGINES, Subject, engines
 from bench.versus import Load
 
 TITLE = "Single events"
+CALM_CORES = 0.1
 SECONDS = (330.0, 50.0)  # about how long it takes, in full and quick
 
 
@@ -49,6 +50,7 @@ def measure(bench: Bench) -> dict[str, Any]:
         "median": versus.summary(runs),
         "ratios": {name: value for name, value in ratios.items() if value is not None},
         "conservation": versus.conservation(runs),
+        "others": versus.disturbance(runs),
         "without_peer": without_peer,
         "rounds": runs,
     }
@@ -82,6 +84,7 @@ def render(result: dict[str, Any]) -> str:
         "![Requests a second](performance/post.svg)",
         table(["Ratio", "median"], [[name, f"{value:.2f}"] for name, value in result["ratios"].items()]),
         conservation(result["conservation"]),
+        calm(result["others"]),
         "`always`: fsync before the answer, on both sides; `everysec`: once a second. The floor keeps nothing. "
         "CPU is that of the process that serves. The app that does nothing behind our protections is what is "
         "left of the server when slow, oversized and malformed requests are refused and connections bounded.",
@@ -89,6 +92,12 @@ def render(result: dict[str, Any]) -> str:
     if result["without_peer"]:
         text.append(f"Without the peer: {result['without_peer']}")
     return "\n\n".join(text)
+
+
+def calm(others: float) -> str:
+    """One sentence on what else the machine did meanwhile."""
+    text = f"Meanwhile other programs (and the machine's host) used {others:.2f} cores in the median run"
+    return f"**{text}: too much to trust these figures.**" if others > CALM_CORES else f"{text}."
 
 
 def conservation(counted: dict[str, int]) -> str:

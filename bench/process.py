@@ -122,6 +122,19 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def machine_seconds() -> tuple[float, float]:
+    """Processor time of everything on this machine since it started, and what its host took from it."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _, _, interrupts, soft, stolen = (int(field) / _TICKS for field in fields[:8])
+    return user + nice + system + interrupts + soft, stolen
+
+
+def reaped_seconds() -> float:
+    """Processor time of this process, and of its children that have ended."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def memory_mb(pid: int) -> dict[str, float]:
     """`pss`: what it has now, shared pages divided among those who share them; `rss`; `peak` of the rss."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()

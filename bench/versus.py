@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from bench import wrk
 from bench.context import Bench, Skip
-from bench.process import cpu_seconds
+from bench.process import cpu_seconds, machine_seconds, reaped_seconds
 from bench.stats import median, ratio, spread
 from bench.subjects import Running, Subject, install_peer
 
@@ -56,9 +57,11 @@ def measure(bench: Bench, running: Running, load: Load, warm: int, seconds: int)
         return wrk.run(bench.keeper, url, running.key, load.bodies, seconds=length, on=bench.load_core)
 
     before = send(warm)
+    others = Others([running.pid, *([running.redis.process.pid] if running.redis else [])])
     cpu = cpu_seconds(running.pid)
     counted = send(seconds)
     cpu = cpu_seconds(running.pid) - cpu
+    disturbed = others.cores()
     if not counted.good:
         raise RuntimeError(f"{load.path}: {counted.bad} answers, none of them a 200")
     events = counted.good * load.size
@@ -68,6 +71,7 @@ def measure(bench: Bench, running: Running, load: Load, warm: int, seconds: int)
         "events_per_second": round(events / counted.seconds, 1),
         "p50_ms": round(counted.p50_ms, 2),
         "p99_ms": round(counted.p99_ms, 2),
+        "others": disturbed,
         "bad": counted.bad + before.bad,
         "broken": counted.broken + before.broken,
         "cpu_us_per_event": round(cpu / events * 1e6, 2),
@@ -76,6 +80,21 @@ def measure(bench: Bench, running: Running, load: Load, warm: int, seconds: int)
         "in_flight_at_most": 2 * wrk.CONNECTIONS * load.size,
         "stored": running.take(),
     }
+
+
+class Others:
+    """How many cores were busy for somebody else, or taken by the machine's host, since it was made."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids
+        self._began, self._before = time.monotonic(), self._foreign()
+
+    def cores(self) -> float:
+        return round(max(0.0, (self._foreign() - self._before) / (time.monotonic() - self._began)), 2)
+
+    def _foreign(self) -> float:
+        busy, stolen = machine_seconds()
+        return busy + stolen - sum(cpu_seconds(pid) for pid in self._pids) - reaped_seconds()
 
 
 def is_conserved(one: dict[str, Any]) -> bool:
@@ -120,6 +139,11 @@ def conservation(runs: Runs) -> dict[str, int]:
         "bad": sum(one["bad"] for one in kept),
         "broken": sum(one["broken"] for one in kept),
     }
+
+
+def disturbance(runs: Runs) -> float:
+    """Cores that others kept busy: the median over all runs."""
+    return round(median([one["others"] for rounds in runs.values() for one in rounds]), 2)
 
 
 def peer_or_nothing(bench: Bench, durability: str = "always") -> tuple[list[Subject], str]:

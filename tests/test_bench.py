@@ -139,6 +139,12 @@ def test_what_is_missing_in_redis_is_said_loudly(stored: results.Results) -> Non
     assert "**2 runs do not agree, 7 are missing**" in report.text(stored)
 
 
+def test_a_busy_machine_is_said_loudly(stored: results.Results) -> None:
+    assert "used 0.03 cores in the median run." in report.text(stored)
+    stored["parts"]["post"]["figures"]["others"] = 0.4
+    assert "used 0.40 cores in the median run: too much to trust these figures.**" in report.text(stored)
+
+
 def test_only_the_stretch_between_the_markers_changes() -> None:
     page = f"before\n\n{report.BEGIN}\n\nold\n\n{report.END}\n\nafter\n"
     once = report.between(page, "new")
@@ -279,6 +285,7 @@ def test_a_round_against_the_real_edge_is_conserved(bench: Bench, tmp_path: Path
     assert (one["bad"], one["broken"]) == (0, 0)
     assert one["answered"] > 100
     assert one["cpu_us_per_event"] > 0
+    assert 0 <= one["others"] <= (os.cpu_count() or 1)
     assert versus.conservation(runs)["violations"] == 0
 
 
