@@ -27,7 +27,7 @@ from app.settings import Settings
 from app.stream import Keys, choose_partition, encode_request, join_group
 from workers.import_pieces import Piece
 
-QUEUED_BATCHES = 2  # of the drain: one is being inserted, another waits
+QUEUED_BATCHES = 3  # of the drain: one is being inserted, one being built, one waits
 APPEND_SECONDS = 10.0
 RETRY_SECONDS = 0.2
 LOOK_SECONDS = 0.02
