@@ -24,7 +24,7 @@ MAX_EVENT_ID_CHARACTERS = 128
 MAX_FIELDS = 256
 MAX_STRING_BYTES = 8192
 MAX_ARRAY_ITEMS = 1000
-MAX_SHAPES, MAX_REMEMBERED_NAMES = 1024, 64  # of events, remembered by this process; and of one of them
+MAX_SHAPES, MAX_REMEMBERED_NAMES = 512, 64  # of events, remembered by this process; and of one of them
 WHITE_SPACE = b" \t\n\r"
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # what the store's Int64 and UInt64 hold between them
 
@@ -59,6 +59,9 @@ Value = str | int | float | bool | None | Array | dict[str, Leaf]
 Fields = dict[str, Value]
 Names = tuple[str | tuple[str, ...], ...]
 
+# Types whose values may be outside their limits; in a body shorter than a string's limit no string is.
+LIMITED_IN_SHORT = frozenset((int, list, dict))
+LIMITED = LIMITED_IN_SHORT | {str}
 _DECODER: msgspec.json.Decoder[Fields] = msgspec.json.Decoder(Fields)
 
 
@@ -89,52 +92,34 @@ def read_event(body: bytes) -> Event:
         fields = _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BrokenRule from None
-    names: Names = tuple(fields)
-    how_many = len(names)
-    kinds = tuple(map(type, fields.values()))
-    if dict in kinds:
-        for name, value in fields.items():
-            if isinstance(value, dict):
-                names += (name, tuple(value))
-                how_many += len(value)
+    names, how_many = _check_values(fields, long_strings=len(body) > MAX_STRING_BYTES)
     # But for white space each name is followed by `":`; as many of them as decoded names leaves none
     # repeated. Strings may hold the pair too: then the slow check decides.
     if body.translate(None, WHITE_SPACE).count(b'":') != how_many and has_repeated_name(body):
         raise BrokenRule
-    read = read_form if len(names) <= MAX_REMEMBERED_NAMES else read_form.__wrapped__
-    form = read(names, kinds)
-    if len(body) > MAX_STRING_BYTES:
-        if not all(map(_is_inside, fields.values())):
+    read = read_shape if len(names) <= MAX_REMEMBERED_NAMES else read_shape.__wrapped__
+    return _envelope(fields, read(names))
+
+
+def _check_values(fields: Fields, *, long_strings: bool) -> tuple[Names, int]:
+    """All that depends on values; returns the names, and how many there are."""
+    names: Names = tuple(fields)
+    how_many = len(names)
+    limited = LIMITED if long_strings else LIMITED_IN_SHORT
+    for name, value in fields.items():
+        kind = type(value)
+        if kind not in limited:
+            continue
+        if kind is dict:
+            below = cast("dict[str, Leaf]", value)
+            how_many += len(below)
+            names += (name, tuple(below))
+            for leaf in below.values():
+                if not is_leaf(leaf, long_strings=long_strings):
+                    raise BrokenRule
+        elif not is_leaf(value, long_strings=long_strings):
             raise BrokenRule
-    else:  # no string of it can be too long
-        for name in form.limited:
-            if not _is_inside(fields[name], long_strings=False):
-                raise BrokenRule
-    return _envelope(fields, form)
-
-
-class Form(msgspec.Struct, frozen=True, gc=False):
-    """What the names and the types of an event say: its custom fields, and whose values have limits."""
-
-    field_paths: tuple[str, ...]
-    limited: tuple[str, ...]
-
-
-@lru_cache(MAX_SHAPES)
-def read_form(names: Names, kinds: tuple[type, ...]) -> Form:
-    """All that depends on names and types alone, done once for each of the few forms that clients send.
-
-    `names` as for `read_shape`; `kinds` are the types of the event's own values. Errors: BrokenRule.
-    """
-    shape = read_shape.__wrapped__(names)
-    kind_of = dict(zip(names, kinds, strict=False))  # what follows its own names is of the objects in them
-    if any(kind_of[name] is not str for name in shape.texts):
-        raise BrokenRule
-    if kind_of.get("metric_value", int) not in (int, float):
-        raise BrokenRule
-    return Form(
-        shape.field_paths, tuple(str(name) for name, kind in kind_of.items() if kind in (int, list, dict))
-    )
+    return names, how_many
 
 
 class Shape(msgspec.Struct, frozen=True, gc=False):
@@ -172,13 +157,6 @@ def read_shape(names: Names) -> Shape:
     return Shape(tuple(paths), tuple(name for name in top if name in TEXTS))
 
 
-def _is_inside(value: Value, *, long_strings: bool = True) -> bool:
-    """Is `value`, or all that it holds, inside its limits?"""
-    if isinstance(value, dict):
-        return all(is_leaf(leaf, long_strings=long_strings) for leaf in value.values())
-    return is_leaf(value, long_strings=long_strings)
-
-
 def is_leaf(value: object, *, long_strings: bool = True) -> bool:
     """Is `value` (already of type Leaf) inside its limits?"""
     if isinstance(value, str):
@@ -213,9 +191,12 @@ def is_field_path(path: str) -> bool:
     return all(FIELD_NAME.fullmatch(name) for name in path.split(".", 1))
 
 
-def _envelope(fields: Fields, form: Form) -> Event:
-    """The fields that the contract names, each inside its limits."""
-    texts = cast("dict[str, str]", fields)  # those that are read here, `read_form` has seen to it
+def _envelope(fields: Fields, shape: Shape) -> Event:
+    """The fields that the contract names, each of the right type."""
+    for name in shape.texts:
+        if type(fields[name]) is not str:
+            raise BrokenRule
+    texts = cast("dict[str, str]", fields)
     event_name = texts.get("event_name")
     if event_name is None or not EVENT_NAME.fullmatch(event_name):
         raise BrokenRule
@@ -232,7 +213,9 @@ def _envelope(fields: Fields, form: Form) -> Event:
     event_id = texts.get("event_id")
     if event_id is not None and not 0 < len(event_id) <= MAX_EVENT_ID_CHARACTERS:
         raise BrokenRule
-    return Event(event_name, event_time, customer, event_id, form.field_paths)
+    if "metric_value" in fields and type(fields["metric_value"]) not in (int, float):
+        raise BrokenRule
+    return Event(event_name, event_time, customer, event_id, shape.field_paths)
 
 
 class _RepeatedName(Exception):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -217,9 +218,14 @@ async def measure(directory: Path, wants_functions: bool) -> None:
 
 def main() -> None:
     """The command line."""
-    with tempfile.TemporaryDirectory() as name:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = name  # as under the supervisor: numbers are in files
-        uvloop.run(measure(Path(name), "functions" in sys.argv[1:]))
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        with tempfile.TemporaryDirectory() as name:
+            uvloop.run(measure(Path(name), "functions" in sys.argv[1:]))
+        return
+    with tempfile.TemporaryDirectory() as name:  # as under the supervisor: each number is in a file
+        environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": name}
+        command = [sys.executable, "-m", "bench.hot_path", *sys.argv[1:]]
+        raise SystemExit(subprocess.run(command, env=environ, check=False).returncode)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from app.event import (
     Event,
     has_repeated_name,
     read_event,
-    read_form,
+    read_shape,
 )
 
 
@@ -209,14 +209,14 @@ def test_shapes_are_told_apart_by_which_name_holds_an_object() -> None:
 def test_shapes_that_are_remembered_are_few_and_small() -> None:
     for number in range(MAX_SHAPES + 50):
         read_event(b'{"event_name":"e","f%d":1}' % number)
-    assert read_form.cache_info().currsize == MAX_SHAPES
-    read_form.cache_clear()
+    assert read_shape.cache_info().currsize == MAX_SHAPES
+    read_shape.cache_clear()
     wide = json.dumps({"event_name": "e"} | {f"f{number}": 1 for number in range(MAX_REMEMBERED_NAMES)})
     assert len(read_event(wide.encode()).field_paths) == MAX_REMEMBERED_NAMES
-    assert read_form.cache_info().currsize == 0
+    assert read_shape.cache_info().currsize == 0
 
 
-def test_a_form_that_is_remembered_is_one_of_names_and_types() -> None:
+def test_a_shape_that_is_remembered_says_nothing_of_values() -> None:
     for _ in range(2):
         assert read_event(b'{"event_name":"e","a":"x","metric_value":1}').field_paths == ("a", "metric_value")
         for wrong in (
