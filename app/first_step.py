@@ -1,7 +1,7 @@
 """A coroutine's first step, taken by hand, tells whether it has to wait; `go_on` takes the others.
 
 For the body of a request, which has nearly always arrived with its head: a deadline that is set and taken
-back for each one costs 1.6 us, more than the key's check.
+back for each one costs 3 us, as much as every rule of an event.
 """
 
 from __future__ import annotations

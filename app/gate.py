@@ -77,7 +77,7 @@ class Gate:
 
     `direct`: endpoints by the path to which they are POSTed, that this calls itself. Starlette has them among
     its routes all the same, and tests/test_direct.py holds that both ways lead to the same; but its router
-    and its two layers for errors, of which these endpoints need none, cost as much as all else together.
+    and its two layers for errors, of which these endpoints need none, took 8 of 23 us.
     """
 
     def __init__(

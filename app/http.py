@@ -43,7 +43,7 @@ def request_id(scope: Scope) -> str:
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header called `name` (lower case), or None."""
     found: dict[bytes, bytes] | None = scope.get(HEADERS)
-    if found is None:  # once for each request: nine searches through the list cost 4 us
+    if found is None:  # once for each request: browsers send fifteen, and nine are asked for
         found = scope[HEADERS] = dict(reversed(scope["headers"]))
     return found.get(name)
 

@@ -107,8 +107,8 @@ CANARY_FAILURES = Counter(
 class Accepted:
     """Counts the accepted requests of one route: those of one turn of the event loop together.
 
-    All who shared an append are answered in the same turn. Counting them one by one took 5 us for each, more
-    than reading the event.
+    All who shared an append are answered in the same turn. Counting them one by one took 3 us for each, as
+    much as reading the event.
     """
 
     def __init__(self, route: str) -> None:
