@@ -182,6 +182,15 @@ def test_the_wrong_format_or_mapping_ends_it_at_once(desk: Desk) -> None:
     assert not desk.bodies()
 
 
+def test_what_a_file_says_to_the_terminal_is_shown_and_not_obeyed(desk: Desk) -> None:
+    path = desk.directory / "a.csv"
+    path.write_text("event_name,\x1b[31mred\x9b0m\n")
+    process = desk.start(str(path))
+    out, errors = process.communicate(timeout=30)
+    assert (process.returncode, b"\\x1b[31mred\\x9b0m" in errors) == (2, True)
+    assert not {"\x1b", "\x9b"} & set((out + errors).decode())
+
+
 def test_names_count_against_the_projects_caps(tmp_path: Path, redis_url: str) -> None:
     desk = Desk(tmp_path, redis_url, "[limits]\nmax_event_names = 2\nmax_field_paths = 2\n")
     path = write(

@@ -22,6 +22,7 @@ from app.ledger_reader import LedgerReader
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.store import Store, StoreError
+from workers.printable import printable
 from workers.running import NotRunning, find_running
 
 ID_WIDTH = 32
@@ -57,7 +58,7 @@ def list_letters(settings: Settings, wanted: Wanted, limit: int, *, as_json: boo
             if as_json:
                 click.echo(msgspec.json.encode(one).decode())
                 continue
-            reason = _printable(f"{one.reason}: {one.message}")
+            reason = printable(f"{one.reason}: {one.message}")
             moment, project = _moment(one.set_aside_at), one.project_id or "-"
             click.echo(_line((found.address, moment, project, str(one.bytes), reason), width))
         return 0
@@ -81,7 +82,7 @@ def show(settings: Settings, address: str, *, only_body: bool) -> int:
             "place": one.place,
             "project": one.project_id or "unknown",
             "reason": one.reason,
-            "message": _printable(one.message),
+            "message": printable(one.message),
             "set aside": _moment(one.set_aside_at),
             "recorded": "unknown" if one.time_recorded is None else _moment(one.time_recorded),
             "entry": found.letter.entry,
@@ -94,7 +95,7 @@ def show(settings: Settings, address: str, *, only_body: bool) -> int:
             sys.stdout.buffer.write(body + b"\n")
             sys.stdout.buffer.flush()
         elif is_event:
-            click.echo(_printable(body.decode("utf-8", "backslashreplace")))
+            click.echo(printable(body.decode("utf-8", "backslashreplace")))
         else:
             click.echo(f"No event: `eventbunker dead show --body {address} > file` writes its bytes.")
         return 0
@@ -176,7 +177,7 @@ async def _find(letters: DeadLetters, address: str) -> Found:
     try:
         found = await letters.find(address)
     except ValueError as error:
-        raise _Failed(f"{_printable(address)} {error}") from error
+        raise _Failed(f"{printable(address)} {error}") from error
     if found is None:
         raise _Failed(f"there is no dead letter {address}; `eventbunker dead list` shows them")
     return found
@@ -217,8 +218,3 @@ def _line(columns: tuple[str, str, str, str, str], width: int) -> str:
 
 def _moment(unix_ms: int) -> str:
     return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _printable(text: str) -> str:
-    """On one line, and nothing in it that a terminal would act on."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

@@ -35,6 +35,7 @@ from workers.import_queue import GaveUp, ImportQueue, Stopped
 from workers.import_reader import in_thread
 from workers.import_rejects import Rejects
 from workers.import_run import Import, Options, Refusal, Summary
+from workers.printable import printable
 from workers.running import NotRunning, find_running
 
 DONE, REJECTED, UNUSABLE, UNFINISHED = range(4)
@@ -190,14 +191,19 @@ class _Command:
                 found["rejects"] = str(self._rejects.path)
             click.echo(msgspec.json.encode({k: v for k, v in found.items() if v is not None}).decode())
         elif summary.state == "unusable" and summary.rows == summary.already_in:
-            click.echo(summary.reason, err=True)
+            click.echo(_lines_of(summary.reason), err=True)
         else:
             click.echo("\n".join(_lines(summary, said, str(self._rejects.path), options)))
             if summary.reason:
-                click.echo(summary.reason, err=True)
+                click.echo(_lines_of(summary.reason), err=True)
         if summary.state == "unfinished" and not options.dry_run:
             same = "with the same input" if self._reading.path == STDIN else "to go on"
             click.echo(f"not finished: run the same command again {same}; no row will be doubled", err=True)
+
+
+def _lines_of(text: str) -> str:
+    """It may cite the file."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _hour() -> int:
@@ -219,7 +225,7 @@ def _lines(summary: Summary, said: Said, rejects: str, options: Options) -> list
             f"{'undated':<9} {summary.undated:,} rows have no timestamp: their time is that of the import"
         )
     if summary.note:
-        lines.append(f"{'note':<9} {summary.note}")
+        lines.append(f"{'note':<9} {printable(summary.note)}")
     if said.event_names is not None:
         lines.append(f"{'names':<9} {said.event_names:,} event names, {said.fields:,} fields")
     if said.fates is not None:

@@ -7,6 +7,8 @@ import time
 from collections import deque
 from typing import TextIO
 
+from workers.printable import printable
+
 BAR_SECONDS = 0.1
 LINE_SECONDS = 5.0
 RATE_SECONDS = 10.0  # the rate shown is that of the last ones
@@ -51,7 +53,7 @@ class Progress:
         if self._out is None:
             return
         self.end()
-        self._out.write(f"{text}\n")
+        self._out.write(f"{printable(text)}\n")
         self._out.flush()
 
     def end(self) -> None:
