@@ -34,7 +34,9 @@ from app.registry import Registry
 from app.settings import Settings
 
 ROUTE = "/batch"
-CHUNK_EVENTS = 400  # judged without a pause: half a millisecond, two if they are all odd
+CHUNK_EVENTS, FEWEST_EVENTS = 400, 50  # judged without a pause: half a millisecond,
+CHUNK_SECONDS = 0.002  # or fewer of them, where they take longer
+TOUCHED_AT_ONCE = 500
 MAX_KEY_CHARACTERS = MAX_EVENT_ID_CHARACTERS - len(":9999")
 ADMISSIONS = 5  # of names, each of which is told what finds no place; others take places meanwhile
 
@@ -127,7 +129,7 @@ class Batch:
     async def _track(self, scope: Scope, grant: Grant, key: str, body: bytes) -> tuple[bytes, int]:
         """From the body to the answer's."""
         content_type = (header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
-        slices = split(body, content_type.decode("latin-1"), self._max_events)
+        slices = await split(body, content_type.decode("latin-1"), self._max_events)
         bodies: list[Body] = list(map(bytes, slices))
         self._limits.take(grant, len(bodies))
         rejections = Rejections(bodies)
@@ -163,11 +165,11 @@ class Batch:
     async def _judge(self, bodies: list[Body], rejections: Rejections) -> list[Good]:
         """The good events by group, with positions in `bodies`."""
         groups: list[Good] = []
-        for start in range(0, len(bodies), CHUNK_EVENTS):
-            if start:
-                await asyncio.sleep(0)
-            positions = list(range(start, min(start + CHUNK_EVENTS, len(bodies))))
-            some = bodies[start : start + CHUNK_EVENTS]
+        start, size = 0, CHUNK_EVENTS
+        while start < len(bodies):
+            began = time.perf_counter()
+            positions = list(range(start, min(start + size, len(bodies))))
+            some = bodies[start : start + size]
             if max(map(len, some)) > self._max_event_bytes:
                 rejections.oversized(
                     [at for at in positions if len(bodies[at]) > self._max_event_bytes], self._max_event_bytes
@@ -177,6 +179,11 @@ class Batch:
             good, refused = read_events(some, positions)
             groups += good
             rejections.broken(refused)
+            start += size
+            if start < len(bodies):
+                if time.perf_counter() - began > CHUNK_SECONDS:  # odd ones, each of which is read for itself
+                    size = max(FEWEST_EVENTS, size // 2)
+                await asyncio.sleep(0)
         return groups
 
     async def _admit(
@@ -212,7 +219,9 @@ class Batch:
             raise ApiError(
                 Kind.UNAVAILABLE, "Names are admitted too fast; nothing was kept.", retry_after_seconds=1
             )
-        for group in groups:
+        for number, group in enumerate(groups, 1):
+            if number % TOUCHED_AT_ONCE == 0:
+                await asyncio.sleep(0)
             for name in set(group.event_names):
                 self._registry.names.touch(project_id, name, group.field_paths)
         return groups

@@ -1,4 +1,4 @@
-"""The body of a batch -> the bytes of each event, as slices of it. Pure: nothing here reads an event.
+"""The body of a batch -> the bytes of each event, as slices of it. Nothing here reads an event.
 
 Three forms, told apart by the body itself, whatever the content type says:
 
@@ -13,6 +13,7 @@ begins with `{` is NDJSON if its first line is a whole JSON object.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl", "ap
 MAX_WRAPPER_BYTES = 64 * 1024  # of an object around a batch, without the batch
 # An array of so many commas is read event by event: it may be millions of tiny things that are no events.
 MANY_COMMAS = 200_000
+TURN_BYTES = 64 * 1024  # of them; a millisecond or two, then others run
 
 Slice = bytes | msgspec.Raw
 
@@ -40,7 +42,7 @@ _SCAN = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str, obj
 _BLANK = b" \t\r\n"
 
 
-def split(body: bytes, content_type: str, max_events: int) -> list[Slice]:
+async def split(body: bytes, content_type: str, max_events: int) -> list[Slice]:
     """The bytes of each event, in order. They may be anything: whoever reads them decides.
 
     Errors: ApiError 400 where the body is none of the three forms, 413 for more than `max_events`.
@@ -51,7 +53,7 @@ def split(body: bytes, content_type: str, max_events: int) -> list[Slice]:
     if content_type in NDJSON:
         return _lines(body, max_events)
     if start == b"[":
-        return _array(body, "$", max_events)
+        return await _array(body, "$", max_events)
     if start != b"{":
         raise _invalid("$", 'the body must be a JSON array of events, {"batch": [...]}, or one event a line')
     try:
@@ -61,23 +63,34 @@ def split(body: bytes, content_type: str, max_events: int) -> list[Slice]:
             return _lines(body, max_events)
         raise _malformed(body, error) from None
     batch = bytes(wrapper.batch)
-    return _array(_unwrap(body, batch), "$.batch", max_events) if batch else [body.strip(_BLANK)]
+    return await _array(_unwrap(body, batch), "$.batch", max_events) if batch else [body.strip(_BLANK)]
 
 
-def _array(body: bytes, path: str, max_events: int) -> list[Slice]:
+async def _array(body: bytes, path: str, max_events: int) -> list[Slice]:
     if body[:1] != b"[" and body.lstrip(_BLANK)[:1] != b"[":
         raise _invalid(path, "expected an array of events")
     if len(body) > MANY_COMMAS and body.count(b",") > MANY_COMMAS:
-        return list(_scan(body, path, max_events))
+        return await _scan_all(body, path, max_events)
     try:
         events = _DECODE_ARRAY(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        for _ in _scan(body, path, max_events):  # says in which event
-            pass
+        await _scan_all(body, path, max_events)  # says in which event
         raise _malformed(body, error) from None
     if len(events) > max_events:
         raise _too_many(max_events)
     return events  # type: ignore[return-value]
+
+
+async def _scan_all(body: bytes, path: str, max_events: int) -> list[Slice]:
+    events: list[Slice] = []
+    scanned = 0
+    for event in _scan(body, path, max_events):
+        events.append(event)
+        scanned += len(event)
+        if scanned > TURN_BYTES:
+            scanned = 0
+            await asyncio.sleep(0)
+    return events
 
 
 def _scan(body: bytes, path: str, max_events: int) -> Iterator[bytes]:

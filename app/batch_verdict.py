@@ -7,6 +7,7 @@ events only: naming them takes far longer than judging.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -73,10 +74,11 @@ class Rejections:
             if problems is None:
                 explained += 1
                 problems = self._find(at) if explained <= MAX_EXPLAINED else _UNEXPLAINED
-                if explained <= MAX_EXPLAINED and explained % EXPLAINED_AT_ONCE == 0:
+                if explained % (EXPLAINED_AT_ONCE if explained <= MAX_EXPLAINED else MAX_EXPLAINED) == 0:
                     await asyncio.sleep(0)
             verdicts += [Verdict(at, code, problem.path, problem.message) for problem in problems]
-            metrics.EVENTS_REJECTED.labels(code).inc()
+        for code, number in Counter(code for code, _ in self._found.values()).items():
+            metrics.EVENTS_REJECTED.labels(code).inc(number)
         return verdicts
 
     def nothing_accepted(self) -> ApiError:

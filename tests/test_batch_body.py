@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 
 import pytest
@@ -14,7 +15,7 @@ E = b'{"event_name":"e"}'
 
 
 def events(body: bytes, content_type: str = "application/json", limit: int = 100) -> list[bytes]:
-    return [bytes(one) for one in split(body, content_type, limit)]
+    return [bytes(one) for one in asyncio.run(split(body, content_type, limit))]
 
 
 def refused(body: bytes, content_type: str = "application/json", limit: int = 100) -> tuple[Kind, str, str]:
