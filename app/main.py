@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -112,8 +113,11 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         await registry.start()
         await presence.start()  # raises when the queue has another number of partitions
         await replayer.open()  # before the first event: what a former life left goes first
-        work = [pressure.watch(), replayer.run(), *([canary.run()] if canary else [])]
-        tasks = [asyncio.create_task(one) for one in work]
+        tasks = [
+            asyncio.create_task(one)
+            for one in (pressure.watch(), replayer.run(), *([canary.run()] if canary else []))
+        ]
+        _freeze()
         try:
             yield
         finally:
@@ -166,6 +170,14 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     )
     app.router.redirect_slashes = False  # a redirect would turn a POST's body away
     return Gate(app, settings, direct={"/post": track, "/batch": batch})
+
+
+def _freeze() -> None:
+    """What is here once all has started, stays: to look through it again and again for what can go held up
+    requests for tens of milliseconds, whenever a large batch brought many new objects.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _watches(replayer: Replayer, canary: Canary | None) -> dict[str, Watch]:
