@@ -20,7 +20,7 @@ from app.settings import load
 from tests.waiting import async_until
 from workers import edge_limits, edge_uvicorn, edge_uvicorn_exchange, edge_uvicorn_requests
 from workers.edge_app import AppDidNotStart, EdgeError, check_engine
-from workers.edge_uvicorn_protocol import Edge
+from workers.edge_uvicorn_protocol import Connection, Edge
 from workers.edges import listen
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -119,6 +119,43 @@ def value(condition: Callable[[], bool]) -> Callable[[], Awaitable[bool | None]]
         return condition()
 
     return call
+
+
+def test_an_answer_to_who_has_gone_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection breaks, and the app answers before it could be told; or asks for a body that cannot come."""
+    made: list[Connection] = []
+
+    def make(*given: Any) -> Connection:
+        made.append(Connection(*given))
+        return made[-1]
+
+    monkeypatch.setattr(edge_uvicorn, "Connection", make)
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        try:
+            made[-1].transport.abort()
+            if scope["path"] == "/lost":
+                await asyncio.sleep(0.05)
+                seen.append(await receive())
+            for more in (True, False):
+                await send({"type": "http.response.start", "status": 200, "headers": []}) if more else None
+                await send({"type": "http.response.body", "body": b"x", "more_body": more})
+            seen.append("sent")
+        except Exception as error:
+            seen.append(error)
+
+    async def test() -> None:
+        async with served(app, tmp_path) as (port, _, _):
+            assert await ask(port, GET) == b""
+            head = b"POST /lost HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n"
+            assert await ask(port, head) == b""
+            await async_until(value(lambda: len(seen) == 3), 5, "both requests")
+        assert seen == ["sent", {"type": "http.disconnect"}, "sent"]
+
+    run(test)
 
 
 def test_a_connection_that_says_nothing_ends(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class Exchange:
         """The next piece of the body, or the client's leaving."""
         if self.expects_continue:
             self.expects_continue = False
-            if self._start is None:
+            if self._start is None and not self.is_lost:
                 self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while True:
             if self._body or not (self.more_body or self.is_told_all):
