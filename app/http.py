@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from types import CoroutineType
 from typing import TypeVar
 from urllib.parse import parse_qs
@@ -78,25 +78,26 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes, int(declared))
-    arriving = receive()
-    if isinstance(arriving, CoroutineType):
+    first = b""
+    arriving: Awaitable[Message] = receive()
+    while isinstance(arriving, CoroutineType):
         try:
             arriving = go_on(arriving, arriving.send(None))
         except StopIteration as end:  # it did not have to wait, and needs no deadline
             message: Message = end.value
-            body: bytes = message.get("body", b"")
-            if (
-                message["type"] == "http.request"
-                and not message.get("more_body")
-                and len(body) <= limit_bytes
-            ):
+            piece: bytes = message.get("body", b"")
+            if message["type"] != "http.request" or (first and piece) or len(piece) > limit_bytes:
+                arriving = _at_once(message)
+                break
+            first = first or piece
+            if not message.get("more_body"):
                 scope[BODY_IS_READ] = True
-                return body
-            arriving = _at_once(message)
+                return first
+            arriving = receive()  # Hypercorn tells the end in a message of its own
     seconds = float(scope.get(BODY_SECONDS, BODY_DEADLINE_SECONDS))
     try:
         async with asyncio.timeout(seconds):
-            body = await _read_pieces(scope, await arriving, receive, limit_bytes)
+            body = await _read_pieces(scope, first, await arriving, receive, limit_bytes)
     except TimeoutError:
         raise ApiError(
             Kind.REQUEST_TIMEOUT, f"The body did not arrive within {seconds:g} seconds; send it faster."
@@ -165,8 +166,10 @@ async def _at_once(message: Message) -> Message:
     return message
 
 
-async def _read_pieces(scope: Scope, message: Message, receive: Receive, limit_bytes: int) -> bytes:
-    first, joined = b"", bytearray()  # no list: a megabyte in chunks of one byte would take fifty
+async def _read_pieces(
+    scope: Scope, first: bytes, message: Message, receive: Receive, limit_bytes: int
+) -> bytes:
+    joined = bytearray()  # no list: a megabyte in chunks of one byte would take fifty
     while True:
         if message["type"] == "http.disconnect":
             scope[BODY_IS_READ] = True  # nothing follows

@@ -98,14 +98,31 @@ def test_a_bug_behind_the_beginning_of_an_answer_adds_nothing_to_it(tmp_path: Pa
     assert [message["type"] for message in sent] == ["http.response.start"]
 
 
-def test_a_body_that_is_there_is_read_without_a_turn_of_the_loop() -> None:
+@pytest.mark.parametrize("pieces", [[b"{}"], [b"{}", b""], [b"", b"{}", b""]])
+def test_a_body_that_is_there_is_read_without_a_turn_of_the_loop(pieces: list[bytes]) -> None:
+    left = list(pieces)
+
     async def receive() -> Message:
-        return {"type": "http.request", "body": b"{}", "more_body": False}
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
 
     scope: Scope = {"type": "http", "http_version": "1.1", "headers": []}
     with pytest.raises(StopIteration) as read:
         shared.read_body(scope, receive, 10).send(None)
     assert read.value.value == b"{}"
+    assert not left
+
+
+@pytest.mark.parametrize("waits", [0, 1, 2])
+def test_a_body_in_pieces_may_wait_anywhere(waits: int) -> None:
+    left = [b"01", b"23", b"45"]
+
+    async def receive() -> Message:
+        if len(left) == 3 - waits:
+            await asyncio.sleep(0)
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    scope: Scope = {"type": "http", "http_version": "1.1", "headers": []}
+    assert asyncio.run(shared.read_body(scope, receive, 10)) == b"012345"
 
 
 def test_a_body_that_does_not_come_has_a_deadline() -> None:
