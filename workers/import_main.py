@@ -53,7 +53,8 @@ class Said(msgspec.Struct):
 
 def run(settings: Settings, reading: Reading, secret: str, options: Options) -> int:
     """Import, say how it went, and return the exit code."""
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # what matters is said in other words
+    # What matters is said in other words.
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory(), cache_logger_on_first_use=False)
     return _Command(settings, reading, secret, options).run()
 
 
