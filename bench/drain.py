@@ -226,6 +226,8 @@ async def run_drain(directory: Path, events: int, form: str) -> tuple[Figures, s
         before, began = {name: cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
 
         async def is_empty() -> bool:
+            if drain.poll() is not None:
+                raise AssertionError(f"the drain has ended: {(directory / 'drain.log').read_text()[-1000:]}")
             return not await redis.xlen(keys.entries)
 
         await async_until(is_empty, MAX_SECONDS, "an empty stream")

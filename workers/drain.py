@@ -205,10 +205,8 @@ class PartitionDrain:
         """
         batch = batch or Batch()
         await self._reader.fill(batch)
-        if not batch.is_full:
-            batch.spent.clear()
         if not batch.items:
-            return batch
+            return Batch()
         plans.check_readable(batch.items)
         began = time.monotonic()
         known = await self._patience.insist(lambda: self._event_ids.look_up(batch.items))
@@ -217,7 +215,6 @@ class PartitionDrain:
         await self._partition.save_plan(plans.encode(plan))
         following, ahead = Batch(batch.after), None
         if batch.is_full:
-            following.spent = batch.items
             ahead = asyncio.create_task(self._reader.fill_ahead(following, batch.spent))
         try:
             await self._carry_out(plan, batch.items, resumed=False)
@@ -228,6 +225,9 @@ class PartitionDrain:
                 await redis_client.stop_tasks(ahead)
         # A full batch means a backlog: then the next one need not wait.
         self._next_insert = 0.0 if batch.is_full else began + self._consumer.max_batch_timeout
+        if not following.items:
+            return Batch()  # from the beginning: whatever is in the stream by then is unacknowledged
+        following.spent = batch.items if following.is_full else []
         return following
 
     async def _carry_out(self, plan: plans.Plan, items: list[Item], *, resumed: bool) -> None:
