@@ -7,7 +7,7 @@ Next reader: `app.read`, which runs the statement.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import msgspec
@@ -19,6 +19,7 @@ from app.query import TIME_OUTPUT, Bucket, Order, Query
 from app.sql_fields import (
     column,
     distinct,
+    elements,
     in_order,
     is_null,
     json_text,
@@ -77,7 +78,16 @@ def _raw(query: Query, parameters: Parameters) -> Statement:
     order += ["event_time DESC", "time_recorded DESC", "unique_req_id DESC"]
     select = ", ".join([*selected, "body"])
     parts = ("SELECT", select, "FROM events WHERE", conditions, "ORDER BY", ", ".join(order))
-    return Statement(" ".join((*parts, _limit(query, parameters))), parameters.values, outputs)
+    sql = elements(_asked(query)) + " ".join((*parts, _limit(query, parameters)))
+    return Statement(sql, parameters.values, outputs)
+
+
+def _asked(query: Query) -> Iterator[Field]:
+    """Every field that the query names."""
+    yield from query.group_by
+    yield from (computation.field for computation in query.computations if computation.field is not None)
+    yield from (item.field for item in query.filters)
+    yield from (resolve(order.output) for order in query.order_by if query.is_raw)
 
 
 def _all_match(query: Query) -> bool:
@@ -136,7 +146,12 @@ def _grouped(query: Query, parameters: Parameters) -> Statement:
     names = [output.name for output in outputs]
     order = [orders[names.index(o.output)](o.descending) for o in query.order_by]
     order += [orders[index](False) for index in range(len(keys))]
-    groups = ["SELECT", ", ".join(selected), "FROM events WHERE", where(query, parameters)]
+    groups = [
+        elements(_asked(query)) + "SELECT",
+        ", ".join(selected),
+        "FROM events WHERE",
+        where(query, parameters),
+    ]
     if keys:
         groups += ["GROUP BY", ", ".join(keys)]
     sql = " ".join(("SELECT", ", ".join(texts), "FROM (", *groups, ")"))

@@ -113,7 +113,8 @@ def test_a_name_is_refused_or_stands_quoted(name: str) -> None:
             continue
         if name not in COLUMNS:  # those are from a list of ours, and written as it says
             harmless = "zz.zz" if "." in name else "zz"
-            assert made.sql == named(harmless).sql.replace(quoted(harmless), quoted(name))
+            expected = named(harmless).sql.replace(quoted(harmless), quoted(name))
+            assert made.sql == expected.replace(f"`{harmless}:", f"`{name}:")  # its value, by type
 
 
 def quoted(name: str) -> str:
