@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.main import Draining
 from app.settings import load
 from tests.certificate import tls
 from tests.edge_process import Edge
@@ -231,6 +232,6 @@ def test_idle_connections_outlive_a_load_balancer(tmp_path: Path) -> None:
     """Hypercorn's read timeout also cuts idle connections: it must not be the shorter one."""
     config = tmp_path / "deploy.toml"
     config.write_text("")
-    made = server_config(load(config, environ={}), 3)
+    made = server_config(load(config, environ={}), 3, Draining())
     assert made.keep_alive_timeout > 60
     assert (made.read_timeout or 0) >= made.keep_alive_timeout

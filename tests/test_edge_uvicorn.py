@@ -18,7 +18,7 @@ import uvloop
 from app.main import Draining
 from app.settings import load
 from tests.waiting import async_until
-from workers import edge_limits, edge_uvicorn, edge_uvicorn_exchange, edge_uvicorn_requests
+from workers import edge_exchange, edge_limits, edge_uvicorn, edge_uvicorn_requests
 from workers.edge_app import AppDidNotStart, EdgeError, check_engine
 from workers.edge_uvicorn_protocol import Connection, Edge
 from workers.edges import listen
@@ -173,7 +173,7 @@ def test_what_is_sent_without_waiting_is_parsed_a_few_at_a_time(
     """Thousands of requests in one packet must not become thousands of objects."""
     made: list[int] = []
     release = asyncio.Event()
-    original = edge_uvicorn_exchange.Exchange
+    original = edge_exchange.Exchange
 
     class Counted(original):  # type: ignore[valid-type, misc]
         def __init__(self, *arguments: Any, **named: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypercorn.asyncio import serve
 
+from app.main import Draining
 from app.settings import load
 from tests.engines import ENGINES
 from tests.hostile import (
@@ -35,7 +36,7 @@ from tests.hostile import (
 from tests.service import Service, StartService
 from tests.store_fixture import free_port
 from tests.waiting import async_until, until
-from workers import edge_connections, edge_protocols
+from workers import edge_connections, edge_http1, edge_limits, edge_protocols
 
 
 @pytest.fixture(params=ENGINES)
@@ -121,12 +122,13 @@ def test_an_answer_that_nobody_reads_is_given_up(
     request_: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge_protocols, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(edge_limits, "SEND_SECONDS", 0.3)
     monkeypatch.setattr(edge_connections, "SEND_SECONDS", 0.3)
     monkeypatch.setattr("hypercorn.asyncio.run.TCPServer", edge_connections.Connection)
-    monkeypatch.setattr("hypercorn.protocol.H11Protocol", edge_protocols.Http1)
+    monkeypatch.setattr("hypercorn.protocol.H11Protocol", edge_http1.Http1)
     monkeypatch.setattr("hypercorn.protocol.H2Protocol", edge_protocols.Http2)
     (tmp_path / "deploy.toml").write_text("")
-    config = edge_protocols.EdgeConfig(load(tmp_path / "deploy.toml", environ={}))
+    config = edge_protocols.EdgeConfig(load(tmp_path / "deploy.toml", environ={}), Draining())
     port = free_port()
     config.bind = [f"127.0.0.1:{port}"]
     config.errorlog = None

@@ -1,7 +1,7 @@
 """Hypercorn's connections, bounded against whoever is at the other end. `install` puts them into Hypercorn.
 
 Hypercorn has settings for most of what an edge needs, and no hook for the rest, which is here and in
-`workers.edge_protocols`:
+`workers.edge_http1` and `workers.edge_protocols`:
 
 * what its parser refuses is answered in the shape of every other error of ours, with CORS headers;
 * the head of a request has a deadline, an answer that its client does not read has one, and connections
@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, cast
 
 import hypercorn.asyncio.run
 import hypercorn.protocol
@@ -29,16 +30,19 @@ from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.events import Closed, Event, RawData, Updated
 
 from app.first_step import go_on
+from workers.edge_http1 import Http1
 from workers.edge_limits import LINGER_SECONDS, SEND_SECONDS
-from workers.edge_protocols import EdgeConfig, Http1, Http2
+from workers.edge_protocols import EdgeConfig, Http2
 
 log = structlog.get_logger()
+
+ALL_THERE_IS = 2**24  # a reader holds far less
 
 
 def install() -> None:
     """From now on this process' Hypercorn uses the classes of this module."""
     hypercorn.asyncio.run.TCPServer = Connection  # type: ignore[attr-defined]
-    hypercorn.protocol.H11Protocol = Http1  # type: ignore[attr-defined]
+    hypercorn.protocol.H11Protocol = Http1  # type: ignore[attr-defined, assignment]
     hypercorn.protocol.H2Protocol = Http2  # type: ignore[attr-defined]
 
 
@@ -105,6 +109,37 @@ class Connection(TCPServer):
         self._timers.append(self.loop.call_later(SEND_SECONDS, self.writer.transport.abort))
 
     async def _read_data(self) -> None:
+        """All that is said. Until `take_over`, and over HTTP/2, Hypercorn's idle task is the deadline."""
+        spoken = self.protocol.protocol
+        if isinstance(spoken, Http1):
+            await self._speak_http1(spoken)
+        else:
+            await self._speak_http2()
+        self._has_ended = True
+        await self.protocol.handle(Closed())
+        await self.idle_task.stop()  # it would hold the connection until the end of its time
+
+    async def _speak_http1(self, http1: Http1) -> None:
+        data = await self.reader.read(ALL_THERE_IS)
+        while data and self._is_closing:
+            data = await self.reader.read(ALL_THERE_IS)
+        if not data:
+            return
+        http1.take_over(cast(asyncio.Transport, self.writer.transport), data)
+        if self.reader.at_eof() and not http1.eof_received():
+            return
+        await self.idle_task.restart(self._task_group, partial(self._shut_down, http1))
+        rest = await http1.ended
+        if rest:
+            await self.idle_task.restart(self._task_group, self._idle_timeout)
+            await self.protocol.handle(RawData(rest))
+            await self._speak_http2()
+
+    async def _shut_down(self, http1: Http1) -> None:
+        await self.context.terminated.wait()
+        http1.shutdown()
+
+    async def _speak_http2(self) -> None:
         data = b"begin"
         while data:
             try:
@@ -113,9 +148,6 @@ class Connection(TCPServer):
                 break
             if not self._is_closing:
                 await self.protocol.handle(RawData(data))
-        self._has_ended = True
-        await self.protocol.handle(Closed())
-        await self.idle_task.stop()  # it would hold the connection until the end of its time
 
     async def _initiate_server_close(self) -> None:
         self._end()

@@ -11,7 +11,7 @@ from hypercorn.asyncio import serve as serve_hypercorn
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 from hypercorn.utils import LifespanFailureError
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from app.main import Draining
 from app.settings import Settings
@@ -33,13 +33,11 @@ async def serve(
     Errors: AppDidNotStart.
     """
     install()
-    config = server_config(settings, descriptors[0])
+    config = server_config(settings, descriptors[0], draining)
     if descriptors[1:]:
         _add_http3(config, descriptors[1])
     try:
-        await serve_hypercorn(
-            cast(ASGIFramework, ending_connections(app, draining)), config, shutdown_trigger=finish.wait
-        )
+        await serve_hypercorn(cast(ASGIFramework, app), config, shutdown_trigger=finish.wait)
     except LifespanFailureError as error:
         raise AppDidNotStart(str(error)) from error
 
@@ -51,29 +49,10 @@ def _add_http3(config: Config, descriptor: int) -> None:
     config.quic_bind = [f"fd://{descriptor}"]  # and every answer over TCP names it in Alt-Svc
 
 
-def ending_connections(app: ASGIApp, draining: Draining) -> ASGIApp:
-    """`app`, whose HTTP/1.1 answers end their connections while the edge is leaving.
-
-    A kept connection that a balancer still believes in when it is closed costs the request it sends then.
-    """
-
-    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_and_end(message: Message) -> None:
-            # Looked at now, not when the request came: it may have been in flight at the signal.
-            if draining.is_set and message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
-
-        is_old = scope["type"] == "http" and scope["http_version"].startswith("1")
-        await app(scope, receive, send_and_end if is_old else send)
-
-    return wrapped
-
-
-def server_config(settings: Settings, descriptor: int) -> Config:
+def server_config(settings: Settings, descriptor: int, draining: Draining) -> Config:
     """Hypercorn's configuration for one process on an open listening socket."""
     server = settings.server
-    config = EdgeConfig(settings)
+    config = EdgeConfig(settings, draining)
     config.bind = [f"fd://{descriptor}"]
     config.backlog = server.backlog
     config.keep_alive_timeout = server.keep_alive_timeout

@@ -21,7 +21,6 @@ import contextlib
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from app.errors import ApiError
@@ -29,7 +28,7 @@ from app.gate import AnswerHeaders
 from app.main import Draining
 from app.settings import Settings
 from workers import edge_limits
-from workers.edge_uvicorn_exchange import Exchange
+from workers.edge_exchange import STATUS_LINES, Exchange
 from workers.edge_uvicorn_requests import Requests
 
 
@@ -213,7 +212,7 @@ class Connection(Requests):
 
     def _answer_refusal(self, error: ApiError) -> None:
         headers, body = self.edge.answer_headers.refuse(error)
-        lines = [STATUS_LINE[error.row.status], self.edge.date_line, b"connection: close\r\n"]
+        lines = [STATUS_LINES[error.row.status], self.edge.date_line, b"connection: close\r\n"]
         lines += [b"%b: %b\r\n" % header for header in headers]
         self.write(b"".join([*lines, b"\r\n", body]))
         self._end()

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from app.errors import ApiError
+from workers.edge_exchange import Exchange
 from workers.edge_limits import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
@@ -24,7 +25,6 @@ from workers.edge_limits import (
     head_too_large,
     no_request,
 )
-from workers.edge_uvicorn_exchange import Exchange
 
 if TYPE_CHECKING:
     from workers.edge_uvicorn_protocol import Connection

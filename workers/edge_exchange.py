@@ -1,29 +1,81 @@
-"""One request and its answer under uvicorn: `receive` and `send`, as an ASGI app is given them.
+"""One request and its answer over HTTP/1.1, under either server: an ASGI app's `receive` and `send`.
 
-In the place of uvicorn's RequestResponseCycle, for what it does not do: a client that only closed its sending
-side still gets its answer, an answer while the edge is leaving ends the connection, an error is one line of
-the log. And for speed, since this runs for every event: a body that came in one piece is passed on as it
-is, head and body leave in one write, and a line break in a header is looked for once, not in each of them.
-Next: `workers.edge_uvicorn_protocol`, which makes these and is told when they end.
+In the place of what uvicorn (RequestResponseCycle) and Hypercorn (HTTPStream and its queues) have, for what
+they do not do: a client that only closed its sending side still gets its answer, an answer while the edge is
+leaving ends the connection, an error is one line of the log. And for speed, since this runs for every event:
+a body that came in one piece is passed on as it is, head and body leave in one write, and a line break in a
+header is looked for once, not in each of them. Next: `workers.edge_http1` or `workers.edge_uvicorn_protocol`,
+which make these and are told when they end.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Protocol
 
 import structlog
 from starlette.types import ASGIApp, Message
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.errors import ApiError, Kind
 
-if TYPE_CHECKING:
-    from workers.edge_uvicorn_protocol import Connection
-
+STATUS_LINES = {
+    **{status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 600)},
+    **{one.value: b"HTTP/1.1 %d %b\r\n" % (one.value, one.phrase.encode()) for one in HTTPStatus},
+}
 DISCONNECT: Message = {"type": "http.disconnect"}
 
 log = structlog.get_logger()
+
+
+class Flow(Protocol):
+    """Whether the client takes what it is sent, and whether we take what it sends."""
+
+    @property
+    def write_paused(self) -> bool: ...
+
+    async def drain(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class Leaving(Protocol):
+    """Set once the edge is leaving."""
+
+    is_set: bool
+
+
+class EdgeOfAll(Protocol):
+    """What the connections of one process share. `date_line`: `date`, and what else each answer carries."""
+
+    @property
+    def date_line(self) -> bytes: ...
+
+    @property
+    def draining(self) -> Leaving: ...
+
+    @property
+    def tasks(self) -> set[asyncio.Task[None]]: ...
+
+
+class Carrier(Protocol):
+    """The connection."""
+
+    transport: asyncio.Transport
+
+    @property
+    def edge(self) -> EdgeOfAll: ...
+
+    @property
+    def flow(self) -> Flow: ...
+
+    @property
+    def write(self) -> Callable[[bytes], None]: ...
+
+    def answered(self, exchange: Exchange) -> None: ...
+
+    def refuse(self, error: ApiError, exchange: Exchange) -> None: ...
 
 
 class Exchange:
@@ -35,9 +87,7 @@ class Exchange:
         "more_body", "task",
     )  # fmt: skip
 
-    def __init__(
-        self, connection: Connection, scope: Any, *, keep_alive: bool, expects_continue: bool
-    ) -> None:
+    def __init__(self, connection: Carrier, scope: Any, *, keep_alive: bool, expects_continue: bool) -> None:
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
         self.more_body = True  # the end of the request has not come yet
@@ -160,7 +210,7 @@ class Exchange:
     def _make_head(self, message: Message) -> bytes:
         edge = self._connection.edge
         status: int = message["status"]
-        lines = [STATUS_LINE[status], edge.date_line]
+        lines: list[bytes] = []
         length: int | None = None
         is_closing = edge.draining.is_set or not self.keep_alive
         for name, value in message["headers"]:
@@ -188,7 +238,7 @@ class Exchange:
         head = b"".join(lines)
         if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
             raise RuntimeError("a header of the answer has a line break in it")
-        return head + b"\r\n"
+        return b"".join((STATUS_LINES[status], edge.date_line, head, b"\r\n"))
 
     def _break_off(self) -> None:
         """The answer will not be completed: say so if nothing of it was sent, else cut the connection."""

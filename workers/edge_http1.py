@@ -1,0 +1,309 @@
+"""HTTP/1.1 on one connection of Hypercorn's: read by h11, strictly; answered by `workers.edge_exchange`.
+
+In the place of Hypercorn's H11Protocol and HTTPStream, which spend most of a request on handing it on: two
+queues, a task that is cancelled and made anew for each pause between two requests, one more for each read's
+deadline, and three writes with a lock and a deadline each. Here bytes go from the socket into h11 and from
+there to the app without another task, an answer leaves in one write, and one timer for each connection looks
+whether something took too long. h11 reads requests only: a new parser for each, so that none has to be told
+about answers. docs/performance.md, "What Hypercorn costs", has the figures.
+
+`workers.edge_connections` says what is promised besides, and puts this on a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, cast
+
+import h11
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.events import Event, RawData
+from hypercorn.protocol.h11 import H2ProtocolAssumedError
+
+from app.errors import ApiError
+from workers import edge_limits
+from workers.edge_exchange import STATUS_LINES, Exchange
+from workers.edge_head import Head
+from workers.edge_limits import MAX_HEAD_BYTES
+from workers.edge_protocols import EdgeConfig
+
+HIGH_WATER_BYTES = 64 * 1024  # of a body that wait for the app; then we stop reading
+CONTINUE = h11.InformationalResponse(status_code=100, headers=[])
+
+
+class Http1(asyncio.Protocol):
+    """The transport's protocol from `take_over` on, unless the client turns out to speak HTTP/2."""
+
+    transport: asyncio.Transport
+
+    def __init__(  # noqa: PLR0917  (as Hypercorn calls it)
+        self,
+        app: Any,
+        config: EdgeConfig,
+        context: Any,
+        task_group: Any,
+        connection_state: Any,
+        ssl: bool,
+        client: tuple[str, int] | None,
+        server: tuple[str, int] | None,
+        _send: Any,
+    ) -> None:
+        self.edge = config
+        self.flow = self
+        self.running: Exchange | None = None  # the request that is being answered
+        self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._app = cast(ASGIWrapper, app).app
+        self._context = context
+        self._tasks = task_group
+        self._scope = {
+            "type": "http",
+            "asgi": {"spec_version": "2.1", "version": "3.0"},
+            "scheme": "https" if ssl else "http",
+            "root_path": config.root_path,
+            "extensions": {},
+            "client": client,
+            "server": server,
+        }
+        self._state = connection_state
+        self._loop = asyncio.get_running_loop()
+        self._parser = self._new_parser()
+        self._requests_left = config.keep_alive_max_requests
+        self._can_write = asyncio.Event()
+        self._can_write.set()
+        self._write_paused_at = 0.0
+        self._head_began = 0.0  # 0 unless part of a head is there
+        self._idle_since = self._loop.time()
+        self._is_reading = True
+        self._is_deaf = False  # what still comes is not read as HTTP
+        self._has_ended = False  # all is said
+        self._has_left = False  # the client has closed its side
+        self._timers: list[asyncio.TimerHandle] = []
+
+    # --- Hypercorn ----------------------------------------------------------------------------------
+
+    async def initiate(self) -> None:
+        """Nothing: `take_over` begins."""
+
+    async def handle(self, event: Event) -> None:
+        """Bytes come here only when they are HTTP/2: Hypercorn takes this for the sign to change over."""
+        if isinstance(event, RawData):
+            raise H2ProtocolAssumedError(event.data)
+        if self.running is not None:
+            self.running.lose()
+
+    # --- the transport ------------------------------------------------------------------------------
+
+    def take_over(self, transport: asyncio.Transport, data: bytes) -> None:
+        """From now on what arrives comes here, after `data`. `ended` has a result when all is over:
+        empty, or what a client sent that speaks HTTP/2 without having asked."""
+        self.transport = transport
+        self.write = transport.write
+        self._streams = transport.get_protocol()
+        transport.set_protocol(self)
+        self._look_seconds = min(
+            self.edge.head_seconds, self.edge.keep_alive_timeout, edge_limits.SEND_SECONDS
+        )
+        self._timers.append(self._loop.call_later(self._look_seconds, self._look))
+        self.data_received(data)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return
+        self._parser.receive_data(data)
+        running = self.running
+        if running is None or running.more_body:
+            self._read()
+        else:
+            self._pause_reading()  # it did not wait for its answer
+
+    def eof_received(self) -> bool:
+        self._has_left = True
+        running = self.running
+        if running is None or self._has_ended or self._scope["scheme"] == "https":  # TLS has no half-closing
+            return False
+        running.has_left = True
+        running.wake()
+        return True  # it may only have closed its sending side: answered() hangs up
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_deaf = self._has_ended = True
+        for timer in self._timers:
+            timer.cancel()
+        if self.running is not None:
+            self.running.lose()
+            self.running = None
+        self._can_write.set()
+        self._streams.connection_lost(exc)
+        self._finish(b"")
+
+    def pause_writing(self) -> None:
+        self._write_paused_at = self._loop.time()
+        self._can_write.clear()
+        cast(asyncio.Protocol, self._streams).pause_writing()
+
+    def resume_writing(self) -> None:
+        self._write_paused_at = 0.0
+        self._can_write.set()
+        cast(asyncio.Protocol, self._streams).resume_writing()
+
+    @property
+    def write_paused(self) -> bool:
+        """Does the client not take what it is sent?"""
+        return not self._can_write.is_set()
+
+    async def drain(self) -> None:
+        """Wait until it does; `_look` is the deadline."""
+        await self._can_write.wait()
+
+    def resume_reading(self) -> None:
+        """There is room for what the client sends."""
+        if not self._is_reading:
+            self._is_reading = True
+            self.transport.resume_reading()
+
+    def _pause_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self.transport.pause_reading()
+
+    def _finish(self, rest: bytes) -> None:
+        if not self.ended.done():
+            self.ended.set_result(rest)
+
+    # --- what is asked ------------------------------------------------------------------------------
+
+    def _new_parser(self) -> h11.Connection:
+        return h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+
+    def _read(self) -> None:
+        """What there is of one request."""
+        parser = self._parser
+        try:
+            while True:
+                event: Any = parser.next_event()
+                kind = type(event)
+                if kind is h11.Data:
+                    if self.running is not None and self.running.add_body(event.data) > HIGH_WATER_BYTES:
+                        self._pause_reading()
+                elif kind is h11.EndOfMessage:
+                    if self.running is not None:
+                        self.running.more_body = False
+                        self.running.wake()
+                    return
+                elif kind is not h11.Request:
+                    break
+                elif not self._begin(Head(event)):
+                    return
+        except h11.RemoteProtocolError as error:
+            self._refuse_rest(self._error(error.error_status_hint))
+            return
+        if self.running is None and not self._head_began and parser.trailing_data[0]:
+            self._head_began = self._loop.time()
+
+    def _begin(self, head: Head) -> bool:
+        """Give a request to the app, whose task runs when what came with its head has been read, too."""
+        parser = self._parser
+        if head.is_http2:
+            self._hand_over(b"PRI * HTTP/2.0\r\n\r\n" + parser.trailing_data[0])
+            return False
+        self._head_began = 0.0
+        self._requests_left -= 1
+        if parser.they_are_waiting_for_100_continue:
+            parser.send(CONTINUE)
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        scope = {**self._scope, **head.scope(), "state": self._state.copy()}
+        keep_alive = head.keep_alive and self._requests_left > 0
+        exchange = self.running = Exchange(self, scope, keep_alive=keep_alive, expects_continue=False)
+        self._tasks.spawn(exchange.run, self._app)
+        return True
+
+    def _hand_over(self, data: bytes) -> None:
+        """To HTTP/2."""
+        for timer in self._timers:
+            timer.cancel()
+        self.transport.set_protocol(self._streams)
+        self._finish(data)
+
+    # --- what is answered ---------------------------------------------------------------------------
+
+    def answered(self, exchange: Exchange) -> None:
+        """The whole answer is on its way: go on with the next request, or end."""
+        if exchange is not self.running:
+            return
+        self.running = None
+        if not exchange.keep_alive or exchange.more_body or self._context.terminated.is_set():
+            self._end()
+            return
+        self._idle_since = self._loop.time()
+        rest, _ = self._parser.trailing_data
+        self._parser = self._new_parser()
+        if rest:
+            self._parser.receive_data(rest)
+            self._read()
+        self.resume_reading()
+        if self.running is None and self._has_left:
+            self._end()
+
+    def refuse(self, error: ApiError, exchange: Exchange) -> None:
+        """Answer `error` in the place of `exchange`, which can give none."""
+        if exchange is self.running:
+            self._answer_refusal(error)
+
+    def _refuse_rest(self, error: ApiError) -> None:
+        self._is_deaf = True
+        if self.running is not None:
+            if self.running.has_begun:
+                self.running.keep_alive = False
+                return
+            self.running.lose()
+        self._answer_refusal(error)
+
+    def _answer_refusal(self, error: ApiError) -> None:
+        self.running = None
+        headers, body = self.edge.answer_headers.refuse(error)
+        lines = [STATUS_LINES[error.row.status], self.edge.date_line, b"connection: close\r\n"]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        self.write(b"".join([*lines, b"\r\n", body]))
+        self._end()
+
+    def _error(self, status: int) -> ApiError:
+        return edge_limits.head_too_large() if status == 431 else edge_limits.no_request()
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """The edge ends: what is idle does, too."""
+        if self.running is None:
+            self._end()
+
+    def _end(self) -> None:
+        """We have said all: let the client read it, and hang up."""
+        if self._has_ended:
+            return
+        self._has_ended = self._is_deaf = True
+        with contextlib.suppress(NotImplementedError, OSError, RuntimeError):  # TLS has no half-closing
+            self.transport.write_eof()
+        self.resume_reading()
+        seconds = 0.0 if self._has_left else edge_limits.LINGER_SECONDS
+        self._timers.append(self._loop.call_later(seconds, self.transport.close))
+        self._timers.append(self._loop.call_later(edge_limits.SEND_SECONDS, self.transport.abort))
+
+    def _look(self) -> None:
+        """Has something taken too long? Each deadline is at least `look_seconds`, so none is missed."""
+        now = self._loop.time()
+        due, act = now + self._look_seconds, self._end
+        if self._write_paused_at:
+            due, act = self._write_paused_at + edge_limits.SEND_SECONDS, self.transport.abort
+        elif self._head_began:
+            due, act = self._head_began + self.edge.head_seconds, self._give_up_head
+        elif self.running is None:
+            due = self._idle_since + self.edge.keep_alive_timeout
+        if due <= now:
+            act()
+        elif not self._has_ended:
+            self._timers[0] = self._loop.call_at(due, self._look)
+
+    def _give_up_head(self) -> None:
+        self._head_began = 0.0
+        self._refuse_rest(edge_limits.head_too_late(self.edge.head_seconds))
