@@ -1,4 +1,7 @@
-"""Connections under uvicorn, in this process and with apps of the tests' own: what the service's app cannot show."""
+"""Connections of an edge, in this process and with apps of the tests' own: what the service's app cannot show.
+
+Under both servers, where both promise it; the rest is uvicorn's.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,9 @@ import uvloop
 
 from app.main import Draining
 from app.settings import load
+from tests.engines import ENGINES
 from tests.waiting import async_until
-from workers import edge_exchange, edge_limits, edge_uvicorn, edge_uvicorn_requests
+from workers import edge_exchange, edge_hypercorn, edge_limits, edge_uvicorn, edge_uvicorn_requests
 from workers.edge_app import AppDidNotStart, EdgeError, check_engine
 from workers.edge_uvicorn_protocol import Connection, Edge
 from workers.edges import listen
@@ -38,15 +42,16 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 @contextlib.asynccontextmanager
 async def served(
-    app: App, tmp_path: Path, server: str = ""
+    app: App, tmp_path: Path, server: str = "", engine: str = "uvicorn"
 ) -> AsyncIterator[tuple[int, asyncio.Event, Draining]]:
     """A running server: its port, what ends it, and whether it is leaving."""
-    (tmp_path / "deploy.toml").write_text(f'[server]\nengine = "uvicorn"\n{server}')
+    (tmp_path / "deploy.toml").write_text(f'[server]\nengine = "{engine}"\n{server}')
     settings = load(tmp_path / "deploy.toml", environ={})
     listener = listen("127.0.0.1", 0, 100, how="")
     finish, draining = asyncio.Event(), Draining()
     port = listener.getsockname()[1]
-    task = asyncio.create_task(edge_uvicorn.serve(app, settings, (listener.detach(),), draining, finish))
+    serve = {"uvicorn": edge_uvicorn.serve, "hypercorn": edge_hypercorn.serve}[engine]
+    task = asyncio.create_task(serve(app, settings, (listener.detach(),), draining, finish))
     try:
         yield port, finish, draining
     finally:
@@ -84,7 +89,10 @@ def plain(body: bytes = b"ok", status: int = 200, *headers: tuple[bytes, bytes])
     return app
 
 
-def test_an_answer_that_nobody_reads_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_answer_that_nobody_reads_is_given_up(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(edge_limits, "SEND_SECONDS", 0.3)
     in_flight: list[int] = []
 
@@ -98,7 +106,7 @@ def test_an_answer_that_nobody_reads_is_given_up(tmp_path: Path, monkeypatch: py
         in_flight.append(-1)
 
     async def test() -> None:
-        async with served(endless, tmp_path) as (port, _, _):
+        async with served(endless, tmp_path, engine=engine) as (port, _, _):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             writer.write(GET)
@@ -158,9 +166,10 @@ def test_an_answer_to_who_has_gone_is_no_error(tmp_path: Path, monkeypatch: pyte
     run(test)
 
 
-def test_a_connection_that_says_nothing_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_connection_that_says_nothing_ends(engine: str, tmp_path: Path) -> None:
     async def test() -> None:
-        async with served(plain(), tmp_path, "keep_alive_timeout = 0.2\n") as (port, _, _):
+        async with served(plain(), tmp_path, "keep_alive_timeout = 0.2\n", engine=engine) as (port, _, _):
             assert await ask(port, b"") == b""
             assert (await ask(port, GET)).count(b"200 OK") == 1
 
@@ -202,13 +211,14 @@ def test_what_is_sent_without_waiting_is_parsed_a_few_at_a_time(
     run(test)
 
 
-def test_a_wish_to_upgrade_keeps_its_body(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_wish_to_upgrade_keeps_its_body(engine: str, tmp_path: Path) -> None:
     upgrade = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: x\r\n"
     post = b"POST / HTTP/1.1\r\nhost: x\r\n" + upgrade + b"content-length: 5\r\n\r\nGET /"
     last = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
     async def test() -> None:
-        async with served(plain(), tmp_path) as (port, _, _):
+        async with served(plain(), tmp_path, engine=engine) as (port, _, _):
             for data in (post + last, post * 3 + last):
                 answer = await ask(port, data)
                 assert answer.count(b"200 OK") == data.count(b"HTTP/1.1")
@@ -218,7 +228,8 @@ def test_a_wish_to_upgrade_keeps_its_body(tmp_path: Path) -> None:
     run(test)
 
 
-def test_requests_are_the_same_however_their_bytes_arrive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_requests_are_the_same_however_their_bytes_arrive(engine: str, tmp_path: Path) -> None:
     random = Random(4)
     post = b"POST / HTTP/1.1\r\nhost: x\r\n"
     upgrade = b"connection: upgrade\r\nupgrade: h2c\r\n"
@@ -233,7 +244,7 @@ def test_requests_are_the_same_however_their_bytes_arrive(tmp_path: Path) -> Non
     last = b"GET /last HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
     async def test() -> None:
-        async with served(plain(), tmp_path) as (port, _, _):
+        async with served(plain(), tmp_path, engine=engine) as (port, _, _):
             for _ in range(60):
                 chosen = random.choices(requests, k=12)
                 data = b"".join(request for request, _ in chosen) + last
@@ -276,8 +287,9 @@ def test_a_connection_ends_after_its_share_of_requests(
         ({"status": 200, "headers": [(b"connection", b"close")]}, b"", b"200"),
     ],
 )
-def test_an_app_that_answers_wrongly(
-    tmp_path: Path, start: Any, body: Any, head: bytes, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_app_that_answers_wrongly(  # noqa: PLR0917
+    engine: str, tmp_path: Path, start: Any, body: Any, head: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -289,7 +301,7 @@ def test_an_app_that_answers_wrongly(
             await send({"type": "http.response.body", "body": body})
 
     async def test() -> None:
-        async with served(app, tmp_path, "keep_alive_timeout = 0.2\n") as (port, _, _):
+        async with served(app, tmp_path, "keep_alive_timeout = 0.2\n", engine=engine) as (port, _, _):
             answer = await ask(port, GET)
         first, _, content = answer.partition(b"\r\n\r\n")
         assert first.startswith(b"HTTP/1.1 " + head)
@@ -302,7 +314,8 @@ def test_an_app_that_answers_wrongly(
     run(test)
 
 
-def test_an_answer_without_a_length(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_answer_without_a_length(engine: str, tmp_path: Path) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
@@ -311,7 +324,7 @@ def test_an_answer_without_a_length(tmp_path: Path) -> None:
         await send({"type": "http.response.body", "body": b"two"})
 
     async def test() -> None:
-        async with served(app, tmp_path) as (port, _, _):
+        async with served(app, tmp_path, engine=engine) as (port, _, _):
             close = b"host: x\r\nconnection: close\r\n\r\n"
             assert (await ask(port, b"GET / HTTP/1.1\r\n" + close)).endswith(
                 b"\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
@@ -324,7 +337,8 @@ def test_an_answer_without_a_length(tmp_path: Path) -> None:
     run(test)
 
 
-def test_leaving_then_finishing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_leaving_then_finishing(engine: str, tmp_path: Path) -> None:
     """Answers end their connections at once; what is idle ends at the end; what never ends is cut off."""
     stuck: list[bool] = []
 
@@ -338,7 +352,11 @@ def test_leaving_then_finishing(tmp_path: Path) -> None:
         await plain()(scope, receive, send)
 
     async def test() -> None:
-        async with served(app, tmp_path, "graceful_timeout = 0.3\n") as (port, finish, draining):
+        async with served(app, tmp_path, "graceful_timeout = 0.3\n", engine=engine) as (
+            port,
+            finish,
+            draining,
+        ):
             idle = asyncio.create_task(ask(port, GET))
             waiting = asyncio.create_task(ask(port, b"GET /stuck HTTP/1.1\r\nhost: x\r\n\r\n"))
             await async_until(value(lambda: bool(stuck)), 5, "the stuck request")

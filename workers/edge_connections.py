@@ -120,9 +120,11 @@ class Connection(TCPServer):
         await self.idle_task.stop()  # it would hold the connection until the end of its time
 
     async def _speak_http1(self, http1: Http1) -> None:
-        data = await self.reader.read(ALL_THERE_IS)
-        while data and self._is_closing:
+        data = b""
+        with contextlib.suppress(OSError):
             data = await self.reader.read(ALL_THERE_IS)
+            while data and self._is_closing:
+                data = await self.reader.read(ALL_THERE_IS)
         if not data:
             return
         http1.take_over(cast(asyncio.Transport, self.writer.transport), data)

@@ -25,7 +25,7 @@ class Head:
         self.request = request
         self.headers: list[tuple[bytes, bytes]] = []
         version = request.http_version
-        self.keep_alive = version == b"1.1"
+        self.keep_alive = version == b"1.1" and request.method != b"CONNECT"  # what follows is not HTTP
         size = len(request.target)
         framing = 0
         for raw_name, value in request.headers.raw_items():

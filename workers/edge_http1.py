@@ -5,9 +5,7 @@ queues, a task that is cancelled and made anew for each pause between two reques
 deadline, and three writes with a lock and a deadline each. Here bytes go from the socket into h11 and from
 there to the app without another task, an answer leaves in one write, and one timer for each connection looks
 whether something took too long. h11 reads requests only: a new parser for each, so that none has to be told
-about answers. docs/performance.md, "What Hypercorn costs", has the figures.
-
-`workers.edge_connections` says what is promised besides, and puts this on a connection.
+about answers. Figures: docs/performance.md, "What Hypercorn costs". Promises: `workers.edge_connections`.
 """
 
 from __future__ import annotations
@@ -25,11 +23,10 @@ from app.errors import ApiError
 from workers import edge_limits
 from workers.edge_exchange import STATUS_LINES, Exchange
 from workers.edge_head import Head
-from workers.edge_limits import MAX_HEAD_BYTES
+from workers.edge_limits import MAX_HEAD_BYTES, head_too_large, head_too_late, no_request
 from workers.edge_protocols import EdgeConfig
 
 HIGH_WATER_BYTES = 64 * 1024  # of a body that wait for the app; then we stop reading
-CONTINUE = h11.InformationalResponse(status_code=100, headers=[])
 
 
 class Http1(asyncio.Protocol):
@@ -52,7 +49,8 @@ class Http1(asyncio.Protocol):
         self.edge = config
         self.flow = self
         self.running: Exchange | None = None  # the request that is being answered
-        self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[bytes] = self._loop.create_future()
         self._app = cast(ASGIWrapper, app).app
         self._context = context
         self._tasks = task_group
@@ -66,7 +64,6 @@ class Http1(asyncio.Protocol):
             "server": server,
         }
         self._state = connection_state
-        self._loop = asyncio.get_running_loop()
         self._parser = self._new_parser()
         self._requests_left = config.keep_alive_max_requests
         self._can_write = asyncio.Event()
@@ -79,8 +76,6 @@ class Http1(asyncio.Protocol):
         self._has_ended = False  # all is said
         self._has_left = False  # the client has closed its side
         self._timers: list[asyncio.TimerHandle] = []
-
-    # --- Hypercorn ----------------------------------------------------------------------------------
 
     async def initiate(self) -> None:
         """Nothing: `take_over` begins."""
@@ -196,7 +191,8 @@ class Http1(asyncio.Protocol):
                 elif not self._begin(Head(event)):
                     return
         except h11.RemoteProtocolError as error:
-            self._refuse_rest(self._error(error.error_status_hint))
+            is_large = error.error_status_hint == head_too_large().row.status
+            self._refuse_rest(head_too_large() if is_large else no_request())
             return
         if self.running is None and not self._head_began and parser.trailing_data[0]:
             self._head_began = self._loop.time()
@@ -209,12 +205,10 @@ class Http1(asyncio.Protocol):
             return False
         self._head_began = 0.0
         self._requests_left -= 1
-        if parser.they_are_waiting_for_100_continue:
-            parser.send(CONTINUE)
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         scope = {**self._scope, **head.scope(), "state": self._state.copy()}
         keep_alive = head.keep_alive and self._requests_left > 0
-        exchange = self.running = Exchange(self, scope, keep_alive=keep_alive, expects_continue=False)
+        expects = parser.they_are_waiting_for_100_continue
+        exchange = self.running = Exchange(self, scope, keep_alive=keep_alive, expects_continue=expects)
         self._tasks.spawn(exchange.run, self._app)
         return True
 
@@ -267,9 +261,6 @@ class Http1(asyncio.Protocol):
         self.write(b"".join([*lines, b"\r\n", body]))
         self._end()
 
-    def _error(self, status: int) -> ApiError:
-        return edge_limits.head_too_large() if status == 431 else edge_limits.no_request()
-
     # --- the end ------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
@@ -302,8 +293,8 @@ class Http1(asyncio.Protocol):
         if due <= now:
             act()
         elif not self._has_ended:
-            self._timers[0] = self._loop.call_at(due, self._look)
+            self._timers[0] = self._loop.call_at(min(due, now + self._look_seconds), self._look)
 
     def _give_up_head(self) -> None:
         self._head_began = 0.0
-        self._refuse_rest(edge_limits.head_too_late(self.edge.head_seconds))
+        self._refuse_rest(head_too_late(self.edge.head_seconds))

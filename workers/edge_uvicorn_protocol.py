@@ -254,7 +254,7 @@ class Connection(Requests):
         if due <= now:
             act()
         elif not self._has_ended:
-            self._timers[0] = self.loop.call_at(due, self._look)
+            self._timers[0] = self.loop.call_at(min(due, now + self.edge.look_seconds), self._look)
 
     def _give_up_head(self) -> None:
         self.head_began = 0.0
