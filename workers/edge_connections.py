@@ -89,7 +89,7 @@ class Connection(TCPServer):
             drain = self.writer.drain()
             try:
                 rest = go_on(drain, drain.send(None))
-            except StopIteration:  # there was room: a deadline for that costs 3 us, three times a request
+            except StopIteration:  # there was room: a deadline for that costs 3 us, three times an answer
                 return
             async with asyncio.timeout(SEND_SECONDS), self.send_lock:
                 await rest
