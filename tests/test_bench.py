@@ -296,7 +296,7 @@ def test_ctrl_c_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
     try:
-        until(lambda: len(of(tmp_path)) >= 5, 60, "wrk, Redis, a supervisor and an edge")
+        until(lambda: len(of(tmp_path)) >= 4, 60, "the bench, Redis, a supervisor and an edge")
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130, (tmp_path / "log").read_text()

@@ -184,7 +184,7 @@ class Topology:
             listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
             self._listeners.append(listener)
             self.edge_urls.append(f"http://127.0.0.1:{listener.getsockname()[1]}")
-            self._linked(f"edge {number}", str(listener.fileno()), pass_fds=(listener.fileno(),))
+            self._linked(f"edge {number}", "0", str(listener.fileno()), pass_fds=(listener.fileno(),))
         for number in range(DRAINS):
             self._linked(f"drain {number}")
         urls = [f"{url}/readyz?strict" for url in self.edge_urls]
