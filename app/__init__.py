@@ -3,7 +3,9 @@
 The promise: a 200 means the event is on disk; it is in query results once, about a second later, whatever
 crashed in between; and no event that was accepted disappears without a named outcome.
 
-Read an event's life from socket to table in this order:
+Read an event's life from socket to table in this order. Before the app stands a server: workers.edge starts
+it, workers.edge_hypercorn (edge_connections, edge_http1, edge_head) or workers.edge_uvicorn (…_protocol,
+…_requests) reads the socket, workers.edge_exchange gives the app a request and takes its answer.
 
      1  app.gate        request id, CORS, a bound on requests in flight
      2  app.main        which route leads where
@@ -35,9 +37,9 @@ And a question's way back:
 
 What became of an event is told by
 
-    16  app.watermark   to those who wait for it (`?ack=stored`)
-    17  app.receipt     to those who ask, wherever it is (`app.whereabouts`)
-    18  app.dead        for what was set aside: list, show, replay, purge
+    17  app.watermark   to those who wait for it (`?ack=stored`)
+    18  app.receipt     to those who ask, wherever it is (`app.whereabouts`)
+    19  app.dead        for what was set aside: list, show, replay, purge
 
 Files of events come in by another door, through the same rules: `workers.import_run`.
 

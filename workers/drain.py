@@ -220,6 +220,8 @@ class PartitionDrain:
             await self._carry_out(plan, batch.items, resumed=False)
             if ahead is not None and not self._gives_back.is_set():
                 await ahead
+            elif ahead is not None:
+                following = Batch()  # reading is cut off, maybe in the middle of an entry
         finally:
             if ahead is not None:
                 await redis_client.stop_tasks(ahead)
