@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from random import Random
@@ -20,10 +21,12 @@ import uvloop
 
 from app.main import Draining
 from app.settings import load
+from tests.certificate import tls
 from tests.engines import ENGINES
 from tests.waiting import async_until
 from workers import edge_exchange, edge_hypercorn, edge_limits, edge_uvicorn, edge_uvicorn_requests
 from workers.edge_app import AppDidNotStart, EdgeError, check_engine
+from workers.edge_head import Head
 from workers.edge_uvicorn_protocol import Connection, Edge
 from workers.edges import listen
 
@@ -207,6 +210,131 @@ def test_what_is_sent_without_waiting_is_parsed_a_few_at_a_time(
             assert len(made) < 200
             release.set()
             assert (await asking).count(b"200 OK") == 5001
+
+    run(test)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_who_has_left_is_not_waited_for(engine: str, tmp_path: Path) -> None:
+    """A client sends two requests and half a third, and closes its side: no more can come."""
+    cut = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf"
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.05)  # it has left before the second one is begun
+        await plain()(scope, receive, send)
+
+    async def test() -> None:
+        async with served(app, tmp_path, engine=engine) as (port, _, _):
+            for padding in (b"", b"a: " + bytes(3000).replace(b"\0", b"b") + b"\r\n"):  # parsed, or not yet
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(GET + GET[:-2] + padding + b"\r\n" + cut)
+                writer.write_eof()
+                async with asyncio.timeout(5):
+                    answers = await reader.read()
+                writer.close()
+                assert answers.count(b"200 OK") == 3
+                assert answers.count(b"got: half\r\n") == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_answer_before_the_body_says_what_becomes_of_it(engine: str, tmp_path: Path) -> None:
+    """What follows may be the body or the next request where the client waited to be told to continue."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"] != "/early":
+            await plain()(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    early = b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n" % len(GET)
+    close = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+    async def test() -> None:
+        async with served(app, tmp_path, engine=engine) as (port, _, _):
+            for expect in (b"", b"expect: 100-continue\r\n"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(early + expect + b"\r\n")
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 413")
+                is_ending = engine == "hypercorn" or bool(expect)
+                assert (b"connection: close" in head) == is_ending
+                writer.write(GET + close)  # the body, which is no request
+                answers = await reader.read()
+                assert answers.count(b"200 OK") == (not is_ending)
+                writer.close()
+            whole = await ask(port, early + b"expect: 100-continue\r\n\r\n" + GET + close)
+            assert whole.count(b"200 OK") == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_head_that_has_begun_when_the_edge_ends(engine: str, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with served(plain(), tmp_path, engine=engine) as (port, finish, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(GET[:20])
+            await asyncio.sleep(0.1)
+            finish.set()
+            await asyncio.sleep(0.1)
+            writer.write(GET[20:])
+            assert (await reader.read()).startswith(b"HTTP/1.1 200")
+            writer.close()
+
+    run(test)
+
+
+def test_a_head_is_refused_before_its_headers_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    original = Head.__init__
+
+    def count(head: Head, request: Any) -> None:
+        read.append(len(request.headers))
+        original(head, request)
+
+    monkeypatch.setattr(Head, "__init__", count)
+
+    async def test() -> None:
+        async with served(plain(), tmp_path, engine="hypercorn") as (port, _, _):
+            head = GET[:-2] + b"a:\r\n" * 60_000 + b"\r\n"
+            assert (await ask(port, head)).startswith(b"HTTP/1.1 431")
+            assert (await ask(port, GET * 20_000 + head)).count(b"200 OK") > 0
+        assert max(read) < 20_000
+
+    run(test)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_who_ends_tls_is_sent_no_more(engine: str, tmp_path: Path, certificate: Path) -> None:
+    """Each further write would be a line of uvloop's in the log."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        connection = receive.__self__._connection
+        connection.write = seen.append
+        seen.append(connection.eof_received())  # as uvloop calls it: false lets it close
+        for more in (True, False):
+            await send({"type": "http.response.body", "body": b"x", "more_body": more})
+        seen.append("end")
+
+    async def test() -> None:
+        async with served(app, tmp_path, tls(certificate), engine=engine) as (port, _, _):
+            context = ssl.create_default_context(cafile=str(certificate))
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            writer.write(GET)
+            await reader.readuntil(b"x")
+            await async_until(value(lambda: seen[-1:] == ["end"]), 5, "the end of the answer")
+            writer.transport.abort()
+        assert [one for one in seen if one] == ["end"]
 
     run(test)
 

@@ -61,6 +61,8 @@ class Connection(TCPServer):
         self._timers: list[asyncio.TimerHandle] = []
         try:
             await super().run()
+        except OSError:
+            pass  # it was gone before we knew whose it was
         except Exception as error:
             log.warning("a connection broke", error=repr(error)[:200])
         finally:
@@ -127,9 +129,10 @@ class Connection(TCPServer):
                 data = await self.reader.read(ALL_THERE_IS)
         if not data:
             return
-        http1.take_over(cast(asyncio.Transport, self.writer.transport), data)
-        if self.reader.at_eof() and not http1.eof_received():
-            return
+        transport = cast(asyncio.Transport, self.writer.transport)
+        http1.take_over(transport, data)
+        if transport.is_closing() or (self.reader.at_eof() and not http1.eof_received()):
+            return  # it has gone, and who came too late to be told need not wait for that
         await self.idle_task.restart(self._task_group, partial(self._shut_down, http1))
         rest = await http1.ended
         if rest:

@@ -19,6 +19,7 @@ import structlog
 from starlette.types import ASGIApp, Message
 
 from app.errors import ApiError, Kind
+from app.gate import AnswerHeaders
 
 STATUS_LINES = {
     **{status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 600)},
@@ -27,6 +28,13 @@ STATUS_LINES = {
 DISCONNECT: Message = {"type": "http.disconnect"}
 
 log = structlog.get_logger()
+
+
+def refusal(edge: EdgeOfAll, error: ApiError) -> bytes:
+    """A whole answer, after which the connection ends."""
+    headers, body = edge.answer_headers.refuse(error)
+    lines = [STATUS_LINES[error.row.status], edge.date_line, b"connection: close\r\n"]
+    return b"".join([*lines, *(b"%b: %b\r\n" % header for header in headers), b"\r\n", body])
 
 
 class Flow(Protocol):
@@ -58,11 +66,15 @@ class EdgeOfAll(Protocol):
     @property
     def tasks(self) -> set[asyncio.Task[None]]: ...
 
+    @property
+    def answer_headers(self) -> AnswerHeaders: ...
+
 
 class Carrier(Protocol):
     """The connection."""
 
     transport: asyncio.Transport
+    skips_bodies: bool  # an answer before the end of its request does not end the connection
 
     @property
     def edge(self) -> EdgeOfAll: ...
@@ -213,6 +225,8 @@ class Exchange:
         lines: list[bytes] = []
         length: int | None = None
         is_closing = edge.draining.is_set or not self.keep_alive
+        if self.more_body and (self.expects_continue or not self._connection.skips_bodies):
+            is_closing = True  # who was not told to continue may send the body, or the next request
         for name, value in message["headers"]:
             name = name.lower()  # noqa: PLW2901
             if name == b"content-length":

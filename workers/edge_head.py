@@ -6,6 +6,7 @@ Python for each header and each look.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,6 +15,13 @@ import h11
 from workers.edge_limits import MAX_HEAD_BYTES, MAX_HEADERS
 
 HAS_LENGTH, HAS_CODING = 1, 2
+END_OF_HEAD = re.compile(rb"\n\r?\n")
+MOST_BYTES = MAX_HEAD_BYTES + 4096  # of a head with its colons and line ends
+
+
+def is_too_large(data: bytes) -> bool:
+    """Does a head not end in time? h11 would look at each of 100,000 headers before we can."""
+    return len(data) > MOST_BYTES and not END_OF_HEAD.search(data, 0, MOST_BYTES)
 
 
 class Head:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import Any, cast
 
 import h11
@@ -21,18 +22,20 @@ from hypercorn.protocol.h11 import H2ProtocolAssumedError
 
 from app.errors import ApiError
 from workers import edge_limits
-from workers.edge_exchange import STATUS_LINES, Exchange
-from workers.edge_head import Head
+from workers.edge_exchange import Exchange, refusal
+from workers.edge_head import Head, is_too_large
 from workers.edge_limits import MAX_HEAD_BYTES, head_too_large, head_too_late, no_request
 from workers.edge_protocols import EdgeConfig
 
 HIGH_WATER_BYTES = 64 * 1024  # of a body that wait for the app; then we stop reading
+new_parser = partial(h11.Connection, h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
 
 
 class Http1(asyncio.Protocol):
     """The transport's protocol from `take_over` on, unless the client turns out to speak HTTP/2."""
 
     transport: asyncio.Transport
+    skips_bodies = False
 
     def __init__(  # noqa: PLR0917  (as Hypercorn calls it)
         self,
@@ -64,7 +67,7 @@ class Http1(asyncio.Protocol):
             "server": server,
         }
         self._state = connection_state
-        self._parser = self._new_parser()
+        self._parser = new_parser()
         self._requests_left = config.keep_alive_max_requests
         self._can_write = asyncio.Event()
         self._can_write.set()
@@ -105,8 +108,11 @@ class Http1(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
-        self._parser.receive_data(data)
         running = self.running
+        if running is None and is_too_large(data):
+            self._refuse_rest(head_too_large())
+            return
+        self._parser.receive_data(data)
         if running is None or running.more_body:
             self._read()
         else:
@@ -115,11 +121,12 @@ class Http1(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._has_left = True
         running = self.running
-        if running is None or self._has_ended or self._scope["scheme"] == "https":  # TLS has no half-closing
+        if running is None or self._has_ended:
             return False
         running.has_left = True
+        running.is_lost = self._scope["scheme"] == "https"  # TLS has no half-closing
         running.wake()
-        return True  # it may only have closed its sending side: answered() hangs up
+        return not running.is_lost  # it may only have closed its sending side: answered() hangs up
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_deaf = self._has_ended = True
@@ -168,9 +175,6 @@ class Http1(asyncio.Protocol):
 
     # --- what is asked ------------------------------------------------------------------------------
 
-    def _new_parser(self) -> h11.Connection:
-        return h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
-
     def _read(self) -> None:
         """What there is of one request."""
         parser = self._parser
@@ -191,8 +195,7 @@ class Http1(asyncio.Protocol):
                 elif not self._begin(Head(event)):
                     return
         except h11.RemoteProtocolError as error:
-            is_large = error.error_status_hint == head_too_large().row.status
-            self._refuse_rest(head_too_large() if is_large else no_request())
+            self._refuse_rest(head_too_large() if error.error_status_hint == 431 else no_request())
             return
         if self.running is None and not self._head_began and parser.trailing_data[0]:
             self._head_began = self._loop.time()
@@ -209,6 +212,7 @@ class Http1(asyncio.Protocol):
         keep_alive = head.keep_alive and self._requests_left > 0
         expects = parser.they_are_waiting_for_100_continue
         exchange = self.running = Exchange(self, scope, keep_alive=keep_alive, expects_continue=expects)
+        exchange.has_left = self._has_left
         self._tasks.spawn(exchange.run, self._app)
         return True
 
@@ -231,10 +235,9 @@ class Http1(asyncio.Protocol):
             return
         self._idle_since = self._loop.time()
         rest, _ = self._parser.trailing_data
-        self._parser = self._new_parser()
+        self._parser = new_parser()
         if rest:
-            self._parser.receive_data(rest)
-            self._read()
+            self.data_received(rest)
         self.resume_reading()
         if self.running is None and self._has_left:
             self._end()
@@ -255,17 +258,14 @@ class Http1(asyncio.Protocol):
 
     def _answer_refusal(self, error: ApiError) -> None:
         self.running = None
-        headers, body = self.edge.answer_headers.refuse(error)
-        lines = [STATUS_LINES[error.row.status], self.edge.date_line, b"connection: close\r\n"]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        self.write(b"".join([*lines, b"\r\n", body]))
+        self.write(refusal(self.edge, error))
         self._end()
 
     # --- the end ------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
         """The edge ends: what is idle does, too."""
-        if self.running is None:
+        if self.running is None and not self._head_began:
             self._end()
 
     def _end(self) -> None:
@@ -292,7 +292,7 @@ class Http1(asyncio.Protocol):
             due = self._idle_since + self.edge.keep_alive_timeout
         if due <= now:
             act()
-        elif not self._has_ended:
+        elif not self._has_ended and not self.transport.is_closing():
             self._timers[0] = self._loop.call_at(min(due, now + self._look_seconds), self._look)
 
     def _give_up_head(self) -> None:

@@ -28,7 +28,7 @@ from app.gate import AnswerHeaders
 from app.main import Draining
 from app.settings import Settings
 from workers import edge_limits
-from workers.edge_exchange import STATUS_LINES, Exchange
+from workers.edge_exchange import Exchange, refusal
 from workers.edge_uvicorn_requests import Requests
 
 
@@ -81,6 +81,8 @@ class Connection(Requests):
     unparsed.
     """
 
+    skips_bodies = True
+
     def __init__(
         self, config: Config, edge: Edge, app_state: dict[str, Any], loop: asyncio.AbstractEventLoop
     ) -> None:
@@ -130,13 +132,15 @@ class Connection(Requests):
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         self._has_left = True
-        if self.running is None or self._has_ended or self.scheme == "https":  # TLS has no half-closing
+        if self.running is None or self._has_ended:
             return None
+        is_lost = self.scheme == "https"  # TLS has no half-closing
         for exchange in (self.running, self.cycle):
             if exchange is not None:
                 exchange.has_left = True
+                exchange.is_lost = is_lost
                 exchange.wake()
-        return True  # it may only have closed its sending side: answered() hangs up
+        return not is_lost  # it may only have closed its sending side: answered() hangs up
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -149,6 +153,7 @@ class Connection(Requests):
     # --- what was asked, and answered ---------------------------------------------------------------
 
     def requested(self, exchange: Exchange) -> None:
+        exchange.has_left = self._has_left
         if self.running is None:
             self._start(exchange)
         else:
@@ -211,10 +216,7 @@ class Connection(Requests):
             self._answer_refusal(error)
 
     def _answer_refusal(self, error: ApiError) -> None:
-        headers, body = self.edge.answer_headers.refuse(error)
-        lines = [STATUS_LINES[error.row.status], self.edge.date_line, b"connection: close\r\n"]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        self.write(b"".join([*lines, b"\r\n", body]))
+        self.write(refusal(self.edge, error))
         self._end()
 
     # --- the end ------------------------------------------------------------------------------------
