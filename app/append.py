@@ -28,7 +28,7 @@ from app.spool_format import Frame
 from app.stream import join_group
 
 MAX_GROUP_EVENTS = 1000
-MAX_GROUP_BYTES = 1024 * 1024  # bounds one entry, and with it the drain's smallest bite
+MAX_GROUP_BYTES = 1024 * 1024  # bounds an entry of several requests, and with it the drain's smallest bite
 ATTEMPT_SECONDS = 4.0  # one round trip, fsync included; a slower Redis is asked again under the same id
 RETRY_PAUSE_SECONDS = 0.05
 
@@ -105,7 +105,11 @@ class Appender:
                 Kind.UNAVAILABLE, "Too many events wait to be kept; nothing was kept.", retry_after_seconds=1
             )
         group = self._pending[-1] if self._pending else None
-        if group is None or group.events + events > MAX_GROUP_EVENTS or group.bytes > MAX_GROUP_BYTES:
+        if (
+            group is None
+            or group.events + events > MAX_GROUP_EVENTS
+            or group.bytes + len(request) > MAX_GROUP_BYTES
+        ):
             group = _Group(self._timeout_seconds)
             self._pending.append(group)
         group.requests.append(request)

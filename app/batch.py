@@ -27,10 +27,11 @@ from app.event_columns import Body, Good, read_events, read_singly
 from app.grant import Grant, KeyType
 from app.http import answer_error, header, query_values, request_id, send_json, write_key
 from app.idempotency_key import choose_event_id
-from app.inflate import read_inflated
+from app.inflate import MOST_COPIES, read_inflated
 from app.names import KnownNames, refusals
 from app.rate_limit import RateLimits
 from app.registry import Registry
+from app.room import Room
 from app.settings import Settings
 
 ROUTE = "/batch"
@@ -41,24 +42,6 @@ MAX_KEY_CHARACTERS = MAX_EVENT_ID_CHARACTERS - len(":9999")
 ADMISSIONS = 5  # of names, each of which is told what finds no place; others take places meanwhile
 
 _encode = msgspec.json.Encoder().encode
-
-
-class _Room:
-    """The bytes of all batches under way in this process. Takes what there is, waits for nothing."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._left = max_bytes
-
-    def take(self, size: int) -> None:
-        """Errors: ApiError 503; then nothing was taken."""
-        if size > self._left:
-            raise ApiError(
-                Kind.UNAVAILABLE, "Too many batches are under way; nothing was kept.", retry_after_seconds=1
-            )
-        self._left -= size
-
-    def give_back(self, size: int) -> None:
-        self._left += size
 
 
 class Batch:
@@ -74,7 +57,7 @@ class Batch:
         self._max_event_bytes = settings.limits.max_event_bytes
         self._max_bytes = settings.limits.max_batch_bytes
         self._max_events = settings.limits.max_batch_events
-        self._room = _Room(max(settings.limits.max_pending_bytes, 2 * self._max_bytes))
+        self._room = Room(max(settings.limits.max_pending_bytes, MOST_COPIES * self._max_bytes))
         self._accepted = metrics.Accepted(ROUTE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +65,7 @@ class Batch:
         try:
             body, accepted = await self._answer(scope, receive)
         except ApiError as error:
+            error.with_traceback(None)  # its frames hold the body, whose room is already others'
             metrics.REQUESTS.labels(ROUTE, str(error.row.status)).inc()
             metrics.EVENTS_REJECTED.labels(error.row.code).inc()
             response = await answer_error(error, scope, receive)
@@ -112,19 +96,10 @@ class Batch:
             )
         key = _idempotency_key(scope)
         self._limits.take(grant, 0)
-        declared = header(scope, b"content-length")
-        taken = (
-            min(int(declared[:12]), self._max_bytes) if declared and declared.isdigit() else self._max_bytes
-        )
-        self._room.take(taken)
-        try:
-            body = await read_inflated(scope, receive, self._max_bytes)
-            more = max(0, 2 * len(body) - taken)  # the events' bytes once more, until they are kept
-            self._room.take(more)
-            taken += more
+        with self._room.share() as share:
+            body = await read_inflated(scope, receive, self._max_bytes, share.grow)
+            share.hold(2 * len(body))  # the events' bytes once more, until they are kept
             return await self._track(scope, grant, key, body)
-        finally:
-            self._room.give_back(taken)
 
     async def _track(self, scope: Scope, grant: Grant, key: str, body: bytes) -> tuple[bytes, int]:
         """From the body to the answer's."""

@@ -39,6 +39,7 @@ _DECODE_ARRAY = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _DECODE_WRAPPER = msgspec.json.Decoder(_Wrapper).decode
 _DECODE_ANY = msgspec.json.Decoder().decode
 _SCAN = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=len).raw_decode
+_PAIRS = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=list).decode
 _BLANK = b" \t\r\n"
 
 
@@ -152,7 +153,10 @@ def _unwrap(body: bytes, batch: bytes) -> bytes:
     if rest > MAX_WRAPPER_BYTES:
         raise _invalid("$", f"beside `batch` the object may have {MAX_WRAPPER_BYTES} bytes; it has {rest}")
     at = body.rindex(batch)  # the last of several wins in the decoder
-    frame = json.loads(body[:at] + b"0" + body[at + len(batch) :], object_pairs_hook=list)
+    try:
+        frame = _PAIRS((body[:at] + b"0" + body[at + len(batch) :]).decode())
+    except (ValueError, RecursionError) as error:  # the decoder only skipped what is beside the batch
+        raise _malformed(body, error) from None
     if sum(name == "batch" for name, _ in frame) > 1:
         raise _invalid("$.batch", "the name stands twice in one object")
     return batch
@@ -167,6 +171,8 @@ def _malformed(body: bytes, error: Exception) -> ApiError:
         return _invalid("$", "the body is nested too deeply")
     if isinstance(error, UnicodeDecodeError):
         return _invalid("$", "the body is not valid UTF-8")
+    if isinstance(error, json.JSONDecodeError):
+        return _invalid("$", f"malformed JSON beside `batch`: {error.msg}")
     return _invalid("$", f"malformed JSON: {str(error).removeprefix('JSON is malformed: ')[:200]}")
 
 

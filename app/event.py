@@ -24,7 +24,7 @@ MAX_EVENT_ID_CHARACTERS = 128
 MAX_FIELDS = 256
 MAX_STRING_BYTES = 8192
 MAX_ARRAY_ITEMS = 1000
-MAX_SHAPES, MAX_REMEMBERED_NAMES = 512, 64  # of events, remembered by this process; and of one of them
+MAX_SHAPES, MAX_REMEMBERED_NAMES = 512, 64  # of events, remembered by this process; names of one, all levels
 WHITE_SPACE = b" \t\n\r"
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # what the store's Int64 and UInt64 hold between them
 
@@ -97,7 +97,7 @@ def read_event(body: bytes) -> Event:
     # repeated. Strings may hold the pair too: then the slow check decides.
     if body.translate(None, WHITE_SPACE).count(b'":') != how_many and has_repeated_name(body):
         raise BrokenRule
-    read = read_shape if len(names) <= MAX_REMEMBERED_NAMES else read_shape.__wrapped__
+    read = read_shape if how_many <= MAX_REMEMBERED_NAMES else read_shape.__wrapped__
     return _envelope(fields, read(names))
 
 

@@ -189,7 +189,7 @@ def _prove(group: _Group, columns: list[_Column]) -> _Proof:
         members += len(children)
         values = zip(*map(dict.values, objects), strict=True)
         flat += [("", child, set(map(type, child))) for child in values]
-    read = read_shape if len(all_names) <= MAX_REMEMBERED_NAMES else read_shape.__wrapped__
+    read = read_shape if members <= MAX_REMEMBERED_NAMES else read_shape.__wrapped__
     shape = read(all_names)
     for name, column, kinds in flat:
         if name in shape.texts:

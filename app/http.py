@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import CoroutineType
 from typing import TypeVar
 from urllib.parse import parse_qs
@@ -31,6 +31,7 @@ BODY_SECONDS = "eventbunker.body_seconds"  # in the scope: `server.read_timeout`
 _ENCODER = msgspec.json.Encoder()
 
 Headers = list[tuple[bytes, bytes]]
+Grow = Callable[[int], None]  # told of bytes before they are kept; raises ApiError where there is no room
 log = structlog.get_logger()
 T = TypeVar("T")
 
@@ -68,12 +69,12 @@ def query_values(scope: Scope, name: str) -> list[str]:
         return []
 
 
-async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int, grow: Grow | None = None) -> bytes:
     """The request's body, refused as soon as it is known to exceed `limit_bytes`.
 
     A body that arrives in one piece is returned as it came, uncopied.
     Errors: ApiError 413 (limit and size seen in the detail; the excess is never read), 408 when the
-        sender stalls, 400 when the client went away.
+        sender stalls, 400 when the client went away; those of `grow`, which is told of each piece.
     """
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
@@ -89,6 +90,8 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
             if message["type"] != "http.request" or (first and piece) or len(piece) > limit_bytes:
                 arriving = _at_once(message)
                 break
+            if grow is not None and piece:
+                grow(len(piece))
             first = first or piece
             if not message.get("more_body"):
                 scope[BODY_IS_READ] = True
@@ -97,7 +100,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     seconds = float(scope.get(BODY_SECONDS, BODY_DEADLINE_SECONDS))
     try:
         async with asyncio.timeout(seconds):
-            body = await _read_pieces(scope, first, await arriving, receive, limit_bytes)
+            body = await _read_pieces(scope, first, await arriving, receive, limit_bytes, grow=grow)
     except TimeoutError:
         raise ApiError(
             Kind.REQUEST_TIMEOUT, f"The body did not arrive within {seconds:g} seconds; send it faster."
@@ -167,7 +170,7 @@ async def _at_once(message: Message) -> Message:
 
 
 async def _read_pieces(
-    scope: Scope, first: bytes, message: Message, receive: Receive, limit_bytes: int
+    scope: Scope, first: bytes, message: Message, receive: Receive, limit_bytes: int, *, grow: Grow | None
 ) -> bytes:
     joined = bytearray()  # no list: a megabyte in chunks of one byte would take fifty
     while True:
@@ -178,6 +181,8 @@ async def _read_pieces(
         size = len(first) + len(joined) + len(piece)
         if size > limit_bytes:
             raise _too_large(limit_bytes, size)
+        if grow is not None:
+            grow(len(piece))
         if first:
             joined += piece
         else:

@@ -16,7 +16,7 @@ from typing import Protocol
 from starlette.types import Receive, Scope
 
 from app.errors import ApiError, Kind, Problem, invalid_body
-from app.http import header, read_body
+from app.http import Grow, header, read_body
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -28,6 +28,7 @@ PIECE_BYTES = 64 * 1024  # of input or output at once: some tenths of a millisec
 PIECES_A_TURN = 8  # then others run
 MAX_MEMBERS = 1000  # of a gzip or zstd body made of several; each costs something even if it is empty
 WINDOW_LOG = 23  # 8 MiB, the most that RFC 9659 lets a sender ask for
+MOST_COPIES = 3  # of the largest body that are held at once: as received, inflated, and in the window of zstd
 GZIP_MAGIC = b"\x1f\x8b"  # no JSON begins so, but some clients do not say that they compress
 _ALIASES = {"x-gzip": "gzip"}
 
@@ -43,16 +44,17 @@ class _Stream(Protocol):
     def is_full(self) -> bool: ...
 
 
-async def read_inflated(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+async def read_inflated(scope: Scope, receive: Receive, limit_bytes: int, grow: Grow | None = None) -> bytes:
     """The request's body, inflated where it is compressed; `limit_bytes` holds before and after.
 
+    `grow` is told of the bytes received and, as they come out, of those inflated.
     Errors: as `read_body`; ApiError 415 for a coding that is not accepted, 400 for damaged data, 413.
     """
     coding = content_coding(scope)
-    body = await read_body(scope, receive, limit_bytes)
+    body = await read_body(scope, receive, limit_bytes, grow)
     if not coding and not body.startswith(GZIP_MAGIC):
         return body
-    return await inflate(coding or "gzip", body, limit_bytes)
+    return await inflate(coding or "gzip", body, limit_bytes, grow)
 
 
 def content_coding(scope: Scope) -> str:
@@ -75,8 +77,9 @@ def content_coding(scope: Scope) -> str:
     )
 
 
-async def inflate(coding: str, body: bytes, limit_bytes: int) -> bytes:
-    """`body` inflated. Errors: ApiError 413 beyond `limit_bytes`, 400 where the data is damaged."""
+async def inflate(coding: str, body: bytes, limit_bytes: int, grow: Grow | None = None) -> bytes:
+    """`body` inflated. Errors: ApiError 413 beyond `limit_bytes`, 400 where the data is damaged; `grow`'s."""
+    copies = 2 if coding == "zstd" else 1  # its window holds what came out; zlib's is 32 KiB
     whole = bytearray()
     at = members = pieces = 0
     while at < len(body) or not members:
@@ -92,15 +95,18 @@ async def inflate(coding: str, body: bytes, limit_bytes: int) -> bytes:
                     raise _damaged(coding, "it ends too early" if body else "it is empty")
                 at += len(piece)
             try:
-                whole += stream.read(piece)
+                out = stream.read(piece)
             except (zlib.error, zstd.ZstdError) as error:
                 raise _damaged(coding, _reason(error)) from None
-            if len(whole) > limit_bytes:
+            if len(whole) + len(out) > limit_bytes:
                 raise ApiError(
                     Kind.BODY_TOO_LARGE,
                     f"The body may have at most {limit_bytes} bytes when it is inflated; it has more "
                     f"({len(body)} bytes were received).",
                 )
+            if grow is not None:
+                grow(copies * len(out))
+            whole += out
             pieces += 1
             if pieces % PIECES_A_TURN == 0:
                 await asyncio.sleep(0)
@@ -115,6 +121,7 @@ class _Zlib:
 
     def __init__(self, window_bits: int) -> None:
         self._inflater = zlib.decompressobj(window_bits)
+        self._is_full = False
 
     @property
     def eof(self) -> bool:
@@ -126,10 +133,13 @@ class _Zlib:
 
     def is_full(self) -> bool:
         """Is there still output of what it was given?"""
-        return bool(self._inflater.unconsumed_tail)
+        return self._is_full
 
     def read(self, data: bytes) -> bytes:
-        return self._inflater.decompress(data or self._inflater.unconsumed_tail, PIECE_BYTES)
+        out = self._inflater.decompress(data or self._inflater.unconsumed_tail, PIECE_BYTES)
+        # All of the input may be taken while some of the output, or just the end, is still inside.
+        self._is_full = len(out) == PIECE_BYTES
+        return out
 
 
 class _Zstd:

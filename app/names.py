@@ -22,9 +22,9 @@ from app.single_flight import SingleFlight
 
 KINDS = ("event_name", "field_path")
 MAX_PROJECTS = 1000  # in the memory of one process; the least recently used goes
-MAX_NOTED_USES = 10_000  # distinct shapes of events between two flushes; beyond, last use is a little older
+MAX_NOTED_NAMES = 100_000  # in shapes of events between two flushes; beyond, last use is a little older
 REFUSAL_SECONDS = 1.0  # a flood of refused names must not become a Redis call each
-MAX_REFUSALS = 10_000
+MAX_REFUSALS, MAX_REFUSED_NAMES = 10_000, 50_000  # remembered at once, and the names in all of them
 MAX_REMEMBERED = 300  # names of one of them: an event's; a batch may bring thousands
 CALL_SECONDS = 2.0
 MAX_CALLS = 16  # at once, of each kind; the connection pool has 100 for everybody
@@ -80,6 +80,42 @@ class _Shape(msgspec.Struct, frozen=True):
     field_paths: tuple[str, ...]
 
 
+class _Refusals:
+    """The refusals of the last second, for one process. Bounded by their names: one may hold hundreds."""
+
+    def __init__(self) -> None:
+        self._found: dict[_Shape, tuple[float, Refused]] = {}
+        self._names = 0
+
+    def get(self, shape: _Shape, now: float) -> Refused:
+        """What is remembered, or nothing refused."""
+        until, refused = self._found.get(shape, (0.0, Refused()))
+        return refused if until > now else Refused()
+
+    def add(self, shape: _Shape, refused: Refused) -> None:
+        names = _count(shape)
+        if names > MAX_REMEMBERED:
+            return
+        if len(self._found) >= MAX_REFUSALS or self._names + names > MAX_REFUSED_NAMES:
+            self.clear()
+        if shape not in self._found:
+            self._names += names
+        self._found[shape] = (time.monotonic() + REFUSAL_SECONDS, refused)
+
+    def forget(self, project_id: str) -> None:
+        for shape in [shape for shape in self._found if shape.project_id == project_id]:
+            del self._found[shape]
+            self._names -= _count(shape)
+
+    def clear(self) -> None:
+        self._found.clear()
+        self._names = 0
+
+
+def _count(shape: _Shape) -> int:
+    return len(shape.event_names) + len(shape.field_paths)
+
+
 class Names:
     """The names of all projects, for one process."""
 
@@ -89,7 +125,8 @@ class Names:
         self._generation = 0  # how often names were forgotten
         self._known: OrderedDict[str, KnownNames] = OrderedDict()
         self._uses: set[tuple[str, str, tuple[str, ...]]] = set()
-        self._refusals: dict[_Shape, tuple[float, Refused]] = {}
+        self._noted = 0  # names in them
+        self._refusals = _Refusals()
         self._loads: SingleFlight[str, KnownNames] = SingleFlight(MAX_CALLS)
         self._admissions: SingleFlight[_Shape, Refused] = SingleFlight(MAX_CALLS)
         self._admit = redis.register_script(scripts.ADMIT_NAMES)
@@ -166,8 +203,7 @@ class Names:
             )
             if refused:
                 return refused
-        until, refused = self._refusals.get(shape, (0.0, Refused()))
-        return refused if until > now else Refused()
+        return self._refusals.get(shape, now)
 
     async def _ask(self, shape: _Shape, known: KnownNames) -> Refused:
         """Let Redis decide, and remember its answer."""
@@ -193,22 +229,21 @@ class Names:
             frozenset(new[place] for place in over if place < len(names)),
             frozenset(new[place] for place in over if place >= len(names)),
         )
-        if len(new) <= MAX_REMEMBERED:
-            if len(self._refusals) >= MAX_REFUSALS:
-                self._refusals.clear()
-            self._refusals[shape] = (time.monotonic() + REFUSAL_SECONDS, refused)
+        self._refusals.add(shape, refused)
         if time.monotonic() - known.loaded_at > REFUSAL_SECONDS:
             await self.load(shape.project_id)  # the next refusals need no call
         return refused
 
     def touch(self, project_id: str, event_name: str, field_paths: tuple[str, ...]) -> None:
         """Note a use; `flush` tells Redis later. Cheap: it runs for every event."""
-        if len(self._uses) < MAX_NOTED_USES:
-            self._uses.add((project_id, event_name, field_paths))
+        use = (project_id, event_name, field_paths)
+        if self._noted < MAX_NOTED_NAMES and use not in self._uses:
+            self._uses.add(use)
+            self._noted += 1 + len(field_paths)
 
     async def flush(self) -> None:
         """Write the noted uses. Errors: redis_client.UNREACHABLE; the next events note them anew."""
-        uses, self._uses = self._uses, set()
+        uses, self._uses, self._noted = self._uses, set(), 0
         used: dict[str, set[str]] = {}
         for project_id, event_name, field_paths in uses:
             used.setdefault(scripts.names(project_id, "event_name"), set()).add(event_name)
@@ -226,8 +261,7 @@ class Names:
             self._known.clear()
         else:
             self._known.pop(project_id, None)
-            for shape in [shape for shape in self._refusals if shape.project_id == project_id]:
-                del self._refusals[shape]
+            self._refusals.forget(project_id)
 
     async def list(self, project_id: str, kind: str) -> dict[str, int]:
         """Name -> last use (Unix seconds, up to a few seconds behind)."""

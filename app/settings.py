@@ -69,7 +69,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     max_batch_bytes: Annotated[int, Meta(ge=65_536, le=64 * MIB)] = 4 * MIB
     max_batch_events: Annotated[int, Meta(ge=1, le=10_000)] = 10_000
     max_concurrent_requests: Count = 2000
-    max_pending_bytes: Bytes = 64 * MIB
+    max_pending_bytes: Annotated[int, Meta(ge=2 * MIB, le=TIB)] = 64 * MIB  # one request has nearly 2
     append_timeout: Seconds = 10.0
     query_timeout: Seconds = 10.0
     query_max_memory_bytes: Bytes = 1024 * MIB

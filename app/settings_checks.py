@@ -25,7 +25,6 @@ def check(settings: Settings) -> list[Problem]:
         *_tls(settings),
         *_engine(settings),
         *_proxies(settings),
-        *_limits(settings),
         *_origins(settings),
         *_queues(settings),
         *_store(settings),
@@ -123,16 +122,6 @@ def _proxies(settings: Settings) -> list[Problem]:
             message = f"not a network such as 10.0.0.0/8: {error}"
             problems.append(Problem(f"server.trusted_proxies[{index}]", message))
     return problems
-
-
-def _limits(settings: Settings) -> list[Problem]:
-    limits = settings.limits
-    if limits.max_pending_bytes < limits.max_event_bytes:
-        message = (
-            f"must hold one event at least (max_event_bytes = {limits.max_event_bytes}), or none is accepted"
-        )
-        return [Problem("limits.max_pending_bytes", message)]
-    return []
 
 
 def _origins(settings: Settings) -> list[Problem]:

@@ -7,10 +7,15 @@ import time
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
+from app.append import MAX_GROUP_BYTES, MAX_GROUP_EVENTS
+from app.context import MAX_CHARACTERS
+from app.event import MAX_EVENT_ID_CHARACTERS
 from app.ledger import count, encode_counts
 from app.producer import Producer
+from app.settings import Limits
 from app.stream import encode_record, encode_request, join_group, split_group
 from app.stream_scripts import APPEND, MAX_PRODUCERS
 from tests.append_edge import EXPECTED, edge
@@ -63,7 +68,7 @@ def test_a_group_is_bounded(tmp_path: Path, redis_url: str) -> None:
             await asyncio.gather(*(made.appender.append(big, "prj_test|1") for _ in range(12)))
             payloads = [fields[b"r"] for _, fields in await entries(made.redis, made.keys.entries)]
             assert max(len(split_group(payload)) for payload in payloads) <= 1000
-            assert max(map(len, payloads)) < 1024 * 1024 + len(big) + 16
+            assert max(map(len, payloads)) < MAX_GROUP_BYTES + 16
             assert sum(len(split_group(payload)) for payload in payloads) == 2512
 
             many = [(n + 1, b"{}", "") for n in range(700)]
@@ -73,7 +78,23 @@ def test_a_group_is_bounded(tmp_path: Path, redis_url: str) -> None:
             assert [len(split_group(payload)) for payload in payloads] == [700, 700, 700]
             assert await made.redis.hget(made.keys.ledger, "appended") == b"4612"
 
+            large = encode_record(record(b"x" * MAX_GROUP_BYTES))  # more than a group, in one of its own
+            await asyncio.gather(*(made.appender.append(one, "prj_test|1") for one in (big, large, big, big)))
+            payloads = [fields[b"r"] for _, fields in await entries(made.redis, made.keys.entries)][-3:]
+            assert [len(split_group(payload)) for payload in payloads] == [1, 1, 2]
+
     asyncio.run(run())
+
+
+def test_the_least_max_pending_bytes_holds_any_one_request() -> None:
+    """Safeguard: a piece of a batch that is larger than the bound would be refused for ever."""
+    context = ("a" * 64, *("\U0001f600" * MAX_CHARACTERS,) * 2)
+    size = MAX_GROUP_BYTES // MAX_GROUP_EVENTS
+    many = [(n + 1, b"x" * size, "\U0001f600" * MAX_EVENT_ID_CHARACTERS) for n in range(MAX_GROUP_EVENTS)]
+    most = msgspec.json.schema(Limits)["$defs"]["Limits"]["properties"]
+    for events in (many, [(1, b"x" * most["max_event_bytes"]["maximum"], many[0][2])]):
+        request = encode_request(bytes(12), 2**50, "p" * 99, "c" * 256, context=context, events=events)
+        assert MAX_GROUP_BYTES < len(request) <= most["max_pending_bytes"]["minimum"]
 
 
 def test_the_same_incarnation_and_sequence_twice_is_a_no_op(tmp_path: Path, redis_url: str) -> None:

@@ -32,6 +32,7 @@ def refused(body: bytes, content_type: str = "application/json", limit: int = 10
         (b"[%s]", 1), (b"[%s,%s]", 2), (b" [ %s ,\n%s\t] \r\n", 2), (b"[]", 0), (b" [ ] ", 0), (b'[1,"a,]",%s]', 3),
         (b'{"batch":[%s,%s]}', 2), (b'{"sentAt":"now","batch":[%s],"context":{"batch":[1]}}', 1), (b' {"batch" : [ %s ]}\n', 1),
         (b'{"\\u0062atch":[%s]}', 1), (b'{"batch":[]}', 0),
+        (b'{"x":' + b"1" * 5000 + b',"batch":[%s]}', 1), (b'{"x":[1e999999,-' + b"9" * 400 + b'.5],"batch":[%s]}', 1),
         (b"%s", 1), (b" %s ", 1), (b"%s\n%s", 2), (b"%s\r\n\r\n \t\n%s\n\n", 2), (b'{"a":\n1}', 1), (b"%s\n{broken\n%s", 3),
     ],
 )  # fmt: skip
@@ -58,6 +59,7 @@ def test_ndjson_by_name_never_fails_as_a_whole() -> None:
         (b'{"batch":[%s}', "$", "malformed"), (b'{"batch":{}}', "$.batch", "array"), (b'{"batch":null}', "$.batch", "array"),
         (b'{"batch":[%s],"batch":[%s]}', "$.batch", "twice"), (b'{"batch":[%s],"b\\u0061tch":[]}', "$.batch", "twice"),
         (b'{"batch":[%s],}', "$", "malformed"), (b"{\n", "$", "malformed"), (b'{"event_name":\n', "$", "malformed"),
+        (b'{"x":"\xff","batch":[%s]}', "$", "UTF-8"), (b'{"\xff":1,"batch":[%s]}', "$", "UTF-8"), (b'{"x":"a\x01b","batch":[%s]}', "$", "malformed"),
         (b'{"batch":[],"x":"' + b"x" * 70_000 + b'"}', "$", "65536"),
         (b"[" * 100_000, "$[0]", "deep"), (b'{"batch":' * 100_000, "$", "deep"), (b"[" * 50_000 + b"]" * 50_000, "$[0]", "deep"),
     ],

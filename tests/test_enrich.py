@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.stream import Record, encode_record, encode_request, join_group, split_group
-from workers.enrich import Geography, Place, read_campaign, read_client
+from workers import rows
+from workers.enrich import Client, Geography, Place, read_campaign, read_client
 from workers.rows import COLUMNS, to_row
 
 CHROME = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
@@ -134,3 +137,16 @@ def test_a_request_carries_once_what_its_events_share() -> None:
         ("192.0.2.1", "an agent", "https://page/")
     }
     assert three[0].unique_req_id == b"123456789012\x00\x00\x00\x02"
+
+
+def test_what_is_remembered_of_senders_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Safeguard: a User-Agent may have 2048 characters, and a project sends as many as it likes."""
+    monkeypatch.setattr(rows, "read_client", lambda _agent: Client())
+    rows._sender.cache_clear()
+    tracemalloc.start()
+    for number in range(5000):
+        rows._sender("prj_1", f"{number:04}" * 512)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    rows._sender.cache_clear()
+    assert held < 4 * 1024 * 1024

@@ -213,6 +213,8 @@ def test_shapes_that_are_remembered_are_few_and_small() -> None:
     read_shape.cache_clear()
     wide = json.dumps({"event_name": "e"} | {f"f{number}": 1 for number in range(MAX_REMEMBERED_NAMES)})
     assert len(read_event(wide.encode()).field_paths) == MAX_REMEMBERED_NAMES
+    deep = json.dumps({"event_name": "e", "o": {f"f{number}": 1 for number in range(MAX_REMEMBERED_NAMES)}})
+    assert len(read_event(deep.encode()).field_paths) == MAX_REMEMBERED_NAMES
     assert read_shape.cache_info().currsize == 0
 
 

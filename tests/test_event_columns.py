@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import event_columns
-from app.event import BrokenRule, Event, read_event
+from app.event import MAX_REMEMBERED_NAMES, BrokenRule, Event, read_event, read_shape
 from app.event_columns import Body, read_events
 from tests.json_corpus import DISPUTED, RIGHT, WRONG
 from tests.test_properties import EXAMPLES, bodies
@@ -146,3 +146,12 @@ def test_like_events_are_not_read_one_by_one(monkeypatch: pytest.MonkeyPatch) ->
     groups, refused = read_events(events, list(range(1000, 1100)))
     assert not refused
     assert sorted(at for group in groups for at in group.positions) == list(range(1000, 1100))
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_shapes_are_remembered_only_if_all_of_their_names_are_few(spare: int) -> None:
+    read_shape.cache_clear()
+    below = {f"f{number}": number for number in range(MAX_REMEMBERED_NAMES - 1 - spare)}
+    event = json.dumps({"event_name": "e", "o": below}).encode()
+    assert len(read_events([event] * 8, list(range(8)))[0]) == 1
+    assert read_shape.cache_info().currsize == spare

@@ -10,7 +10,7 @@ import pytest
 
 from app import inflate as module
 from app.errors import ApiError, Kind
-from app.inflate import MAX_MEMBERS, inflate
+from app.inflate import MAX_MEMBERS, PIECE_BYTES, inflate
 from tests.packers import PACKERS, bomb, pack_with_window
 
 BODY = b'{"event_name":"packed"}'
@@ -34,6 +34,40 @@ def refused(name: str, packed: bytes, limit: int = LIMIT) -> tuple[Kind, str]:
 )
 def test_what_was_packed_comes_out(name: str, body: bytes) -> None:
     assert unpack(name, PACKERS[name][1](body)) == body
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_sizes_around_pieces(name: str, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Safeguard: the end may be inside the inflater when the last byte is read and a piece is full."""
+    monkeypatch.setattr(module, "PIECE_BYTES", piece)
+    noise = os.urandom(200)
+    for size in range(200):
+        for body in (b"a" * size, noise[:size], (b"a" * 50 + noise[:14]) * 3 + b"a" * size):
+            assert unpack(name, PACKERS[name][1](body)) == body, size
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_sizes_just_above_pieces(name: str, pieces: int) -> None:
+    for size in range(pieces * PIECE_BYTES - 10, pieces * PIECE_BYTES + 300):
+        assert len(unpack(name, PACKERS[name][1](b"a" * size))) == size
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_kept_is_asked_for_first(name: str) -> None:
+    """Safeguard: `grow` hears of all output in steps, and its refusal ends it."""
+    told: list[int] = []
+    packed = PACKERS[name][1](bytes(1_000_000))
+    asyncio.run(inflate(PACKERS[name][0], packed, LIMIT, told.append))
+    assert sum(told) == (2_000_000 if name == "zstd" else 1_000_000)  # with its window
+    assert max(told) <= 2 * PIECE_BYTES
+
+    def refuse(_size: int) -> None:
+        raise ApiError(Kind.UNAVAILABLE, "no room")
+
+    with pytest.raises(ApiError, match="no room"):
+        asyncio.run(inflate(PACKERS[name][0], packed, LIMIT, refuse))
 
 
 @pytest.mark.parametrize("name", NAMES)

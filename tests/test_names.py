@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis import asyncio as redis_asyncio
 
+from app import names as module
 from app import registry_scripts as scripts
 from app.errors import ApiError, Kind
-from app.names import REFUSAL_SECONDS, Refused
+from app.names import REFUSAL_SECONDS, Names, Refused
 from app.settings import Settings
 from tests.redis_fixture import RedisServer, start_redis
 from tests.registries import calls, following, new_project, registries, registry, settings_for
@@ -187,6 +189,29 @@ def test_refusals_cost_no_redis_call_each_and_end_within_a_second(
             assert time.monotonic() - freed <= REFUSAL_SECONDS + 1
 
     asyncio.run(run())
+
+
+def test_refusals_and_uses_that_are_remembered_have_few_names() -> None:
+    """Safeguard: ten thousand of them may have three hundred names each."""
+    refusals, most = module._Refusals(), 0
+    names = Names(redis_asyncio.Redis(), NAMES, PATHS)
+    for number in range(1000):
+        paths = tuple(f"f{number}.{at}" for at in range(250))
+        refused = Refused(field_paths=frozenset(paths))
+        for _ in range(2):
+            shape = module._Shape(f"prj_{number % 2}", ("e",), paths)
+            refusals.add(shape, refused)
+            assert refusals.get(shape, time.monotonic()) == refused
+            names.touch("prj_1", "e", paths)
+        held = sum(len(one.event_names) + len(one.field_paths) for one in refusals._found)
+        assert held == refusals._names <= module.MAX_REFUSED_NAMES
+        most = max(most, held)
+    assert most > module.MAX_REFUSED_NAMES // 2
+    assert sum(1 + len(paths) for _, _, paths in names._uses) <= module.MAX_NOTED_NAMES + 250
+    refusals.forget("prj_1")
+    assert {one.project_id for one in refusals._found} == {"prj_0"}
+    refusals.forget("prj_0")
+    assert refusals._names == 0
 
 
 def test_a_name_admitted_elsewhere_is_not_refused_here(settings: Settings) -> None:

@@ -20,7 +20,7 @@ from app.event import PREDEFINED_STRINGS
 if TYPE_CHECKING:
     from maxminddb import Reader
 
-CACHED_USER_AGENTS = 20_000  # real traffic repeats a few thousand; parsing one costs a hundred look-ups
+CACHED_USER_AGENTS = 4096  # of up to 2048 characters; real traffic repeats few, and parsing one costs a lot
 MAX_URL_CHARACTERS = 8192
 UTM_NAMES = tuple(name for name in PREDEFINED_STRINGS if name.startswith("utm_"))
 
