@@ -57,11 +57,16 @@ Group = tuple[int, bytes, bytes]
 class Producer:
     """Not for two callers at once. A pool would add work to every append."""
 
-    def __init__(self, pool: ConnectionPool, keys: Keys, expected: Expected) -> None:
+    def __init__(
+        self, pool: ConnectionPool, keys: Keys, expected: Expected, *, is_import: bool = False
+    ) -> None:
         """`expected` is compared with each new connection: a queue of another layout gets nothing."""
         self._pool = pool
         self._keys = keys
-        names = (keys.entries, keys.producers, keys.producers_order, keys.ledger, keys.hours)
+        memory = (keys.producers, keys.producers_order)
+        if is_import:
+            memory = (keys.imports, keys.imports_order)
+        names = (keys.entries, *memory, keys.ledger, keys.hours)
         self._named = (b"5", *(name.encode() for name in names))
         self._expected = expected
         self._connection: AbstractConnection | None = None

@@ -6,6 +6,8 @@ A partition is a Redis stream with a few keys beside it, all in one hash slot:
                                    for the ledger (field `c`), which survive an unreadable `r`
     eb:{events:0}:producers        hash: edge incarnation -> last sequence number appended
     eb:{events:0}:producers:order  list: incarnations, oldest first; bounds the hash
+    eb:{events:0}:imports          the same two for imports, which would displace edges if there were many
+    eb:{events:0}:imports:order
     eb:{events:0}:lease            owner of the partition, expires
     eb:{events:0}:epoch            counts owners; fences the scripts of a former one
     eb:{events:0}:plan             the batch that is being inserted, if any
@@ -21,7 +23,7 @@ Beside the partitions a queue has a few keys of its own (`app.layout`, `app.pres
     eb:{events}:drains, :edges     sorted sets: who is alive, by the time until which that is believed
     eb:{events}:drains:about, …    hashes: what each of them said of itself
     eb:{events}:imports            hash: how far each import came (`workers.import_journal`)
-    eb:{events}:imports:order      list: imports, oldest first; bounds the hash
+    eb:{events}:imports:order      list: imports, the one at work last; bounds the hash
 
 Everything in the entries stream is unacknowledged: acknowledging trims. The edge's end is `app.append`,
 the drain's end is `app.partition`.
@@ -158,6 +160,8 @@ class Keys:
         self.entries = f"{prefix}:entries"
         self.producers = f"{prefix}:producers"
         self.producers_order = f"{prefix}:producers:order"
+        self.imports = f"{prefix}:imports"
+        self.imports_order = f"{prefix}:imports:order"
         self.lease = f"{prefix}:lease"
         self.epoch = f"{prefix}:epoch"
         self.plan = f"{prefix}:plan"

@@ -6,13 +6,14 @@ be seen apart stands in one script.
 
 from __future__ import annotations
 
-# How many incarnations of edges are remembered. A spool is exact until so many others have appended since.
+# How many incarnations of edges are remembered, and how many imports. A spool is exact until so many other
+# edges have appended since.
 MAX_PRODUCERS = 100_000
 
 # A repeated append is a no-op: an incarnation appends one group after the other, so a sequence number that
 # is not above the last one has been appended already. Nothing here expires, so there is no window to miss;
 # what is remembered is bounded by number, and the incarnation first seen longest ago goes first.
-# KEYS: entries, producers, producers' order, ledger, hours.
+# KEYS: entries, producers, producers' order (or imports, imports' order), ledger, hours.
 # ARGV: incarnation, sequence of the first group, then for each group its count of records, its counts for
 # the ledger as `bucket=n;bucket=n`, its payload.
 # -> id of the last entry that was appended, "" when all of them had been

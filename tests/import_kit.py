@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -16,13 +17,25 @@ from typing import Any
 import structlog
 from click.testing import CliRunner
 
+from app import redis_client
+from app.layout import Expected
+from app.registry import Registry
 from app.settings import Settings, load
 from app.stream import Keys, Record, split_group
 from tests.pipeline_kit import entries
 from tests.registries import new_key, registry
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT
 from workers.cli import main
+from workers.import_formats import Reading, open_source
+from workers.import_journal import Journal
+from workers.import_mapping import Mapping as Fields
+from workers.import_pieces import Piece
+from workers.import_progress import Progress
+from workers.import_queue import ImportQueue
+from workers.import_rejects import Rejects
+from workers.import_run import Import, Options, Summary
 
+PLAIN = Fields()
 SECONDS = 60.0
 
 
@@ -91,8 +104,6 @@ class Desk:
 
     async def records(self) -> dict[int, list[Record]]:
         """What waits in each partition, by its number."""
-        from app import redis_client
-
         redis = redis_client.connect(self.settings)
         try:
             found = {}
@@ -137,3 +148,61 @@ def kill(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGKI
     process.send_signal(number)
     _, errors = process.communicate(timeout=SECONDS)
     return process.returncode, errors.decode()
+
+
+def expected(content: bytes) -> Counter[bytes]:
+    return Counter(line for line in content.splitlines() if line)
+
+
+class Dies(Exception):
+    """Where a process would be killed."""
+
+
+def dying(when: str, at: int) -> type[ImportQueue]:
+    """A queue whose process dies before or after the append of its piece number `at`."""
+
+    class Dying(ImportQueue):
+        appended = 0
+
+        async def append(self, piece: Piece, *where: object) -> None:
+            self.appended += 1
+            if when == "before" and self.appended == at:
+                raise Dies
+            await super().append(piece, *where)  # type: ignore[arg-type]
+            if when == "after" and self.appended == at:
+                raise Dies
+
+    return Dying
+
+
+async def one_run(
+    desk: Desk, path: Path, queue_type: type[ImportQueue] = ImportQueue, **options: object
+) -> Summary:
+    """A run in this process, against the desk's Redis."""
+    settings, summary = desk.settings, Summary()
+    limit, again = settings.limits.max_event_bytes, str(options.get("again", ""))
+    async with contextlib.AsyncExitStack() as opened:
+        redis = redis_client.connect(settings)
+        opened.push_async_callback(redis.aclose)
+        registry = Registry(redis, settings)
+        opened.push_async_callback(registry.close)
+        layout, stop = Expected("events", settings.producer.shards), asyncio.Event()
+        queue = queue_type(redis, settings, layout, 5, stop=stop, say=lambda _: None)
+        opened.push_async_callback(queue.close)
+        source = opened.enter_context(
+            contextlib.closing(open_source(Reading(str(path), PLAIN, grows="grown" in options), limit))
+        )
+        rejects = opened.enter_context(contextlib.closing(Rejects(path.with_suffix(".rejected"))))
+        one = Import(
+            source,
+            str(path),
+            Options(**options),  # type: ignore[arg-type]
+            summary,
+            max_event_bytes=limit,
+            rejects=rejects,
+            progress=Progress(None, None),
+            stop=stop,
+        )
+        journal = Journal(redis, "events", desk.project_id, source.identity, again)
+        await one.run(journal, queue, registry, desk.environ["WRITE_KEY"])
+    return summary

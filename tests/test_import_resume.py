@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import json
 import signal
@@ -13,29 +12,15 @@ from pathlib import Path
 import pytest
 
 from app import redis_client
-from app.layout import Expected
-from app.registry import Registry
 from app.stream import choose_partition
-from tests.import_kit import Desk, kill, lines
+from tests.import_kit import Desk, Dies, dying, expected, kill, lines, one_run
 from tests.redis_fixture import start_redis
 from tests.waiting import until
-from workers.import_formats import Reading, open_source
-from workers.import_journal import Journal
-from workers.import_mapping import Mapping
-from workers.import_pieces import Piece
-from workers.import_progress import Progress
-from workers.import_queue import ImportQueue
-from workers.import_rejects import Rejects
-from workers.import_run import Import, Options, Summary
 
 
 @pytest.fixture
 def desk(tmp_path: Path, redis_url: str) -> Desk:
     return Desk(tmp_path, redis_url)
-
-
-def expected(content: bytes) -> Counter[bytes]:
-    return Counter(line for line in content.splitlines() if line)
 
 
 def test_killed_again_and_again_every_row_is_there_once(desk: Desk) -> None:
@@ -74,59 +59,6 @@ def test_a_signal_ends_it_after_the_piece_in_hand(desk: Desk) -> None:
         assert (code, "run the same command again" in errors) == (3, True), errors
     assert desk.run("-", content=content).code == 0
     assert desk.bodies() == expected(content)
-
-
-class Dies(Exception):
-    """Where a process would be killed."""
-
-
-def dying(when: str, at: int) -> type[ImportQueue]:
-    """A queue whose process dies before or after the append of its piece number `at`."""
-
-    class Dying(ImportQueue):
-        appended = 0
-
-        async def append(self, piece: Piece, *where: object) -> None:
-            self.appended += 1
-            if when == "before" and self.appended == at:
-                raise Dies
-            await super().append(piece, *where)  # type: ignore[arg-type]
-            if when == "after" and self.appended == at:
-                raise Dies
-
-    return Dying
-
-
-async def one_run(
-    desk: Desk, path: Path, queue_type: type[ImportQueue] = ImportQueue, **options: object
-) -> Summary:
-    """A run in this process, against the desk's Redis."""
-    settings, summary = desk.settings, Summary()
-    async with contextlib.AsyncExitStack() as opened:
-        redis = redis_client.connect(settings)
-        opened.push_async_callback(redis.aclose)
-        registry = Registry(redis, settings)
-        opened.push_async_callback(registry.close)
-        expected, stop = Expected("events", settings.producer.shards), asyncio.Event()
-        queue = queue_type(redis, settings, expected, 5, stop=stop, say=lambda _: None)
-        opened.push_async_callback(queue.close)
-        source = opened.enter_context(
-            contextlib.closing(open_source(Reading(str(path), Mapping(), grows="grown" in options), 65_536))
-        )
-        rejects = opened.enter_context(contextlib.closing(Rejects(path.with_suffix(".rejected"))))
-        one = Import(
-            source,
-            str(path),
-            Options(**options),  # type: ignore[arg-type]
-            summary,
-            max_event_bytes=65_536,
-            rejects=rejects,
-            progress=Progress(None, None),
-            stop=stop,
-        )
-        journal = Journal(redis, "events", desk.project_id, source.identity, "")
-        await one.run(journal, queue, registry, desk.environ["WRITE_KEY"])
-    return summary
 
 
 @pytest.mark.parametrize("shards", [1, 4])

@@ -69,15 +69,18 @@ class CsvSource:
         size = PIECE_BYTES if until is None else until - content.position
         bodies: list[bytes | Unreadable] = []
         lines: list[int] = []
-        line, done = content.line, 0
+        line, done, built = content.line, 0, 0
         rows = self._rows()
-        while done < size and (until is not None or len(bodies) < PIECE_ROWS):
+        # What is built may be many times what is read: each row gets the header's names.
+        while done < size and (until is not None or (len(bodies) < PIECE_ROWS and built < PIECE_BYTES)):
             row = next(rows, None)
             if row is None:
                 break
             if row != []:
-                bodies.append(self._event(row))
+                event = self._event(row)
+                bodies.append(event)
                 lines.append(line)
+                built += 0 if isinstance(event, Unreadable) else len(event)
             done = self._consumed
             line += sum(part.count(b"\n") for part in self._row)
         if not done:

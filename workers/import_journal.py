@@ -1,12 +1,15 @@
 """What is known of imports: how far each one came, so that running it again goes on there, once.
 
-The hash `imports` of the queue has an `Entry` for each, by its incarnation: its name among the producers of
-APPEND (`app.stream_scripts`). A list bounds it. An import is known again by what its content begins with:
+The hash `imports` of the queue has an `Entry` for each, by its incarnation: the name under which APPEND knows
+it (`app.stream_scripts`). A list bounds it. An import is known again by what its content begins with:
 
 1. A new import's incarnation is a digest of its scope (project, format, mapping, --again) and first piece.
-2. Before a piece is appended its end, and the digest of everything up to there, are written here (`save`).
+2. Before a piece is appended its end, the digest of everything up to there, and which of its rows are left
+   out, are written here (`save`).
 3. Running it again finds the entry whose `first` mark the content has, passes over everything up to `before`,
-   and sends the piece from there to `last` once more, under the same id: if it was appended, APPEND knows.
+   and sends the piece from there to `last` once more, the same rows of it under the same id: if it was
+   appended, APPEND knows.
+4. A new import that APPEND knows was forgotten here. Nobody can tell how far it came: it is refused.
 
 So content is believed to be in only if a digest says so, whatever its file is called or packed with; a run
 that was killed at any line goes on exactly; and two runs at once cannot double: the second takes the entry
@@ -15,6 +18,7 @@ over, and the first fails at its next `save`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -23,9 +27,9 @@ import msgspec
 from redis.asyncio import Redis
 
 from app.stream import QueueKeys
-from workers.import_content import Mark, Source
+from workers.import_content import InputError, Mark, Source
 
-MAX_ENTRIES = 10_000  # imports that are remembered; the one that began longest ago goes first
+MAX_ENTRIES = 10_000  # imports that are remembered; the one that got on longest ago goes first
 
 # Compare and set, safe to repeat. KEYS: imports, order.
 # ARGV: incarnation, the entry as it must be ("" for none), the new one, how many to remember.
@@ -35,11 +39,10 @@ local now = redis.call('HGET', KEYS[1], ARGV[1]) or ''
 if now == ARGV[3] then return 1 end
 if now ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-if now == '' then
-  redis.call('RPUSH', KEYS[2], ARGV[1])
-  if redis.call('LLEN', KEYS[2]) > tonumber(ARGV[4]) then
-    redis.call('HDEL', KEYS[1], redis.call('LPOP', KEYS[2]))
-  end
+redis.call('LREM', KEYS[2], -1, ARGV[1])
+redis.call('RPUSH', KEYS[2], ARGV[1])
+if redis.call('LLEN', KEYS[2]) > tonumber(ARGV[4]) then
+  redis.call('HDEL', KEYS[1], redis.call('LPOP', KEYS[2]))
 end
 return 1
 """
@@ -60,8 +63,9 @@ class Reached(msgspec.Struct, frozen=True):
 class Entry(msgspec.Struct, frozen=True):
     """One import. Everything up to `before` is appended; the piece up to `last` is, or may be.
 
-    `sequence` is that piece's, divided among `shards` partitions. `run` is drawn by the run that has the
-    entry now. Times are Unix milliseconds.
+    `sequence` is that piece's, divided among `shards` partitions; `left_out` are the lines of its rows that
+    were rejected, until the import is complete. `run` is drawn by the run that has the entry now. Times are
+    Unix milliseconds.
     """
 
     scope: str
@@ -74,6 +78,14 @@ class Entry(msgspec.Struct, frozen=True):
     run: str
     began: int
     is_complete: bool = False
+    left_out: tuple[int, ...] = ()
+
+
+class _Foreign(msgspec.Struct):
+    """What an entry of any version tells."""
+
+    scope: str
+    first: Mark
 
 
 class TakenOver(Exception):
@@ -91,20 +103,36 @@ class Journal:
         self._scope = hashlib.sha256(msgspec.json.encode([project_id, identity.decode(), again])).hexdigest()
         self._run = os.urandom(8).hex()
         self._stored = b""
+        self._foreign: list[Mark] = []  # where imports begin that another version has written down
         self.incarnation = ""
         self.entry: Entry | None = None
 
     async def candidates(self) -> list[tuple[bytes, bytes, Entry]]:
         """The entries of this scope: incarnation, entry as it is stored, entry."""
-        found = []
+        found, self._foreign = [], []
         async for incarnation, payload in self._redis.hscan_iter(self._keys[0], count=1000):
-            entry = msgspec.json.decode(payload, type=Entry)
+            try:
+                entry = msgspec.json.decode(payload, type=Entry)
+            except msgspec.DecodeError:
+                with contextlib.suppress(msgspec.DecodeError):
+                    foreign = msgspec.json.decode(payload, type=_Foreign)
+                    if foreign.scope == self._scope:
+                        self._foreign.append(foreign.first)
+                continue
             if entry.scope == self._scope:
                 found.append((incarnation, payload, entry))
         return found
 
     def recognise(self, source: Source, candidates: list[tuple[bytes, bytes, Entry]]) -> Entry | None:
-        """The entry of this very content, as far as its first piece tells. Takes nothing from `source`."""
+        """The entry of this very content, as far as its first piece tells. Takes nothing from `source`.
+
+        Errors: InputError when only another version knows how far it came.
+        """
+        if any(source.digest_at(first.position) == first.digest for first in self._foreign):
+            raise InputError(
+                "this was imported by another version of eventbunker, and this one cannot read how far that "
+                "came: run that version again, or import all of it as new rows with --again NAME"
+            )
         found = [
             (entry.last.mark.position, incarnation, payload, entry)
             for incarnation, payload, entry in candidates
@@ -116,7 +144,19 @@ class Journal:
         self.incarnation = incarnation.decode()
         return self.entry
 
-    def next(self, name: str, before: Reached, last: Reached, shards: int) -> Entry:
+    def begin(self, first: Mark) -> str:
+        """The incarnation of an import that no entry tells of."""
+        digest = hashlib.sha256(f"{self._scope} {first.digest}".encode()).hexdigest()
+        self.incarnation = f"import-{digest[:32]}"
+        return self.incarnation
+
+    async def is_written(self) -> bool:
+        """Is there an entry of this incarnation by now?"""
+        return bool(await self._redis.hexists(self._keys[0], self.incarnation))
+
+    def next(
+        self, name: str, before: Reached, last: Reached, shards: int, left_out: tuple[int, ...]
+    ) -> Entry:
         """The entry with the piece from `before` to `last`, the first or another; `save` writes it."""
         if self.entry is not None:
             sequence = self.entry.sequence + 1
@@ -128,15 +168,20 @@ class Journal:
                 shards=shards,
                 run=self._run,
                 is_complete=False,
+                left_out=left_out,
             )
-        digest = hashlib.sha256(f"{self._scope} {last.mark.digest}".encode()).hexdigest()
-        self.incarnation = f"import-{digest[:32]}"
         now = time.time_ns() // 1_000_000
-        return Entry(self._scope, name[:500], last.mark, before, last, 1, shards, self._run, now)
+        return Entry(
+            *(self._scope, name[:500], last.mark, before, last, 1, shards, self._run, now, False, left_out)
+        )
 
-    def repeated(self, entry: Entry, last: Reached) -> Entry:
+    def repeated(self, entry: Entry) -> Entry:
         """`entry` as this run takes it over, to send its last piece again under the same id."""
-        return msgspec.structs.replace(entry, last=last, run=self._run)
+        return msgspec.structs.replace(entry, run=self._run)
+
+    def completed(self, entry: Entry) -> Entry:
+        """`entry` when nothing is under way any more."""
+        return msgspec.structs.replace(entry, is_complete=True, left_out=())
 
     async def save(self, entry: Entry) -> None:
         """Write `entry` in place of the last one. Safe to repeat. Errors: TakenOver."""

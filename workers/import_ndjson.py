@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from workers.import_content import (
     MAX_LINE_BYTES,
     UTF8_MARK,
@@ -14,7 +16,7 @@ from workers.import_content import (
 )
 from workers.import_mapping import Mapping
 
-PIECE_BYTES = 1024 * 1024  # the least memory in which many events share one append
+PIECE_BYTES = 1024 * 1024  # read, or built of what is read: a piece ends with the event that reaches it
 PIECE_ROWS = 5000  # of small events: one entry of the stream is a bite of the drain
 SHOWN_BYTES = 65_536  # of a line that is too long to be kept
 
@@ -52,30 +54,39 @@ class NdjsonSource:
 
     def read(self, until: int | None) -> Chunk | None:
         content = self._content
-        if until is None:
-            raw = self._take_lines()
-        elif until - content.position > PIECE_BYTES + self._max_line_bytes:
-            raw = None  # it was one line that is too long
-        else:
-            content.fill(until - content.position)
-            raw = content.take(until - content.position)
+        size = self._whole_lines() if until is None else until - content.position
         first = content.line
-        if raw is None:
+        # Whole lines are never so many, whatever the limits are: it was one line that is too long.
+        if size is None or size > 2 * PIECE_BYTES:
             return self._long_line(first, until)
+        content.fill(size)
+        raw = bytes(memoryview(content.waiting)[:size])
         if not raw:
             return None
         # The mark of UTF-8 stands before the first line and belongs to no event.
         lines = raw.removeprefix(UTF8_MARK).split(b"\n") if first == 1 else raw.split(b"\n")
-        content.line += len(lines) - 1
         bodies: list[bytes | Unreadable] = [*lines]
         if b"\r" in raw:
             bodies = [line.removesuffix(b"\r") for line in lines]
         if not self._mapping.is_empty:
-            bodies = [self._mapping.apply(line) if line else line for line in lines]
-        return Chunk(bodies, range(first, first + len(lines)), content.mark)
+            bodies = [*self._mapped(lines, None if until is not None else PIECE_BYTES)]
+            if behind := lines[len(bodies) :]:
+                size = len(raw) - len(b"\n".join(behind))
+        content.line += content.take(size).count(b"\n")
+        return Chunk(bodies, range(first, first + len(bodies)), content.mark)
 
-    def _take_lines(self) -> bytes | None:
-        """Whole lines; b"" at the end, None where the next line is longer than any event may be."""
+    def _mapped(self, lines: list[bytes], most: int | None) -> Iterator[bytes]:
+        """As events; ends with the one that makes them `most` bytes."""
+        built = 0
+        for line in lines:
+            if most is not None and built >= most:
+                return
+            event = self._mapping.apply(line) if line else line
+            built += len(event)
+            yield event
+
+    def _whole_lines(self) -> int | None:
+        """The bytes of some; 0 at the end, None where the next line is longer than any event may be."""
         content, size = self._content, PIECE_BYTES
         while True:
             has_all = content.fill(size)
@@ -92,7 +103,7 @@ class NdjsonSource:
             for _ in range(PIECE_ROWS):
                 end = content.waiting.index(b"\n", end + 1)
             end += 1
-        return content.take(end)
+        return end
 
     def _long_line(self, first: int, until: int | None) -> Chunk:
         """Pass over a line without keeping it."""

@@ -11,15 +11,17 @@ import hashlib
 import math
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
 from workers.import_content import Chunk, InputError, Mark, Unreadable
 from workers.import_mapping import Builder, JsonBytes, Mapping, as_text, as_timestamp, encode
-from workers.import_ndjson import PIECE_ROWS
+from workers.import_ndjson import PIECE_BYTES, PIECE_ROWS
 
 MAGIC = b"PAR1"
 COPY_BYTES = 1024 * 1024
+BATCH_ROWS = 1000  # in memory as columns
 BROKEN = object()  # a value that Python cannot hold, such as a time beyond the year 9999
 
 
@@ -62,8 +64,9 @@ class ParquetSource:
             raise InputError(f"this Parquet file cannot be read: {str(error)[:300]}") from None
         self._rows = self._file.metadata.num_rows
         self._position = 0
-        self._batch: Any = None  # the rows that were read and not returned
         self._batches = self._read_batches(0)
+        self._batch: Any = None  # the rows that were read and not built
+        self._built: deque[bytes | Unreadable] = deque()  # events that were not returned
         columns = self._flat(self._file.schema_arrow.empty_table()).column_names
         self._builder = Builder(columns, mapping)
         self._cells = [
@@ -86,35 +89,38 @@ class ParquetSource:
     def skip_to(self, position: int) -> None:
         self._position = min(position, self._rows)
         self._batch, self._batches = None, self._read_batches(self._position)
+        self._built.clear()
 
     def read(self, until: int | None) -> Chunk | None:
         limit = PIECE_ROWS if until is None else until - self._position
-        parts: list[Any] = []
+        bodies: list[bytes | Unreadable] = []
+        size = 0
         try:
-            while limit > 0 and (batch := self._next_batch()) is not None:
-                parts.append(batch.slice(0, limit))
-                limit -= parts[-1].num_rows
-                self._batch = batch.slice(parts[-1].num_rows)
-                if until is None:
-                    break
+            while len(bodies) < limit and (until is not None or size < PIECE_BYTES) and self._build():
+                body = self._built.popleft()
+                bodies.append(body)
+                size += 0 if isinstance(body, Unreadable) else len(body)
         except (self._arrow.ArrowException, OSError) as error:
             self.problem = f"the Parquet file is damaged: {str(error)[:300]}"
+            self._batch, self._batches = None, iter(())
+        if not bodies:
             return None
-        if not parts:
-            return None
-        table = self._arrow.Table.from_batches(parts)
-        lines = range(self._position + 1, self._position + 1 + table.num_rows)
-        self._position += table.num_rows
+        lines = range(self._position + 1, self._position + 1 + len(bodies))
+        self._position += len(bodies)
         self._on_progress(self._position / self._rows)
-        return Chunk(self._events(table), lines, self.mark)
+        return Chunk(bodies, lines, self.mark)
 
-    def _next_batch(self) -> Any:
-        """The rest of the last batch, or the next one; None at the end."""
-        while self._batch is None or not self._batch.num_rows:
-            self._batch = next(self._batches, None)
-            if self._batch is None:
-                return None
-        return self._batch
+    def _build(self) -> bool:
+        """Have an event, and the next ones of about a piece; False at the end."""
+        while not self._built:
+            while self._batch is None or not self._batch.num_rows:
+                self._batch = next(self._batches, None)
+                if self._batch is None:
+                    return False
+            rows = max(1, self._batch.num_rows * PIECE_BYTES // max(PIECE_BYTES, self._batch.nbytes))
+            some, self._batch = self._batch.slice(0, rows), self._batch.slice(rows)
+            self._built.extend(self._events(self._arrow.Table.from_batches([some])))
+        return True
 
     def _read_batches(self, position: int) -> Iterator[Any]:
         """Batches from a row on. Whole groups before it are not read at all."""
@@ -123,7 +129,7 @@ class ParquetSource:
             position -= metadata.row_group(group).num_rows
             group += 1
         groups = list(range(group, metadata.num_row_groups))
-        for batch in self._file.iter_batches(PIECE_ROWS, row_groups=groups) if groups else ():
+        for batch in self._file.iter_batches(BATCH_ROWS, row_groups=groups) if groups else ():
             if position < batch.num_rows:
                 yield batch.slice(position)
             position = max(0, position - batch.num_rows)

@@ -5,15 +5,19 @@ The rules are those of `POST /post`, and the code that knows them is the same (`
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+
 import msgspec
 
 from app import event_problems
 from app.errors import Problem
 from app.event import BrokenRule, Event, read_event
 from app.names import Refused
-from workers.import_content import Chunk, Mark, Unreadable
+from workers.import_content import Chunk, InputError, Mark, Unreadable
 
 SHOWN_BYTES = 65_536
+NO_PLACE = "a rule or limit refused it when its piece was first sent; it would pass now: import it by itself"
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -22,6 +26,12 @@ class Rejected(msgspec.Struct, frozen=True):
     line: int
     problems: list[Problem]
     body: bytes
+
+    @property
+    def reasons(self) -> str:
+        """For people; the first ones."""
+        problems = "; ".join(f"{one.path}: {one.message}" for one in self.problems[:3])
+        return f"line {self.line}: {problems}"
 
 
 class Piece(msgspec.Struct):
@@ -59,6 +69,27 @@ class Piece(msgspec.Struct):
                 kept.append((line, body, event))
         self.rows = kept
         self.rejected.sort(key=lambda one: one.line)
+
+
+def judge_again(chunk: Chunk, max_event_bytes: int, left_out: Mapping[int, list[Problem]]) -> Piece:
+    """`chunk` as an earlier run judged it, which may have appended it: without these lines, with all others.
+
+    Their reasons are those of that run where it is known, else those that hold now. Errors: InputError.
+    """
+    then = judge(chunk, sys.maxsize)
+    now = {one.line: one.problems for one in judge(chunk, max_event_bytes).rejected} if left_out else {}
+    if others := [one for one in then.rejected if one.line not in left_out]:
+        raise InputError(
+            f"an earlier run took {others[0].reasons}. Go on with the version and the limits that it had, or "
+            "import all of it as new rows with --again NAME"
+        )
+    bodies = {one.line: one.body for one in then.rejected}
+    bodies |= {line: body[:SHOWN_BYTES] for line, body, _ in then.rows if line in left_out}
+    rejected = [
+        Rejected(line, left_out[line] or now.get(line) or [Problem("$", NO_PLACE)], body)
+        for line, body in sorted(bodies.items())
+    ]
+    return Piece(then.end, [row for row in then.rows if row[0] not in left_out], rejected)
 
 
 def judge(chunk: Chunk, max_event_bytes: int) -> Piece:

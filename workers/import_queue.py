@@ -17,7 +17,7 @@ from typing import TypeVar, cast
 import msgspec
 from redis.asyncio import Redis
 
-from app import ledger, presence
+from app import layout, ledger, presence
 from app.layout import Expected
 from app.partition import Freshness
 from app.pressure import reached_mark
@@ -90,7 +90,7 @@ class ImportQueue:
     def _producer(self, partition: int) -> Producer:
         if partition not in self._producers:
             self._producers[partition] = Producer(
-                self._redis.connection_pool, self._keys(partition), self._expected
+                self._redis.connection_pool, self._keys(partition), self._expected, is_import=True
             )
         return self._producers[partition]
 
@@ -114,6 +114,15 @@ class ImportQueue:
                     self._say(f"{reason}; trying again for {self._patience_seconds:.0f} s")
                 was_told = True
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def knows(self, incarnation: str) -> bool:
+        """Did any partition there ever was get pieces of this import? Errors: GaveUp, Stopped."""
+        recorded = await self.insist(lambda: layout.read(self._redis, self._expected.queue))
+        for number in range(max(self.shards, recorded.most if recorded else 0)):
+            name = self._keys(number).imports
+            if await self.insist(partial(self._redis.hexists, name, incarnation)):
+                return True
+        return False
 
     async def append(self, piece: Piece, place: Place, project_id: str, customer_identifier: str) -> None:
         """Append the events of `piece` to their partitions, each once. Errors: GaveUp, Stopped."""

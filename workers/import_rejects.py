@@ -5,47 +5,60 @@ In the order of the input, so that a run that goes on can cut off what it will w
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
+from app.errors import Problem
 from workers.import_content import InputError
 from workers.import_pieces import Rejected
 
+START = b'{"line":'  # of every line that we write
+MAX_BYTES = 16 * 1024 * 1024  # far more than one that we write has
 
-class _Line(msgspec.Struct):
+
+class _Problem(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    message: str
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
     line: int
+    errors: list[_Problem]
+    event: str
 
 
 class Rejects:
-    """Made when there is a first row for it."""
+    """Made when there is a first row for it; then it replaces that of another import, but nothing else."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: BinaryIO | None = None
 
-    def go_on(self, before_line: int) -> None:
-        """Keep what is there of lines before `before_line`. Errors: InputError."""
+    def check(self) -> None:
+        """Before anything is imported. Errors: InputError for a file with something else in it."""
+        with self._open() as file:
+            self._read(file)
+
+    def go_on(self, line: int, end: int) -> dict[int, list[Problem]]:
+        """Keep what is there before `line`; from there to `end` return the reasons. Errors: InputError."""
+        kept, reasons = 0, {}
+        with self._open() as file:
+            while (found := self._read(file)) is not None and found.line < end:
+                if found.line >= line:
+                    reasons[found.line] = [Problem(one.path, one.message) for one in found.errors]
+                elif not reasons:
+                    kept = file.tell()
         try:
-            file = self.path.open("r+b")
-        except FileNotFoundError:
-            return
+            if self.path.is_file():
+                self._file = self.path.open("r+b")
+                self._file.truncate(kept)
+                self._file.seek(kept)
         except OSError as error:
             raise self._error(error) from None
-        kept = 0
-        for text in file:
-            try:
-                if not text.endswith(b"\n") or msgspec.json.decode(text, type=_Line).line >= before_line:
-                    break
-            except msgspec.DecodeError:
-                raise InputError(
-                    f"{self.path} is no list of rejected rows: move it, or name another file with --rejects"
-                ) from None
-            kept += len(text)
-        file.truncate(kept)
-        file.seek(kept)
-        self._file = file
+        return reasons
 
     def write(self, rejected: list[Rejected]) -> None:
         """Append, and hand to the system. Errors: InputError."""
@@ -62,6 +75,35 @@ class Rejects:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+    def _open(self) -> BinaryIO:
+        """What is there, empty if nothing is. Errors: InputError."""
+        try:
+            # A device or a pipe holds nothing to lose.
+            return self.path.open("rb") if self.path.is_file() else io.BytesIO()
+        except OSError as error:
+            raise self._error(error) from None
+
+    def _read(self, file: BinaryIO) -> _Line | None:
+        """The next line; None behind the last whole one. Errors: InputError where it is none of ours."""
+        text = file.readline(len(START))
+        if START.startswith(text) and len(text) < len(START):
+            return None  # the end, or where the disk was full
+        if text == START:
+            text += file.readline(MAX_BYTES)
+            is_whole = text.endswith(b"\n")
+            try:
+                found = msgspec.json.decode(text, type=_Line)
+                return found if is_whole else None
+            except msgspec.ValidationError:
+                pass
+            except msgspec.DecodeError:
+                if not is_whole and len(text) < MAX_BYTES:
+                    return None
+        raise InputError(
+            f"{self.path} is no list of rejected rows, and would be overwritten: move it, or name another "
+            "file with --rejects"
+        )
 
     def _error(self, error: OSError) -> InputError:
         return InputError(

@@ -24,8 +24,8 @@ from app.grant import Grant, KeyType
 from app.registry import Registry
 from workers.import_content import InputError
 from workers.import_formats import Opened
-from workers.import_journal import Entry, Journal, Reached
-from workers.import_pieces import Piece, Rejected, judge
+from workers.import_journal import Entry, Journal, Reached, TakenOver
+from workers.import_pieces import Piece, judge, judge_again
 from workers.import_progress import Progress
 from workers.import_queue import GaveUp, ImportQueue, Place, Stopped
 from workers.import_reader import in_thread
@@ -97,6 +97,7 @@ class Import:
 
     async def dry_run(self) -> tuple[int, int]:
         """Validate everything, keep nothing. Returns the numbers of distinct event names and fields."""
+        self._rejects.check()
         names: set[str] = set()
         fields: set[str] = set()
         async for piece in self._pieces():
@@ -113,6 +114,7 @@ class Import:
         Errors: InputError, Refusal, Stopped, GaveUp, TakenOver, ApiError.
         """
         self._journal, self._queue, self._registry, self._secret = journal, queue, registry, secret
+        self._rejects.check()
         candidates = await queue.insist(journal.candidates)
         entry = await self._unless_stopped(in_thread(lambda: journal.recognise(self._source, candidates)))
         self._reached = Reached(self._source.mark)
@@ -134,7 +136,7 @@ class Import:
             if self._stop.is_set():
                 raise Stopped
         if not self._source.problem and journal.entry is not None and not journal.entry.is_complete:
-            complete = msgspec.structs.replace(journal.entry, is_complete=True)
+            complete = journal.completed(journal.entry)
             await queue.insist(lambda: journal.save(complete))
 
     async def _go_on(self, entry: Entry) -> None:
@@ -142,10 +144,10 @@ class Import:
         before, last = entry.before, entry.last
         self._progress.say(f"known: its import began {_date(entry.began)}; passing over what is in")
         await self._unless_stopped(in_thread(lambda: self._source.skip_to(before.mark.position)))
-        piece = None
+        chunk = None
         if self._source.mark.digest == before.mark.digest:
-            piece = await self._unless_stopped(in_thread(lambda: self._read(last.mark.position)))
-        if piece is None or piece.end.digest != last.mark.digest:
+            chunk = await self._unless_stopped(in_thread(lambda: self._source.read(last.mark.position)))
+        if chunk is None or chunk.end.digest != last.mark.digest:
             raise InputError(
                 f"{self._name} begins with rows that were imported {_date(entry.began)} from {entry.source}, "
                 f"but is not the same up to row {last.rows:,}, as far as that import came. Nothing was "
@@ -153,10 +155,11 @@ class Import:
             )
         self._reached = last if entry.is_complete else before
         self.summary.already_in = self._reached.rows
-        self._rejects.go_on(self._reached.mark.line)
+        reasons = self._rejects.go_on(self._reached.mark.line, last.mark.line)
         self._count(self._reached, None)
         if not entry.is_complete:
-            await self._send(piece, entry)
+            left_out = {line: reasons.get(line, []) for line in entry.left_out}
+            await self._send(judge_again(chunk, self._max_event_bytes, left_out), entry)
 
     async def _pieces(self) -> AsyncIterator[Piece]:
         """Piece after piece; the next one is read while one is at work. Errors: Stopped, InputError."""
@@ -166,7 +169,7 @@ class Import:
                 if not self._reached.rows and not piece.rows and len(piece.rejected) >= WORTHLESS_ROWS:
                     raise InputError(
                         f"not one of the first {len(piece.rejected):,} rows is an event; "
-                        f"{_reasons(piece.rejected[0])}. Is the format right, and is a mapping missing "
+                        f"{piece.rejected[0].reasons}. Is the format right, and is a mapping missing "
                         "(--event-name, --rename)?"
                     )
                 ahead = self._read_ahead()
@@ -188,22 +191,38 @@ class Import:
     async def _send(self, piece: Piece, repeats: Entry | None = None) -> None:
         """Everything that happens to one piece, in an order in which any line may be the last one.
 
-        `repeats`: the entry of an earlier run, which may have appended it.
+        `repeats`: the entry of an earlier run, which may have appended it. Then names are not asked for
+        again: another answer would make it another piece.
         """
         grant = await self._authorise()
-        await self._admit(grant, piece)
+        if repeats is None:
+            if self._journal.entry is None:
+                await self._begin(piece)
+            await self._admit(grant, piece)
         self._set_aside(piece)
         reached = self._behind(piece, self._reached)
         if repeats is None:
-            entry = self._journal.next(self._name, self._reached, reached, self._queue.shards)
+            left_out = tuple(one.line for one in piece.rejected)
+            entry = self._journal.next(self._name, self._reached, reached, self._queue.shards, left_out)
         else:
-            entry = self._journal.repeated(repeats, reached)
+            entry = self._journal.repeated(repeats)
         await self._queue.insist(lambda: self._journal.save(entry))
         place = Place(self._journal.incarnation, entry.sequence, entry.shards)
         await self._queue.append(piece, place, grant.project_id, grant.customer_identifier or "")
         for name, paths in piece.shapes():
             self._registry.names.touch(grant.project_id, name, paths)
         self._count(reached, piece)
+
+    async def _begin(self, first: Piece) -> None:
+        """The import gets its name. Errors: InputError, if it had it before; TakenOver, GaveUp, Stopped."""
+        if not await self._queue.knows(self._journal.begin(first.end)):
+            return
+        if await self._queue.insist(self._journal.is_written):  # since we looked: another run began with it
+            raise TakenOver
+        raise InputError(
+            f"{self._name} was imported before, but so many others since that it is no longer remembered how "
+            "far that came. Nothing was imported now. --again NAME imports all of it as new rows"
+        )
 
     async def _authorise(self) -> Grant:
         """The key may be revoked or expire while a long import runs. Errors: ApiError 401, GaveUp."""
@@ -243,7 +262,7 @@ class Import:
 
     def _set_aside(self, piece: Piece) -> None:
         if self._options.strict and piece.rejected:
-            raise Refusal(_reasons(piece.rejected[0]))
+            raise Refusal(piece.rejected[0].reasons)
         try:
             self._rejects.write(piece.rejected)
         except InputError as error:  # a full disk, say: what came before is in, and it can go on
@@ -271,11 +290,6 @@ class Import:
             return await task
         finally:
             stop.cancel()
-
-
-def _reasons(row: Rejected) -> str:
-    problems = "; ".join(f"{one.path}: {one.message}" for one in row.problems[:3])
-    return f"line {row.line}: {problems}"
 
 
 def _date(unix_ms: int) -> str:
