@@ -14,8 +14,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from app import redis_client
+from app.stream import Keys
 from tests.client import Client, equals, unique
 from tests.import_kit import Desk, kill, lines
+from tests.pipeline_kit import entries
 from tests.registries import registry
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service
 from tests.waiting import until
@@ -153,6 +156,49 @@ def test_a_list_of_bad_rows_that_cannot_be_written_ends_it(desk: Desk) -> None:
     assert done.said["accepted"] == 5000
     done = desk.run(str(path))
     assert (done.code, done.said["rejected"], sum(desk.bodies().values())) == (1, 1, 5000)
+
+
+def test_no_entry_of_the_stream_is_larger_than_a_piece_and_an_event(desk: Desk) -> None:
+    """The drain takes an entry whole, and Redis keeps it."""
+    names = [f"c{at:03}{'x' * 100}" for at in range(100)]
+    path = desk.directory / "a.csv"
+    path.write_text(f"event_name,{','.join(names)}\n" + f"e{',1' * len(names)}\n" * 300)
+    assert desk.run(str(path)).said["accepted"] == 300
+
+    async def sizes() -> list[int]:
+        redis = redis_client.connect(desk.settings)
+        try:
+            return [len(fields[b"r"]) for _, fields in await entries(redis, Keys("events", 0).entries)]
+        finally:
+            await redis.aclose()
+
+    found = asyncio.run(sizes())
+    assert len(found) == 4
+    assert max(found) < 1024 * 1024 + desk.settings.limits.max_event_bytes
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    "content", ['{"event_name":"a"}\n{"event_name":"b"}\n', '{"line":5,"event_name":"x"}', "id,name\n", "x"]
+)
+def test_a_file_with_something_else_in_it_is_not_overwritten(
+    desk: Desk, content: str, words: tuple[str, ...]
+) -> None:
+    path, other = write(desk, '{"event_name":"a"}', "{"), desk.directory / "other"
+    other.write_text(content)
+    done = desk.run(path, "--rejects", str(other), *words)
+    assert (done.code, "is no list of rejected rows" in done.said["reason"]) == (2, True)
+    assert (other.read_text(), desk.bodies()) == (content, {})
+
+
+@pytest.mark.parametrize("end", ["", '{"line":9,"err', "{"])
+def test_a_list_of_another_import_is_replaced_also_one_that_broke_off(desk: Desk, end: str) -> None:
+    path, other = write(desk, '{"event_name":"a"}', "{"), desk.directory / "other"
+    whole = write(desk, "{", "{", '{"event_name":"b"}', name="b.ndjson")
+    assert desk.run(whole, "--rejects", str(other)).said["rejected"] == 2
+    other.write_text(other.read_text() + end)
+    assert desk.run(path, "--rejects", str(other)).said["rejected"] == 1
+    assert [json.loads(line)["line"] for line in other.read_text().splitlines()] == [2]
 
 
 def test_strict_stops_at_the_first_bad_row_and_goes_on_when_it_is_mended(desk: Desk) -> None:

@@ -307,3 +307,52 @@ def test_every_place_between_two_rows_is_found_again(tmp_path: Path, format: str
             piece = again.read(end.position)
         assert piece is not None
         assert piece.end == end
+
+
+def wide(directory: Path, format: str) -> tuple[Path, Mapping]:
+    """A file of which far more is built than is read: 3,000 events of some 12 kB."""
+    number, path = 3000, directory / f"a.{format}"
+    names = [f"c{at:03}{'x' * 100}" for at in range(100)]
+    if format == "ndjson":
+        write(path, b'{"event_name":"e","a":1}\n' * number)
+        return path, Mapping("e" * 250, tuple(("a", name) for name in names[:1]))
+    if format == "csv":
+        write(path, f"event_name,{','.join(names)}\n" + f"e{',1' * len(names)}\n" * number)
+    else:
+        columns = {name: ["x" * 20] * number for name in names}
+        parquet.write_table(pyarrow.table({"event_name": ["e"] * number, **columns}), path)
+    return path, PLAIN
+
+
+@pytest.mark.parametrize("format", ["ndjson", "csv", "parquet"])
+def test_a_piece_is_bounded_by_what_is_built_of_it(
+    tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of kilobytes may unfold to gigabytes; and a piece that was cut so is found again."""
+    if format == "ndjson":  # with a mapping that adds a tenth, not one that multiplies
+        monkeypatch.setattr(import_ndjson, "PIECE_BYTES", 100_000)
+    most = 100_000 if format == "ndjson" else 1024 * 1024
+    path, mapping = wide(tmp_path, format)
+    marks, sizes, number = [], [], 0
+    with opened(path, mapping) as source:
+        marks.append(source.mark)
+        while (chunk := source.read(None)) is not None:
+            bodies = [len(body) for body in chunk.bodies if isinstance(body, bytes) and body]
+            marks.append(chunk.end)
+            sizes.append((sum(bodies), max(bodies, default=0)))
+            number += len(bodies)
+    assert number == 3000
+    assert len(sizes) > 5
+    assert all(size < most + largest for size, largest in sizes)
+    assert all(size >= most for size, _ in sizes[:-1]), "and they are not small either"
+    for before, end in list(pairwise(marks))[1:4]:
+        with opened(path, mapping) as again:
+            again.skip_to(before.position)
+            piece = again.read(end.position)
+        assert piece is not None
+        assert (piece.end, len(piece.bodies) > 0) == (end, True)
+        with opened(path, mapping) as again:
+            again.skip_to(before.position)
+            ahead = again.read(None)
+        assert ahead is not None
+        assert ahead.end == end, "the cut does not depend on where the reading began"
