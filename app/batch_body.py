@@ -62,9 +62,34 @@ async def split(body: bytes, content_type: str, max_events: int) -> list[Slice]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if _is_object(next(_whole_lines(body))):
             return _lines(body, max_events)
-        raise _malformed(body, error) from None
+        batch = _find_batch(body)
+        if not batch:
+            raise _malformed(body, error) from None
+        return await _scan_all(_unwrap(body, batch), "$.batch", max_events)
     batch = bytes(wrapper.batch)
     return await _array(_unwrap(body, batch), "$.batch", max_events) if batch else [body.strip(_BLANK)]
+
+
+def _find_batch(body: bytes) -> bytes:
+    """The value of `batch` in an object that the decoder refuses because of what an event holds; b"" without."""
+    text = body.decode("latin-1")
+    at, found = _skip(text, _skip(text, 0) + 1), b""
+    try:
+        while text[at : at + 1] == '"':
+            name, end = _SCAN(text, at)
+            at = _skip(text, end)
+            if text[at : at + 1] != ":":
+                return b""
+            start = _skip(text, at + 1)
+            _, end = _SCAN(text, start)
+            if name == "batch":
+                found = body[start:end]
+            at = _skip(text, end)
+            if text[at : at + 1] == ",":
+                at = _skip(text, at + 1)
+    except (json.JSONDecodeError, RecursionError):
+        return b""
+    return found if text[at : at + 1] == "}" and not body[at + 1 :].strip(_BLANK) else b""
 
 
 async def _array(body: bytes, path: str, max_events: int) -> list[Slice]:
@@ -74,9 +99,9 @@ async def _array(body: bytes, path: str, max_events: int) -> list[Slice]:
         return await _scan_all(body, path, max_events)
     try:
         events = _DECODE_ARRAY(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        await _scan_all(body, path, max_events)  # says in which event
-        raise _malformed(body, error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Either this says where it ends to be an array, or one event is at fault: half a surrogate, a NaN.
+        return await _scan_all(body, path, max_events)
     if len(events) > max_events:
         raise _too_many(max_events)
     return events  # type: ignore[return-value]

@@ -134,6 +134,17 @@ def test_a_broken_line_is_rejected_alone(project: Client) -> None:
     assert len(stored(project, name, 3)) == 3
 
 
+@pytest.mark.parametrize("form", ["[%s]", '{"batch":[%s],"sentAt":"now"}'])
+def test_half_a_surrogate_is_rejected_alone(project: Client, form: str) -> None:
+    name = unique("half")
+    one = f'{{"event_name":"{name}"}}'
+    body = (form % f'{one},{{"event_name":"{name}","cut":"\\ud83d"}},{one}').encode()
+    answer = accepted(send(project, body), 2, 1)
+    assert [error["index"] for error in answer["errors"]] == [1]
+    assert "surrogate" in answer["errors"][0]["message"]
+    assert len(stored(project, name, 2)) == 2
+
+
 def test_nothing_accepted_is_a_400_with_the_problems(project: Client) -> None:
     response = send(project, [{"event_name": "a b"}] * 30)
     assert response.status_code == 400

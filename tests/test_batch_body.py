@@ -70,6 +70,18 @@ def test_what_is_no_batch_is_refused_with_the_place(body: bytes, path: str, word
     assert (where, words in detail) == (path, True), detail
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'{"event_name":"x","y":"\\ud800"}', b'{"event_name":"x","y":NaN}', b'{"event_name":"x","y":"\xff"}',
+        b'{"event_name":"x","\\udc00":[{"a":-Infinity}]}',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("form", [b"[%s]", b' {"sentAt" : "now", "batch" : [%s] , "x":{"batch":[]}} '])
+def test_an_event_that_no_decoder_takes_spoils_no_other(form: bytes, odd: bytes) -> None:
+    assert events(form.replace(b"%s", b",".join([E, odd, E]))) == [E, odd, E]
+
+
 @pytest.mark.parametrize("form", [b"[%s]", b'{"batch":[%s]}', b"%s"])
 def test_too_many_events(form: bytes) -> None:
     separator = b"\n" if form == b"%s" else b","
