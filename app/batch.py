@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from operator import itemgetter
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -171,9 +172,8 @@ class Batch:
     ) -> list[Good]:
         """Count new names against the project's caps, all at once; without the events that find no place."""
         for _ in range(ADMISSIONS):
-            event_names = set().union(*(group.event_names for group in groups))
-            paths = set().union(*(group.field_paths for group in groups))
-            if known.event_names >= event_names and known.field_paths >= paths:
+            event_names, paths = _new_names(groups, known)
+            if not event_names and not paths:
                 break
             refused = await self._registry.names.admit(project_id, event_names, paths)
             if not refused:
@@ -200,6 +200,27 @@ class Batch:
             for name in set(group.event_names):
                 self._registry.names.touch(project_id, name, group.field_paths)
         return groups
+
+
+def _new_names(groups: list[Good], known: KnownNames) -> tuple[list[str], list[str]]:
+    """Those that are not known, in the order of the batch: if places are few, its first events get them."""
+    named = [
+        (at, name)
+        for group in groups
+        if not known.event_names.issuperset(group.event_names)
+        for at, name in zip(group.positions, group.event_names, strict=True)
+        if name not in known.event_names
+    ]
+    paths = [
+        (group.positions[0], path)
+        for group in groups
+        if not known.field_paths.issuperset(group.field_paths)
+        for path in group.field_paths
+        if path not in known.field_paths
+    ]
+    named.sort()
+    paths.sort(key=itemgetter(0))
+    return list(dict.fromkeys(name for _, name in named)), list(dict.fromkeys(path for _, path in paths))
 
 
 def _idempotency_key(scope: Scope) -> str:

@@ -71,7 +71,7 @@ async def split(body: bytes, content_type: str, max_events: int) -> list[Slice]:
 
 
 def _find_batch(body: bytes) -> bytes:
-    """The value of `batch` in an object that the decoder refuses because of what an event holds; b"" without."""
+    """The value of `batch` in an object that the decoder refuses for what an event holds; b"" without."""
     text = body.decode("latin-1")
     at, found = _skip(text, _skip(text, 0) + 1), b""
     try:

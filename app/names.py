@@ -165,7 +165,7 @@ class Names:
         return known
 
     async def admit(self, project_id: str, event_names: Iterable[str], field_paths: Iterable[str]) -> Refused:
-        """Give a place to all of these names, or to none and say which found none.
+        """Give a place to all of these names, or to none and say which found none: the last of them.
 
         A refusal may be up to REFUSAL_SECONDS old.
         Errors: ApiError 503 when Redis does not answer, 401 when the project is gone.
@@ -173,8 +173,8 @@ class Names:
         known = self._known.get(project_id) or await self.load(project_id)
         shape = _Shape(
             project_id,
-            tuple(sorted(set(event_names) - known.event_names)),
-            tuple(sorted(set(field_paths) - known.field_paths)),
+            tuple(name for name in dict.fromkeys(event_names) if name not in known.event_names),
+            tuple(path for path in dict.fromkeys(field_paths) if path not in known.field_paths),
         )
         if not shape.event_names and not shape.field_paths:
             return Refused()

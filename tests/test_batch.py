@@ -303,6 +303,7 @@ def test_names_without_a_place_reject_their_events_only(client: Client) -> None:
     answer = accepted(send(project, more), 250, 150)
     assert {error["code"] for error in answer["errors"]} == {"invalid_body"}
     assert all("distinct fields" in error["message"] for error in answer["errors"])
+    assert [error["index"] for error in answer["errors"]] == list(range(250, 400))  # the first find places
     good = set(range(400)) - {error["index"] for error in answer["errors"]}
     until(lambda: project.count(name) == 19 + 250, SECONDS, "the others")
     found = project.rows(group_by=["f1"], filters=[equals("event_name", name)], limit=1000)

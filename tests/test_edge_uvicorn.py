@@ -24,7 +24,14 @@ from app.settings import load
 from tests.certificate import tls
 from tests.engines import ENGINES
 from tests.waiting import async_until
-from workers import edge_exchange, edge_hypercorn, edge_limits, edge_uvicorn, edge_uvicorn_requests
+from workers import (
+    edge_exchange,
+    edge_http1,
+    edge_hypercorn,
+    edge_limits,
+    edge_uvicorn,
+    edge_uvicorn_requests,
+)
 from workers.edge_app import AppDidNotStart, EdgeError, check_engine
 from workers.edge_head import Head
 from workers.edge_uvicorn_protocol import Connection, Edge
@@ -212,6 +219,31 @@ def test_what_is_sent_without_waiting_is_parsed_a_few_at_a_time(
             assert (await asking).count(b"200 OK") == 5001
 
     run(test)
+
+
+def test_who_never_waits_is_read_as_slowly_as_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under Hypercorn; it is not read on while a request of its is answered, or it would fill the memory."""
+    unread: list[int] = []
+    answered = edge_http1.Http1.answered
+
+    def noted(self: edge_http1.Http1, exchange: Any) -> None:
+        unread.append(len(self._parser.trailing_data[0]))
+        answered(self, exchange)
+
+    monkeypatch.setattr(edge_http1.Http1, "answered", noted)
+
+    async def test() -> None:
+        async with served(plain(), tmp_path, engine="hypercorn") as (port, _, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(GET * 100_000)  # 2.7 MB
+            while len(unread) < 500:
+                assert await reader.read(65536)
+            writer.transport.abort()
+
+    run(test)
+    assert max(unread) < 600_000
 
 
 @pytest.mark.parametrize("engine", ENGINES)

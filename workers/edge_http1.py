@@ -234,13 +234,13 @@ class Http1(asyncio.Protocol):
             self._end()
             return
         self._idle_since = self._loop.time()
-        rest, _ = self._parser.trailing_data
-        self._parser = new_parser()
+        (rest, _), self._parser = self._parser.trailing_data, new_parser()
         if rest:
             self.data_received(rest)
-        self.resume_reading()
         if self.running is None and self._has_left:
             self._end()
+        elif self.running is None or self.running.more_body:  # else a flood of requests fills our memory
+            self.resume_reading()
 
     def refuse(self, error: ApiError, exchange: Exchange) -> None:
         """Answer `error` in the place of `exchange`, which can give none."""
