@@ -53,7 +53,11 @@ def main() -> int:
     if chosen.report:
         return _report_anew()
     names = chosen.parts or [name for name in PARTS if not chosen.quick or name in QUICK]
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a shell starts what is in its background deaf to the first
+        signal.signal(number, _interrupt)
     try:
         found = _run({name: PARTS[name] for name in names}, is_quick=chosen.quick)
     except KeyboardInterrupt:
