@@ -206,7 +206,7 @@ def test_strict_stops_at_the_first_bad_row_and_goes_on_when_it_is_mended(desk: D
     path = desk.directory / "a.ndjson"
     path.write_bytes(good + b"{}\n")
     done = desk.run(str(path), "--strict")
-    assert (done.code, done.said["reason"]) == (1, "line 6001: $.event_name: required field is missing")
+    assert (done.code, done.said["reason"]) == (3, "line 6001: $.event_name: required field is missing")
     assert sum(desk.bodies().values()) == 5000, "what lies before its piece"
     path.write_bytes(good + b'{"event_name":"mended"}\n')
     assert desk.run(str(path), "--strict").code == 0

@@ -137,6 +137,8 @@ def test_csv_of_other_habits(tmp_path: Path) -> None:
     assert "not UTF-8" in read(latin)[0]
     assert read(latin, encoding="cp1252") == rows
     assert read(write(tmp_path / "d.csv", "event_name,x\né,1\n".encode("utf-16")), encoding="utf-16") == rows
+    with pytest.raises(InputError, match="utf-16"):  # what Excel calls Unicode text
+        read(write(tmp_path / "f.csv", "event_name,x\né,1\n".encode("utf-16")))
 
 
 def test_rows_that_are_none(tmp_path: Path) -> None:

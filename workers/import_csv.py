@@ -94,6 +94,8 @@ class CsvSource:
         row = next(rows, None)
         while row == []:
             row = next(rows, None)
+        if isinstance(row, Unreadable) and b"\0" in b"".join(self._row):
+            raise InputError("the header is not UTF-8; name the file's encoding: --encoding utf-16, probably")
         if not isinstance(row, list):
             raise InputError(
                 "the CSV has no header" if row is None else f"the header cannot be read: {row.reason}"

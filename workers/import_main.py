@@ -86,7 +86,7 @@ class _Command:
                     f"{error.row.error}. {error.detail}",
                 )
         except Refusal as error:
-            code, summary.state, summary.reason = REJECTED, "rejected", str(error)
+            code, summary.state, summary.reason = UNFINISHED, "rejected", str(error)
         except (GaveUp, Stopped) as error:
             code, summary.reason = UNFINISHED, str(error) or "stopped"
         except TakenOver:
