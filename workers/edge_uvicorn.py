@@ -1,4 +1,4 @@
-"""The edge under uvicorn: HTTP/1.1 only, 1.7 times as fast with single events; for edges behind a load balancer.
+"""The edge under uvicorn: HTTP/1.1 only, 1.7 times as fast; for edges behind a load balancer.
 
 Of uvicorn this uses the protocol (`workers.edge_uvicorn_protocol`), on uvloop and httptools; not its process
 manager and not its signal handlers, since both are the supervisor's and `workers.edge`'s.

@@ -94,16 +94,15 @@ class CsvSource:
         row = next(rows, None)
         while row == []:
             row = next(rows, None)
-        if isinstance(row, Unreadable) and b"\0" in b"".join(self._row):
-            raise InputError("the header is not UTF-8; name the file's encoding: --encoding utf-16, probably")
         if not isinstance(row, list):
             raise InputError(
                 "the CSV has no header" if row is None else f"the header cannot be read: {row.reason}"
             )
         self._content.line += self._content.take(self._consumed).count(b"\n")
         if any("\udc80" <= character <= "\udcff" or character == "\0" for name in row for character in name):
+            likely = "utf-16" if any("\0" in name for name in row) else "cp1252"
             raise InputError(
-                "the header is not UTF-8; name the file's encoding: --encoding cp1252, for example"
+                f"the header is not UTF-8; name the file's encoding: --encoding {likely}, for example"
             )
         names = [name.strip() or f"column_{at}" for at, name in enumerate(row, 1)]
         if double := sorted({name for name in names if names.count(name) > 1}):
