@@ -166,9 +166,13 @@ def test_refusal_and_reason_never_disagree(fields: dict[str, object], spaced: bo
 @settings(max_examples=300)
 @given(st.binary(max_size=60))
 def test_garbage_never_raises_anything_else(garbage: bytes) -> None:
+    body = b'{"event_name":"e"' + garbage
+    if garbage.strip(b" \t\r\n") == b"}":  # the one that is none
+        assert not event_problems.find(body)
+        return
     with pytest.raises(BrokenRule):
-        read_event(b'{"event_name":"e"' + garbage)
-    assert event_problems.find(b'{"event_name":"e"' + garbage)
+        read_event(body)
+    assert event_problems.find(body)
 
 
 @settings(max_examples=300)
