@@ -229,3 +229,24 @@ class Content:
     def _end_at(self, data: bytes) -> bytes:
         self._has_ended = not data
         return b""
+
+
+class TextSource:
+    """What a `Source` of lines knows of its place, all of it from the bytes."""
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+
+    @property
+    def mark(self) -> Mark:
+        return self._content.mark
+
+    @property
+    def problem(self) -> str:
+        return self._content.problem
+
+    def digest_at(self, position: int) -> str | None:
+        return self._content.digest_at(position)
+
+    def skip_to(self, position: int) -> None:
+        self._content.skip_to(position)

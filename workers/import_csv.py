@@ -18,7 +18,7 @@ from workers.import_content import (
     Chunk,
     Content,
     InputError,
-    Mark,
+    TextSource,
     Unreadable,
     too_long,
 )
@@ -31,12 +31,12 @@ _WORDS = {"true": b"true", "false": b"false", "null": b"null"}
 _FIRST = frozenset("-0123456789tfn")
 
 
-class CsvSource:
+class CsvSource(TextSource):
     """A `Source`. Empty lines are no rows."""
 
     def __init__(self, content: Content, mapping: Mapping, max_line_bytes: int, delimiter: str = "") -> None:
         """Errors: InputError for a header that cannot be used."""
-        self._content = content
+        super().__init__(content)
         self._consumed = 0  # bytes that the csv module has seen, of those that wait
         self._row: list[bytes] = []  # the lines of the row that it reads
         self._is_exhausted = False
@@ -49,20 +49,6 @@ class CsvSource:
             _converter(column, target, mapping)
             for column, target in zip(columns, self._builder.targets, strict=True)
         ]
-
-    @property
-    def mark(self) -> Mark:
-        return self._content.mark
-
-    @property
-    def problem(self) -> str:
-        return self._content.problem
-
-    def digest_at(self, position: int) -> str | None:
-        return self._content.digest_at(position)
-
-    def skip_to(self, position: int) -> None:
-        self._content.skip_to(position)
 
     def read(self, until: int | None) -> Chunk | None:
         content = self._content

@@ -10,7 +10,7 @@ from workers.import_content import (
     Chunk,
     Content,
     InputError,
-    Mark,
+    TextSource,
     Unreadable,
     too_long,
 )
@@ -21,12 +21,12 @@ PIECE_ROWS = 5000  # of small events: one entry of the stream is a bite of the d
 SHOWN_BYTES = 65_536  # of a line that is too long to be kept
 
 
-class NdjsonSource:
+class NdjsonSource(TextSource):
     """A `Source`. Empty lines are no rows."""
 
     def __init__(self, content: Content, mapping: Mapping, max_line_bytes: int) -> None:
         """Errors: InputError for what is JSON, but not one event a line."""
-        self._content = content
+        super().__init__(content)
         self._mapping = mapping
         self._max_line_bytes = max_line_bytes
         content.fill(4096)
@@ -37,20 +37,6 @@ class NdjsonSource:
             raise InputError("this is one JSON array, not an event a line: `jq -c '.[]' FILE` makes it that")
         if b"\0" in head[:64]:
             raise InputError("this is not UTF-8 text; is it UTF-16? Then add --encoding utf-16")
-
-    @property
-    def mark(self) -> Mark:
-        return self._content.mark
-
-    @property
-    def problem(self) -> str:
-        return self._content.problem
-
-    def digest_at(self, position: int) -> str | None:
-        return self._content.digest_at(position)
-
-    def skip_to(self, position: int) -> None:
-        self._content.skip_to(position)
 
     def read(self, until: int | None) -> Chunk | None:
         content = self._content
