@@ -46,9 +46,10 @@ class Piece(msgspec.Struct):
         """How many rows, good and bad."""
         return len(self.rows) + len(self.rejected)
 
-    def shapes(self) -> set[tuple[str, tuple[str, ...]]]:
-        """What the events need names for: event name and field paths."""
-        return {(event.event_name, event.field_paths) for _, _, event in self.rows}
+    def shapes(self) -> list[tuple[str, tuple[str, ...]]]:
+        """What the events need names for, each once: event name and field paths. In the order of the rows:
+        if places are few, the first rows get them, in every run."""
+        return list(dict.fromkeys((event.event_name, event.field_paths) for _, _, event in self.rows))
 
     def refuse(self, refused: Refused, what: str) -> None:
         """Set the events aside that carry a name without a place; `what` says what would give it one."""

@@ -238,8 +238,8 @@ class Import:
             if known is None:
                 known = await self._patiently(lambda: names.load(project_id))
             shapes = piece.shapes()
-            new_names = {name for name, _ in shapes} - known.event_names
-            new_paths = {path for _, paths in shapes for path in paths} - known.field_paths
+            new_names = [name for name, _ in shapes if name not in known.event_names]
+            new_paths = [path for _, paths in shapes for path in paths if path not in known.field_paths]
             if not new_names and not new_paths:
                 return
             refused = await self._patiently(partial(names.admit, project_id, new_names, new_paths))
