@@ -78,6 +78,7 @@ def test_a_piece_that_is_sent_again_holds_the_same_rows_whatever_the_limits_are_
     """APPEND passes over what it knows: what counts as accepted must be what was appended."""
     desk = Desk(tmp_path, redis_url, f"[limits]\n{limits[0]}\n")
     content = rows(10).splitlines()
+    content[0] = b'{"event_name":"e","n":0,"pad":""}'
     content[3] = b'{"event_name":"e","n":3,"zz":1,"yy":1,"xx":1}'
     content[4] = b'{"event_name":"e","n":4,"pad":"%s"}' % (b"x" * 3000)
     path = desk.directory / "a.ndjson"
