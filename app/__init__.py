@@ -33,8 +33,10 @@ batches hold together.
 And a question's way back:
 
     14  app.read        POST /v1/query/json
-    15  app.query       the query language, narrowed to the key's grant
-    16  app.sql         Query -> SQL and parameters
+    15  app.query       the query language
+    16  app.scope       what the key may see: one project, perhaps one customer, nothing that was erased
+        app.sql         a Query within a Scope -> SQL and parameters (app.sql_filters: the WHERE of all reads)
+        app.ask         the way to the store, within limits
 
 What became of an event is told by
 

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from app import redis_client
 from app import store as store_client
 from app.append import Appender
+from app.ask import Asker
 from app.batch import Batch
 from app.canary import Canary
 from app.dead import DeadLetters
@@ -99,7 +100,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     batch = Batch(registry, appenders, track.limits, settings)
     manage = ManageHandlers(registry, settings)
     dead = DeadHandlers(registry, letters, store, settings)
-    read = ReadHandlers(registry, store, freshness, settings)
+    read = ReadHandlers(Asker(registry, store, freshness, settings))
 
     def away() -> str:
         return pressure.refusal() or ("events wait in the spool" if spool.groups else "")

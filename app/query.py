@@ -1,14 +1,14 @@
-"""The query language (api.md section 5): bytes -> a Query narrowed to the key's grant, or every problem.
+"""The query language (api.md section 5): bytes -> a Query, or every problem.
 
 Pure: no clock, no store. What a Query means in SQL is `app.sql`'s business; filters and time periods have
-modules of their own. A Query holds only checked words and values, so what reads it decides nothing.
+modules of their own, and whose events it is asked of is decided elsewhere (`app.scope`). A Query holds only
+checked words and values, so what reads it decides nothing.
 Next reader: `app.sql`.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,9 +18,6 @@ from app.event import has_repeated_name
 from app.fields import Field, Kind, unknown
 from app.filters import Filter, read_field, read_filters, read_word
 from app.time_period import Period, read_period, read_zone
-
-if TYPE_CHECKING:
-    from app.grant import Grant
 
 MAX_GROUP_BY = 10
 MAX_ORDER_BY = 20
@@ -48,10 +45,8 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Query(msgspec.Struct, frozen=True):
-    """A checked query of one project, narrowed to one customer where the key is bound to one."""
+    """A checked query."""
 
-    project_id: str
-    customer_identifier: str | None
     period: Period
     timezone: str = "UTC"
     bucket: Bucket | None = None
@@ -77,8 +72,8 @@ _BUCKETS = {bucket.value: bucket for bucket in Bucket}
 _DIRECTIONS = {"ASC": False, "DESC": True}
 
 
-def read_query(body: bytes, grant: Grant, now_ms: int) -> Query:
-    """The query in `body` at `now_ms` (Unix milliseconds), narrowed to what `grant` may see.
+def read_query(body: bytes, now_ms: int) -> Query:
+    """The query in `body` at `now_ms` (Unix milliseconds).
 
     Errors: ApiError 400 that names every problem found.
     """
@@ -102,8 +97,6 @@ def read_query(body: bytes, grant: Grant, now_ms: int) -> Query:
     if problems or period is None:
         raise invalid_body(problems)
     return Query(
-        project_id=grant.project_id,
-        customer_identifier=grant.customer_identifier,
         period=period,
         timezone=timezone,
         bucket=bucket,

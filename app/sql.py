@@ -1,4 +1,4 @@
-"""Query -> one SELECT and its parameters. Pure; says what each operator and function means.
+"""A Query within a Scope -> one SELECT and its parameters. Pure; says what each operator and function means.
 
 Values are parameters (`{p0:String}`), never text. Field names pass through `app.sql_fields` alone. Every
 output column arrives as JSON text or NULL, so a type survives the trip; times arrive as Unix milliseconds.
@@ -16,6 +16,7 @@ from app.computations import Computation, Function
 from app.fields import COLUMNS, Field, Kind, resolve
 from app.filters import Op
 from app.query import TIME_OUTPUT, Bucket, Order, Query
+from app.scope import Scope
 from app.sql_fields import (
     column,
     distinct,
@@ -30,7 +31,7 @@ from app.sql_fields import (
     text_of_key,
     whole_number,
 )
-from app.sql_filters import Parameter, Parameters, where
+from app.sql_filters import Parameter, Parameters, asked, where
 
 RAW_COLUMNS = tuple(field for name, field in COLUMNS.items() if name != "project_id")
 
@@ -61,39 +62,41 @@ class Statement(msgspec.Struct, frozen=True):
     outputs: tuple[Output, ...]
 
 
-def to_statement(query: Query) -> Statement:
-    """The SELECT that answers `query`."""
+def to_statement(query: Query, scope: Scope) -> Statement:
+    """The SELECT that answers `query` for whoever may see `scope`."""
     parameters = Parameters()
-    return _raw(query, parameters) if query.is_raw else _grouped(query, parameters)
+    conditions = where(scope, query.period, query.filters, parameters)
+    named = elements((*_shown(query), *asked(scope, query.filters)))
+    if not query.is_raw:
+        return _grouped(query, named, conditions, parameters)
+    if not query.order_by and _all_match(query, scope):
+        conditions = f"{conditions} AND event_time >= ({_oldest_shown(query, conditions, parameters)})"
+    return _raw(query, named, conditions, parameters)
 
 
-def _raw(query: Query, parameters: Parameters) -> Statement:
+def _raw(query: Query, named: str, conditions: str, parameters: Parameters) -> Statement:
     outputs = tuple(Output(field.name, is_time=field.kind is Kind.TIME) for field in RAW_COLUMNS)
     selected = [milliseconds(f) if f.kind is Kind.TIME else column(f) for f in RAW_COLUMNS]
     order = [_raw_order(term) for term in query.order_by]
-    conditions = where(query, parameters)
-    if not order and _all_match(query):
-        conditions = f"{conditions} AND event_time >= ({_oldest_shown(query, conditions, parameters)})"
     # The id ends every order, so that pages do not overlap.
     order += ["event_time DESC", "time_recorded DESC", "unique_req_id DESC"]
     select = ", ".join([*selected, "body"])
     parts = ("SELECT", select, "FROM events WHERE", conditions, "ORDER BY", ", ".join(order))
-    sql = elements(_asked(query)) + " ".join((*parts, _limit(query, parameters)))
+    sql = named + " ".join((*parts, _limit(query, parameters)))
     return Statement(sql, parameters.values, outputs)
 
 
-def _asked(query: Query) -> Iterator[Field]:
-    """Every field that the query names."""
+def _shown(query: Query) -> Iterator[Field]:
+    """Every field that the query names outside its filters."""
     yield from query.group_by
     yield from (computation.field for computation in query.computations if computation.field is not None)
-    yield from (item.field for item in query.filters)
     yield from (resolve(order.output) for order in query.order_by if query.is_raw)
 
 
-def _all_match(query: Query) -> bool:
+def _all_match(query: Query, scope: Scope) -> bool:
     """Does the sort key alone find what is asked for?"""
     names = (item.field.name == "event_name" and item.op in (Op.EQUALS, Op.IN) for item in query.filters)
-    return query.customer_identifier is None and all(names)
+    return scope.customer_identifier is None and all(names)
 
 
 def _oldest_shown(query: Query, conditions: str, parameters: Parameters) -> str:
@@ -112,7 +115,7 @@ def _raw_order(order: Order) -> str:
     return _plain_order(column(field), order.descending)
 
 
-def _grouped(query: Query, parameters: Parameters) -> Statement:
+def _grouped(query: Query, named: str, conditions: str, parameters: Parameters) -> Statement:
     """Groups are formed inside; their keys and results become JSON text outside, once for each group."""
     inner: list[str] = []
     outer: list[str] = []
@@ -146,12 +149,7 @@ def _grouped(query: Query, parameters: Parameters) -> Statement:
     names = [output.name for output in outputs]
     order = [orders[names.index(o.output)](o.descending) for o in query.order_by]
     order += [orders[index](False) for index in range(len(keys))]
-    groups = [
-        elements(_asked(query)) + "SELECT",
-        ", ".join(selected),
-        "FROM events WHERE",
-        where(query, parameters),
-    ]
+    groups = [f"{named}SELECT", ", ".join(selected), "FROM events WHERE", conditions]
     if keys:
         groups += ["GROUP BY", ", ".join(keys)]
     sql = " ".join(("SELECT", ", ".join(texts), "FROM (", *groups, ")"))

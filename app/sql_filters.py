@@ -1,4 +1,4 @@
-"""Filters, time period and scope of a Query -> the WHERE of its SELECT. Pure.
+"""Scope, time period and filters -> the WHERE of every SELECT of events. Pure.
 
 Every value is a parameter (`{p0:String}`); field names pass through `app.sql_fields`.
 Next reader: `app.sql`, which builds the rest of the statement.
@@ -6,12 +6,13 @@ Next reader: `app.sql`, which builds the rest of the statement.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from app.fields import Kind
+from app.fields import Field, Kind
 from app.filters import Filter, FilterValue, Op
-from app.query import Query
+from app.scope import Erased, Scope
 from app.sql_fields import bare, column, element, is_null, milliseconds, typed
+from app.time_period import Period
 
 Parameter = FilterValue | Sequence[FilterValue]
 
@@ -38,17 +39,44 @@ class Parameters:
         return f"{{{name}:{kind}}}"
 
 
-def where(query: Query, parameters: Parameters) -> str:
-    """The whole condition: the key's scope first, whatever the request says."""
-    conditions = [f"project_id = {parameters.add(query.project_id, 'String')}"]
-    if query.customer_identifier is not None:
-        conditions.append(f"customer_identifier = {parameters.add(query.customer_identifier, 'String')}")
-    start = parameters.add(query.period.start_ms, "Int64")
-    end = parameters.add(query.period.end_ms, "Int64")
-    conditions.append(f"event_time >= fromUnixTimestamp64Milli({start}, 'UTC')")
-    conditions.append(f"event_time < fromUnixTimestamp64Milli({end}, 'UTC')")
-    conditions += [_condition(item, parameters) for item in query.filters]
+def where(scope: Scope, period: Period, filters: Iterable[Filter], parameters: Parameters) -> str:
+    """The whole condition: the key's scope first, whatever the request says.
+
+    The statement must begin with `app.sql_fields.elements` of the fields of `asked(scope, filters)`.
+    """
+    conditions = [f"project_id = {parameters.add(scope.project_id, 'String')}"]
+    if scope.customer_identifier is not None:
+        conditions.append(f"customer_identifier = {parameters.add(scope.customer_identifier, 'String')}")
+    conditions += _within(period, parameters)
+    conditions += [_condition(item, parameters) for item in filters]
+    conditions += [f"NOT coalesce({_erased(one, parameters)}, 0)" for one in scope.erased]
     return " AND ".join(conditions)
+
+
+def asked(scope: Scope, filters: Iterable[Filter]) -> Iterator[Field]:
+    """Every field that `where` names for them."""
+    yield from (item.field for item in filters)
+    yield from (item.field for one in scope.erased for item in one.filters)
+
+
+def _within(period: Period, parameters: Parameters) -> list[str]:
+    start, end = (parameters.add(moment, "Int64") for moment in (period.start_ms, period.end_ms))
+    return [
+        f"event_time >= fromUnixTimestamp64Milli({start}, 'UTC')",
+        f"event_time < fromUnixTimestamp64Milli({end}, 'UTC')",
+    ]
+
+
+def _erased(one: Erased, parameters: Parameters) -> str:
+    """True, false or NULL, which means false."""
+    up_to = parameters.add(one.up_to_ms, "Int64")
+    conditions = [f"time_recorded <= fromUnixTimestamp64Milli({up_to}, 'UTC')"]
+    if one.customer_identifier is not None:
+        conditions.append(f"customer_identifier = {parameters.add(one.customer_identifier, 'String')}")
+    if one.period is not None:
+        conditions += _within(one.period, parameters)
+    conditions += [_condition(item, parameters) for item in one.filters]
+    return f"({' AND '.join(conditions)})"
 
 
 def _condition(item: Filter, parameters: Parameters) -> str:

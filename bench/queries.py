@@ -26,6 +26,7 @@ import httpx
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from app.ask import Asker
 from app.grant import Grant, KeyType
 from app.read import ReadHandlers
 from app.store import Store
@@ -140,7 +141,7 @@ def _endpoint(store: Store) -> httpx.AsyncClient:
     with tempfile.TemporaryDirectory() as directory:
         settings = make_settings(Path(directory), "unix:///none")
     registry = cast("Any", SimpleNamespace(authorise=_authorise))
-    handlers = ReadHandlers(registry, store, Fresh(), settings)
+    handlers = ReadHandlers(Asker(registry, store, Fresh(), settings))
     app = Starlette(routes=[Route("/v1/query/json", handlers.query_json, methods=["POST"])])
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge", timeout=60)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from app.grant import Grant, KeyType
 from app.query import read_query
+from app.scope import Scope
 from tests.query_engine import Engine
 
 EVENT_COUNT = 300
@@ -115,13 +115,13 @@ def to_row(event: dict[str, Any]) -> dict[str, Any]:
 EVENTS = random_events(7)
 
 
-def scope(customer: str | None = None) -> Grant:
-    return Grant(KeyType.QUERY, "k", "a", "p", customer)
+def scope(customer: str | None = None) -> Scope:
+    return Scope("p", customer)
 
 
 def ask(engine: Engine, request: dict[str, Any], customer: str | None = None) -> list[dict[str, Any]]:
-    query = read_query(json.dumps({**WHOLE, **request}).encode(), scope(customer), 1_700_000_000_000)
-    answer = engine.answer(query)
+    query = read_query(json.dumps({**WHOLE, **request}).encode(), 1_700_000_000_000)
+    answer = engine.answer(query, scope(customer))
     assert answer["row_count"] == len(answer["data"])
     data: list[dict[str, Any]] = answer["data"]
     return data

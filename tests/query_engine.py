@@ -16,6 +16,7 @@ from typing import Any
 import workers
 from app.answer import render
 from app.query import Query
+from app.scope import Scope
 from app.sql import RAW_COLUMNS, to_statement
 from app.store import Value, encode_parameter
 from workers.rows import INSERT_SETTINGS
@@ -104,9 +105,9 @@ class Engine:
             {"shape": shape, "lines": lines},
         )
 
-    def answer(self, query: Query) -> dict[str, Any]:
+    def answer(self, query: Query, scope: Scope) -> dict[str, Any]:
         """What a client gets, decoded; integers and floats of any size as Python reads them."""
-        statement = to_statement(query)
+        statement = to_statement(query, scope)
         rows = self.run(statement.sql, statement.parameters)
         decoded: dict[str, Any] = json.loads(render(query, statement, rows, elapsed_ms=1.0, fresh_as_of=0))
         return decoded

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from app.errors import ApiError
 from app.event import FIELD_NAME
 from app.fields import COLUMNS
-from app.grant import Grant, KeyType
 from app.query import read_query
+from app.scope import Scope
 from app.sql import Statement, to_statement
 from tests.client import Client, equals, unique
 from tests.waiting import until
@@ -52,8 +52,8 @@ NAMES = TEXTS | st.from_regex(FIELD_NAME, fullmatch=True) | st.tuples(TEXTS, TEX
 
 
 def statement(customer: str | None = None, project: str = "prj_x", **query: Any) -> Statement:
-    grant = Grant(KeyType.QUERY, "key_x", "acc_x", project, customer_identifier=customer)
-    return to_statement(read_query(json.dumps({"time_period": "today", **query}).encode(), grant, NOW_MS))
+    scope = Scope(project, customer)
+    return to_statement(read_query(json.dumps({"time_period": "today", **query}).encode(), NOW_MS), scope)
 
 
 def filtered(field: str, op: str, value: object) -> dict[str, Any]:

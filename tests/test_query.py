@@ -11,15 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ApiError, Kind
-from app.grant import Grant, KeyType
 from app.query import Query, read_query
 from app.time_period import Period
 from app.timestamp import format_timestamp
 
 NOW = "2021-06-30T14:48:20.123Z"  # a Wednesday
-
-
-GRANT = Grant(KeyType.QUERY, "k", "a", "p")
 
 
 def ms(text: str) -> int:
@@ -29,7 +25,7 @@ def ms(text: str) -> int:
 
 def read(request: Any, now: str = NOW) -> Query:
     body = request if isinstance(request, bytes) else json.dumps(request).encode()
-    return read_query(body, GRANT, ms(now))
+    return read_query(body, ms(now))
 
 
 def problems(request: Any) -> dict[str, str]:
@@ -51,7 +47,6 @@ def test_the_originals_example_is_understood() -> None:
         "filters": [{"field_name": "event_name", "op": "equals", "value": "my_first_event_name"}],
         "order_by": [{"field_name": "example_string_field", "direction": "ASC"}]}"""
     )
-    assert query.project_id == "p"
     assert query.computations[0].output == "sum_example_number_field"
     assert query.period == Period(ms("2021-06-30T14:43:20.123Z"), ms(NOW) + 1)
 

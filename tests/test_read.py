@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
+from app.ask import Asker
 from app.errors import ApiError, Kind
 from app.grant import Grant, KeyType
 from app.read import ReadHandlers
@@ -75,7 +76,7 @@ class Bench:
         settings: Any = SimpleNamespace(limits=Limits(**limits))
         registry: Any = Registry()
         asked: Any = store or self.store
-        self.handlers = ReadHandlers(registry, asked, self.clock, settings)
+        self.handlers = ReadHandlers(Asker(registry, asked, self.clock, settings))
 
     async def post(self, body: Any, secret: str | None = "eb_q_right") -> dict[str, Any]:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.query import read_query
+from app.scope import Erased, Scope
 from app.sql import to_statement
 from tests.query_data import EVENTS, WHOLE, ask, requests, scope, to_row
 from tests.query_engine import Engine
@@ -183,7 +184,7 @@ def test_a_bucket_carries_the_offset_of_its_zone(engine: Engine) -> None:
 def indexes(engine: Engine, customer: str | None = None, **filters: str) -> str:
     """What the engine says of the indexes that it would use."""
     asked = [{"field_name": name, "op": "equals", "value": value} for name, value in filters.items()]
-    statement = to_statement(read_query(json.dumps({**WHOLE, "filters": asked}).encode(), scope(customer), 0))
+    statement = to_statement(read_query(json.dumps({**WHOLE, "filters": asked}).encode(), 0), scope(customer))
     return json.dumps(engine.run("EXPLAIN indexes = 1 " + statement.sql, statement.parameters))
 
 
@@ -212,7 +213,7 @@ def test_no_value_and_no_unchecked_name_is_ever_part_of_the_statement(text: str,
         "computations": [{"function": "sum", "field_name": "x", "as": f"\u00a7{name}"}],
         "order_by": [{"field_name": f"\u00a7{name}"}],
     }
-    statement = to_statement(read_query(json.dumps(request).encode(), scope(marked), 0))
+    statement = to_statement(read_query(json.dumps(request).encode(), 0), scope(marked))
     assert "\u00a7" not in statement.sql
     assert marked in statement.parameters.values()
 
@@ -222,3 +223,34 @@ def test_in_takes_strings_with_any_character(engine: Engine) -> None:
         asked = {"field_name": "x", "op": "in", "value": [text, "nobody sent this"]}
         found = ask(engine, {"group_by": ["x"], "filters": [asked]})
         assert found == ([{"x": text}] if any(event.get("x") == text for event in EVENTS) else [])
+
+
+def test_nothing_erased_is_seen(engine: Engine) -> None:
+    """A tombstone hides what was recorded up to its moment and matches all of it; the rest stays."""
+    everything = engine.answer(read_query(json.dumps({**WHOLE, "limit": 10_000}).encode(), 0), scope())[
+        "data"
+    ]
+    moments = sorted(event["time_recorded"] for event in everything)
+    customer = next(e["customer_identifier"] for e in everything if e["customer_identifier"])
+    up_to = moments[len(moments) // 2]
+    name = read_query(
+        json.dumps(
+            {**WHOLE, "filters": [{"field_name": "event_name", "op": "not_equals", "value": "view"}]}
+        ).encode(),
+        0,
+    )
+    gone = (Erased(up_to, customer), Erased(up_to, None, name.period, name.filters))
+    query = read_query(json.dumps({**WHOLE, "limit": 10_000}).encode(), 0)
+    seen = engine.answer(query, Scope("p", None, gone))["data"]
+    hidden = [
+        event
+        for event in everything
+        if event["time_recorded"] <= up_to
+        and (event["customer_identifier"] == customer or event["event_name"] != "view")
+    ]
+    assert hidden
+    assert sorted(e["unique_req_id"] for e in seen) == sorted(
+        e["unique_req_id"] for e in everything if e not in hidden
+    )
+    count = read_query(json.dumps({**WHOLE, "computations": [{"function": "count"}]}).encode(), 0)
+    assert engine.answer(count, Scope("p", None, gone))["data"] == [{"count": len(seen)}]

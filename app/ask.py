@@ -1,0 +1,153 @@
+"""The read endpoints' way to the store: who asks, what they may see, how much at once; what a refusal means.
+
+A `Turn` is the right to ask for a while. It is bounded: a page full of charts waits for its turn instead of
+taking the store, and each statement has limits of its own and dies alone. What is asked is the handlers'
+business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+from starlette.requests import Request
+
+from app.errors import ApiError, Kind
+from app.grant import Grant, KeyType
+from app.http import read_json_body
+from app.redis_client import UNREACHABLE
+from app.scope import Scope, scope_of
+from app.store import PASSING_CODES, Result, Store, StoreRefused, StoreUnavailable, Value
+from app.turns import Turns
+
+if TYPE_CHECKING:
+    from app.registry import Registry
+    from app.settings import Settings
+
+QUERY_KEY = "x-eventbunker-query-key"
+MAX_RESULT_BYTES = 64 * 1024 * 1024  # held in memory once here and once in the store
+MAX_WAITING_PER_SLOT = 16
+FRESHNESS_SECONDS = 1.0
+# ClickHouse's codes for a query that exceeded a limit of its own, and what the client may do about it.
+# Source: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
+_OWN_LIMITS = {
+    158: "rows",
+    159: "time",
+    160: "time",
+    241: "memory",
+    307: "bytes read",
+    396: "size of the answer",
+}
+_log = structlog.get_logger(__name__)
+
+
+class Freshness(Protocol):
+    """Who knows how far the stream has been drained."""
+
+    async def fresh_as_of(self) -> int:
+        """Unix milliseconds up to which every event that reached the stream is in the store."""
+        ...
+
+
+class Turn:
+    """The right to ask, of one request. `scope`: what its key may see. `fresh_as_of`: Unix milliseconds up to
+    which every event that reached the stream is in the answers."""
+
+    def __init__(self, asker: Asker, scope: Scope, fresh_as_of: int) -> None:
+        self._asker = asker
+        self.scope = scope
+        self.fresh_as_of = fresh_as_of
+
+    async def ask(
+        self,
+        sql: str,
+        parameters: Mapping[str, Value],
+        settings: Mapping[str, str | int | float] | None = None,
+    ) -> Result:
+        """Run a SELECT that was built with `scope`. Errors: ApiError."""
+        return await self._asker.run(sql, parameters, settings or {})
+
+
+class Asker:
+    """One for each edge process."""
+
+    def __init__(self, registry: Registry, store: Store, freshness: Freshness, settings: Settings) -> None:
+        self._registry = registry
+        self._store = store
+        self._freshness = freshness
+        self._limits = settings.limits
+        at_once = self._limits.max_concurrent_queries
+        # Waited for no longer than a query may take.
+        self._turns = Turns(
+            at_once, at_once * MAX_WAITING_PER_SLOT, self._limits.query_timeout, "queries are running"
+        )
+        self._proved_ms = 0
+
+    async def grant(self, request: Request) -> Grant:
+        """The QUERY key's. Errors: ApiError 401, 503."""
+        return await self._registry.authorise(request.headers.get(QUERY_KEY), KeyType.QUERY)
+
+    async def body(self, request: Request) -> bytes:
+        """The request's body. Errors: ApiError 408, 413, 415."""
+        return await read_json_body(request, self._limits.max_request_bytes)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, grant: Grant) -> AsyncIterator[Turn]:
+        """Wait for a turn of whoever holds `grant`. Wrap it in `while_connected`. Errors: ApiError 503."""
+        async with self._turns.turn():
+            # Before the rows are read: an event stored meanwhile is more than was promised, never less.
+            fresh_as_of = await self._fresh_as_of()
+            yield Turn(self, scope_of(grant), fresh_as_of)
+
+    async def _fresh_as_of(self) -> int:
+        """What the stream says, or said last: a moment once proved stays true, so stored events can be
+        queried while Redis is away. 0 where it never said anything."""
+        try:
+            async with asyncio.timeout(FRESHNESS_SECONDS):
+                self._proved_ms = max(self._proved_ms, await self._freshness.fresh_as_of())
+        except UNREACHABLE:  # the rows do not depend on it
+            _log.warning("freshness_unknown", exc_info=True)
+        return self._proved_ms
+
+    async def run(
+        self, sql: str, parameters: Mapping[str, Value], own: Mapping[str, str | int | float]
+    ) -> Result:
+        """Run one statement within the limits. Errors: ApiError."""
+        settings: dict[str, str | int | float] = {
+            **own,
+            "readonly": 2,
+            "max_memory_usage": self._limits.query_max_memory_bytes,
+            "max_result_bytes": MAX_RESULT_BYTES,
+            "result_overflow_mode": "throw",
+            "timeout_overflow_mode": "throw",
+            "output_format_json_escape_forward_slashes": 0,
+            # Weeks, months and years that begin before 1970 would be clamped to it.
+            "enable_extended_results_for_datetime_functions": 1,
+        }
+        try:
+            return await self._store.ask(
+                sql,
+                parameters,
+                settings=settings,
+                timeout_seconds=self._limits.query_timeout,
+            )
+        except StoreUnavailable:
+            raise _unavailable() from None
+        except StoreRefused as error:
+            # "(total)": the store as a whole is short of memory, which is no fault of this query.
+            if error.code in _OWN_LIMITS and "(total)" not in error.message:
+                limit = _OWN_LIMITS[error.code]
+                raise ApiError(
+                    Kind.QUERY_TOO_EXPENSIVE,
+                    f"The query exceeded its limit of {limit}; narrow time_period or filters.",
+                ) from None
+            if error.code in PASSING_CODES:
+                raise _unavailable() from None
+            raise
+
+
+def _unavailable() -> ApiError:
+    return ApiError(Kind.UNAVAILABLE, "The event store does not answer; try again.", retry_after_seconds=1)

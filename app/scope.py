@@ -1,0 +1,38 @@
+"""What one request may see: its key's project, its key's customer, and nothing that was erased. A leaf.
+
+Every statement that reads events for a client is built with a Scope (`app.sql_filters.where`), so that no
+request, however it is shaped, can name what lies outside.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from app.filters import Filter
+from app.grant import Grant
+from app.time_period import Period
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """A tombstone: events recorded at `up_to_ms` or before for which all of this holds are erased.
+
+    What is None or empty restricts nothing.
+    """
+
+    up_to_ms: int
+    customer_identifier: str | None = None
+    period: Period | None = None
+    filters: tuple[Filter, ...] = ()
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """One project, narrowed to one customer where the key is bound to one, without what was `erased`."""
+
+    project_id: str
+    customer_identifier: str | None = None
+    erased: tuple[Erased, ...] = ()
+
+
+def scope_of(grant: Grant, erased: tuple[Erased, ...] = ()) -> Scope:
+    """What the holder of a QUERY or DELETE key may see."""
+    return Scope(grant.project_id, grant.customer_identifier, erased)
