@@ -28,6 +28,7 @@ LEAVES = {
         "app.metrics",
         "app.query",
         "app.sql",
+        "app.match",
         "app.event_columns",
         "app.event_column_rules",
         "app.batch_body",

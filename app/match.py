@@ -1,0 +1,102 @@
+"""Does an event fulfil a query's filters? The second evaluation of the language, on one event in memory.
+
+For events that the store does not hold yet: what the tail shows, and what an erasure finds in streams, spools
+and dead letters. It means what the SQL of `app.sql_filters` means, and tests/test_match.py holds the two
+together on the real engine. An event here is one as a query shows it: the client's body, decoded, with the
+envelope's values laid over it, times in Unix milliseconds, None for what is unknown.
+Pure.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from app.fields import Field, Kind
+from app.filters import Filter, FilterValue, Op
+
+Event = Mapping[str, object]
+Test = Callable[[Event], bool]
+
+
+def matcher(filters: Sequence[Filter]) -> Test:
+    """A function that is true of an event for which every one of `filters` holds; of all without any.
+
+    It is worth keeping: the filters are taken apart once, here.
+    """
+    tests = [_test(one) for one in filters]
+    if not tests:
+        return lambda _event: True
+    if len(tests) == 1:
+        return tests[0]
+    return lambda event: all(test(event) for test in tests)
+
+
+def _test(condition: Filter) -> Test:
+    read = _reader(condition.field)
+    holds = _predicate(condition.op, condition.values)
+    return lambda event: holds(read(event))
+
+
+def _reader(field: Field) -> Callable[[Event], object]:
+    """How the value of `field` is found; None where it is missing, null or an object."""
+    name = field.name
+    if field.kind is not Kind.CUSTOM:
+        return lambda event: event.get(name)
+    parent, _, child = name.partition(".")
+    if not child:
+
+        def read(event: Event) -> object:
+            value = event.get(name)
+            return None if isinstance(value, dict) else value
+
+        return read
+
+    def read_nested(event: Event) -> object:
+        inside = event.get(parent)
+        return inside.get(child) if isinstance(inside, dict) else None
+
+    return read_nested
+
+
+def _predicate(op: Op, values: tuple[FilterValue, ...]) -> Callable[[object], bool]:
+    if op is Op.IS_NULL:
+        return lambda value: value is None
+    if op is Op.IS_NOT_NULL:
+        return lambda value: value is not None
+    if op in (Op.EQUALS, Op.IN):
+        wanted = frozenset(map(_key, values))
+        return lambda value: _key(value) in wanted
+    if op is Op.NOT_EQUALS:
+        unwanted = _key(values[0])
+        return lambda value: _key(value) != unwanted
+    return _comparison(op, values[0])
+
+
+def _comparison(op: Op, bound: FilterValue) -> Callable[[object], bool]:
+    """Strings among strings, by code points, which is the order of their bytes; numbers among numbers."""
+    holds = _ORDERS[op]
+    if isinstance(bound, str):
+        return lambda value: isinstance(value, str) and holds(value, bound)
+    return lambda value: _is_number(value) and holds(value, bound)
+
+
+# Python compares integers with floats exactly, as the engine does.
+_ORDERS: dict[Op, Callable[[Any, Any], bool]] = {
+    Op.GREATER_THAN: operator.gt,
+    Op.GREATER_THAN_OR_EQUALS: operator.ge,
+    Op.LESS_THAN: operator.lt,
+    Op.LESS_THAN_OR_EQUALS: operator.le,
+}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _key(value: object) -> object:
+    """A stand-in that is equal for values that the language calls equal: 1 and 1.0, not 1, "1" and true."""
+    if isinstance(value, bool):
+        return "true" if value else "false", None
+    return None if isinstance(value, list | dict) else value
