@@ -1,4 +1,4 @@
-"""Rows of the store -> the answer of a query, as JSON bytes. Pure.
+"""Rows of the store -> the answer of a query: JSON, NDJSON or CSV. Pure.
 
 Cells arrive as JSON text (see `app.sql`), so they are copied into the answer unparsed and every number
 keeps all of its digits. A raw event is the client's own body, member by member as it came, with the
@@ -13,12 +13,13 @@ from datetime import datetime, tzinfo
 
 import msgspec
 
+from app import formats
+from app.formats import Accepted, Cell, Format
 from app.query import Query
 from app.sql import Output, Statement
 from app.time_period import Period, read_zone
 from app.timestamp import format_timestamp
 
-Cell = msgspec.Raw | str | int | bool | None
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODER = msgspec.json.Encoder()
 
@@ -40,6 +41,22 @@ class Answer(msgspec.Struct, frozen=True):
     fresh_as_of: int
 
 
+class Rendered(msgspec.Struct, frozen=True):
+    """The answer as it is sent. `headers` tell beside CSV and NDJSON what stands in JSON beside `data`."""
+
+    content: bytes
+    content_type: str
+    headers: dict[str, str]
+
+
+def data(query: Query, statement: Statement, rows: Sequence[Sequence[object]]) -> list[dict[str, Cell]]:
+    """What the answer's `data` holds."""
+    if query.is_raw:
+        return [_event(statement.outputs, row) for row in rows]
+    zone = read_zone(query.timezone)
+    return [_group(statement.outputs, row, zone) for row in rows]
+
+
 def render(
     query: Query,
     statement: Statement,
@@ -47,14 +64,26 @@ def render(
     *,
     elapsed_ms: float,
     fresh_as_of: int,
-) -> bytes:
+    accepted: Accepted = formats.JSON,
+) -> Rendered:
     """The answer to `query`, whose `statement` returned `rows`."""
-    if query.is_raw:
-        data = [_event(statement.outputs, row) for row in rows]
-    else:
-        zone = read_zone(query.timezone)
-        data = [_group(statement.outputs, row, zone) for row in rows]
-    return _ENCODER.encode(Answer(data, len(data), _shown(query.period), round(elapsed_ms, 3), fresh_as_of))
+    found, period = data(query, statement, rows), _shown(query.period)
+    if accepted.format is Format.JSON:
+        answer = Answer(found, len(found), period, round(elapsed_ms, 3), fresh_as_of)
+        return Rendered(_ENCODER.encode(answer), accepted.content_type, {})
+    headers = {
+        "x-eventbunker-fresh-as-of": str(fresh_as_of),
+        "x-eventbunker-row-count": str(len(found)),
+        "x-eventbunker-time-period": f"{period.start}/{period.end}",
+    }
+    # Beside what `app.gate` lets the scripts of other origins read of every answer.
+    headers["access-control-expose-headers"] = ", ".join([*headers, "content-disposition"])
+    if accepted.format is Format.NDJSON:
+        return Rendered(formats.ndjson(found), accepted.content_type, headers)
+    names = formats.columns((output.name for output in statement.outputs), found)
+    content = formats.csv(names, found, escapes_formulas=accepted.escapes_formulas)
+    headers["content-disposition"] = 'attachment; filename="eventbunker.csv"'
+    return Rendered(content, accepted.content_type, headers)
 
 
 def _shown(period: Period) -> ShownPeriod:

@@ -78,6 +78,7 @@ class Kind(enum.Enum):
     # 404 to 429
     NOT_FOUND = Row(404, "not_found", "Not found")
     METHOD_NOT_ALLOWED = Row(405, "method_not_allowed", "Method not allowed")
+    NOT_ACCEPTABLE = Row(406, "not_acceptable", "Not acceptable")
     REQUEST_TIMEOUT = Row(408, "request_timeout", "Request timeout")
     BODY_TOO_LARGE = Row(413, "body_too_large", "Body too large")
     UNSUPPORTED_ENCODING = Row(415, "unsupported_content_encoding", "Unsupported content encoding")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib.metadata import version
 
-from app import openapi_batch, openapi_receipt
+from app import openapi_answers, openapi_batch, openapi_receipt
 from app.errors import Kind
 from app.event_schema import EVENT_SCHEMA, Schema
 from app.openapi_dead import POSTS as _DEAD_POSTS
@@ -222,6 +222,8 @@ def _post(path: str, summary: str, scheme: str, request: Schema, answer: Schema)
     if path == "/post":
         operation["parameters"] = [openapi_receipt.ACK, _IDEMPOTENCY_KEY, openapi_batch.ENCODING]
         responses["202"] = _content("application/json", openapi_receipt.QUEUED)
+    if path == openapi_answers.PATH:
+        responses |= openapi_answers.responses(answer)
     if path == openapi_batch.PATH:
         operation["parameters"] = [_IDEMPOTENCY_KEY, openapi_batch.ENCODING]
     return operation

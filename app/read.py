@@ -12,8 +12,9 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.answer import render
+from app.answer import Rendered, render
 from app.ask import Asker
+from app.formats import Accepted, choose
 from app.grant import Grant
 from app.http import while_connected
 from app.query import Query, read_query
@@ -32,17 +33,28 @@ class ReadHandlers:
         self._asker = asker
 
     async def query_json(self, request: Request) -> Response:
-        """Answer one query. Errors: ApiError."""
-        started = time.monotonic()
+        """Answer one query in the format that it accepts. Errors: ApiError."""
         grant = await self._asker.grant(request)
-        query = read_query(await self._asker.body(request), time.time_ns() // 1_000_000)
-        fresh_as_of, statement, result = await while_connected(request.receive, self._run(query, grant))
+        accepted = choose(request.headers.get("accept"))
+        body = await self._asker.body(request)
+        answer = await while_connected(request.receive, self.answer(body, grant, accepted))
+        headers = {"cache-control": "no-store", "vary": "Accept", **answer.headers}
+        return Response(answer.content, headers=headers | {"content-type": answer.content_type})
+
+    async def answer(self, body: bytes, grant: Grant, accepted: Accepted) -> Rendered:
+        """The answer to the query in `body` for whoever holds `grant`. Errors: ApiError."""
+        started = time.monotonic()
+        query = read_query(body, time.time_ns() // 1_000_000)
+        fresh_as_of, statement, result = await self._run(query, grant)
         elapsed_ms = (time.monotonic() - started) * 1000
         # In a thread: thousands of rows would hold up every event that is being tracked.
-        content = await asyncio.to_thread(
-            render, query, statement, result.rows, elapsed_ms=elapsed_ms, fresh_as_of=fresh_as_of
+        return await asyncio.to_thread(
+            render,
+            *(query, statement, result.rows),
+            elapsed_ms=elapsed_ms,
+            fresh_as_of=fresh_as_of,
+            accepted=accepted,
         )
-        return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
 
     async def _run(self, query: Query, grant: Grant) -> tuple[int, Statement, Result]:
         """The rows, and the moment up to which they are complete."""

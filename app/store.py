@@ -110,19 +110,38 @@ class Store:
 
         Errors: StoreRefused, StoreUnavailable.
         """
-        limits: dict[str, str | int | float] = {
-            "default_format": "JSONCompact",
-            "output_format_json_quote_64bit_integers": 0,
-            "max_execution_time": timeout_seconds,
-            **(settings or {}),
-        }
-        content = await self._post(sql.encode(), limits, parameters or {}, timeout_seconds, query_id)
+        content = await self.read(
+            sql,
+            parameters,
+            format_="JSONCompact",
+            settings={"output_format_json_quote_64bit_integers": 0, **(settings or {})},
+            timeout_seconds=timeout_seconds,
+            query_id=query_id,
+        )
         try:
             answer = _COMPACT.decode(content)
         except msgspec.DecodeError as error:
             # An exception after the first bytes of a 200 arrives as text inside the body.
             raise StoreUnavailable(f"the store's answer was cut short or is not JSON: {error}") from None
         return Result([m.name for m in answer.meta], [m.type for m in answer.meta], answer.data)
+
+    async def read(
+        self,
+        sql: str,
+        parameters: Mapping[str, Value] | None = None,
+        *,
+        format_: str,
+        settings: Mapping[str, str | int | float] | None = None,
+        timeout_seconds: float = 10.0,
+        query_id: str | None = None,
+    ) -> bytes:
+        """Run a SELECT and return its answer as the server writes it in `format_`. Errors: as `ask`."""
+        limits: dict[str, str | int | float] = {
+            "default_format": format_,
+            "max_execution_time": timeout_seconds,
+            **(settings or {}),
+        }
+        return await self._post(sql.encode(), limits, parameters or {}, timeout_seconds, query_id)
 
     async def command(
         self,

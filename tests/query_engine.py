@@ -109,7 +109,9 @@ class Engine:
         """What a client gets, decoded; integers and floats of any size as Python reads them."""
         statement = to_statement(query, scope)
         rows = self.run(statement.sql, statement.parameters)
-        decoded: dict[str, Any] = json.loads(render(query, statement, rows, elapsed_ms=1.0, fresh_as_of=0))
+        decoded: dict[str, Any] = json.loads(
+            render(query, statement, rows, elapsed_ms=1.0, fresh_as_of=0).content
+        )
         return decoded
 
 

@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from app.settings import Settings, SettingsError, json_schema, load
+from workers.ask_commands import query_command, sql_command
 from workers.dead_commands import dead
 from workers.import_command import import_command
 from workers.since import Since
@@ -153,6 +154,8 @@ def migrate(context: _Context) -> None:
 
 main.add_command(dead)
 main.add_command(import_command)
+main.add_command(query_command)
+main.add_command(sql_command)
 
 
 @main.command()
