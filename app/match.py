@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from app.fields import Field, Kind
-from app.filters import Filter, FilterValue, Op
+from app.filters import Condition, Filter
+from app.operators import OPPOSITES, FilterValue, Op, compiled
 
 Event = Mapping[str, object]
 Test = Callable[[Event], bool]
 
 
-def matcher(filters: Sequence[Filter]) -> Test:
+def matcher(filters: Sequence[Condition]) -> Test:
     """A function that is true of an event for which every one of `filters` holds; of all without any.
 
     It is worth keeping: the filters are taken apart once, here.
@@ -33,7 +34,10 @@ def matcher(filters: Sequence[Filter]) -> Test:
     return lambda event: all(test(event) for test in tests)
 
 
-def _test(condition: Filter) -> Test:
+def _test(condition: Condition) -> Test:
+    if not isinstance(condition, Filter):
+        elements = [matcher(element) for element in condition.elements]
+        return lambda event: any(element(event) for element in elements)
     read = _reader(condition.field)
     holds = _predicate(condition.op, condition.values)
     return lambda event: holds(read(event))
@@ -61,6 +65,9 @@ def _reader(field: Field) -> Callable[[Event], object]:
 
 
 def _predicate(op: Op, values: tuple[FilterValue, ...]) -> Callable[[object], bool]:
+    if op in OPPOSITES:
+        opposite = _predicate(OPPOSITES[op], values)
+        return lambda value: not opposite(value)
     if op is Op.IS_NULL:
         return lambda value: value is None
     if op is Op.IS_NOT_NULL:
@@ -68,10 +75,30 @@ def _predicate(op: Op, values: tuple[FilterValue, ...]) -> Callable[[object], bo
     if op in (Op.EQUALS, Op.IN):
         wanted = frozenset(map(_key, values))
         return lambda value: _key(value) in wanted
-    if op is Op.NOT_EQUALS:
-        unwanted = _key(values[0])
-        return lambda value: _key(value) != unwanted
+    if op is Op.CONTAINS:
+        return _contains(values[0])
+    if op is Op.MATCHES:
+        pattern = compiled(str(values[0]))
+        return lambda value: isinstance(value, str) and pattern.search(value) is not None
+    if op in _IN_TEXT:
+        return _in_text(_IN_TEXT[op], str(values[0]))
     return _comparison(op, values[0])
+
+
+def _contains(wanted: FilterValue) -> Callable[[object], bool]:
+    """A string in a string, or a value in an array, where numbers are floats."""
+    key = _key(float(wanted) if _is_number(wanted) else wanted)
+
+    def holds(value: object) -> bool:
+        if isinstance(value, list):
+            return any(_key(float(item) if _is_number(item) else item) == key for item in value)
+        return isinstance(value, str) and isinstance(wanted, str) and wanted in value
+
+    return holds
+
+
+def _in_text(holds: Callable[[str, str], bool], wanted: str) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and holds(value, wanted)
 
 
 def _comparison(op: Op, bound: FilterValue) -> Callable[[object], bool]:
@@ -82,6 +109,10 @@ def _comparison(op: Op, bound: FilterValue) -> Callable[[object], bool]:
     return lambda value: _is_number(value) and holds(value, bound)
 
 
+_IN_TEXT: dict[Op, Callable[[str, str], bool]] = {
+    Op.STARTS_WITH: str.startswith,
+    Op.ENDS_WITH: str.endswith,
+}
 # Python compares integers with floats exactly, as the engine does.
 _ORDERS: dict[Op, Callable[[Any, Any], bool]] = {
     Op.GREATER_THAN: operator.gt,

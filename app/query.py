@@ -16,7 +16,7 @@ from app.computations import Computation, check_outputs, read_computations
 from app.errors import Problem, invalid_body
 from app.event import has_repeated_name
 from app.fields import Field, Kind, unknown
-from app.filters import Filter, read_field, read_filters, read_word
+from app.filters import Condition, read_field, read_filters, read_word
 from app.time_period import Period, read_period, read_zone
 
 MAX_GROUP_BY = 10
@@ -52,7 +52,7 @@ class Query(msgspec.Struct, frozen=True):
     bucket: Bucket | None = None
     group_by: tuple[Field, ...] = ()
     computations: tuple[Computation, ...] = ()
-    filters: tuple[Filter, ...] = ()
+    filters: tuple[Condition, ...] = ()
     order_by: tuple[Order, ...] = ()
     limit: int = DEFAULT_LIMIT
     offset: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from app.filters import Filter
+from app.filters import Condition
 from app.grant import Grant
 from app.time_period import Period
 
@@ -22,7 +22,7 @@ class Erased(msgspec.Struct, frozen=True):
     up_to_ms: int
     customer_identifier: str | None = None
     period: Period | None = None
-    filters: tuple[Filter, ...] = ()
+    filters: tuple[Condition, ...] = ()
 
 
 class Scope(msgspec.Struct, frozen=True):

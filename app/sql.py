@@ -14,7 +14,8 @@ import msgspec
 
 from app.computations import Computation, Function
 from app.fields import COLUMNS, Field, Kind, resolve
-from app.filters import Op
+from app.filters import Filter
+from app.operators import Op
 from app.query import TIME_OUTPUT, Bucket, Order, Query
 from app.scope import Scope
 from app.sql_fields import (
@@ -95,8 +96,11 @@ def _shown(query: Query) -> Iterator[Field]:
 
 def _all_match(query: Query, scope: Scope) -> bool:
     """Does the sort key alone find what is asked for?"""
-    names = (item.field.name == "event_name" and item.op in (Op.EQUALS, Op.IN) for item in query.filters)
-    return scope.customer_identifier is None and all(names)
+    in_key = (
+        isinstance(item, Filter) and item.field.name == "event_name" and item.op in (Op.EQUALS, Op.IN)
+        for item in query.filters
+    )
+    return scope.customer_identifier is None and all(in_key)
 
 
 def _oldest_shown(query: Query, conditions: str, parameters: Parameters) -> str:

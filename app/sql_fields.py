@@ -23,6 +23,9 @@ _EMPTY_IS_NULL = frozenset(("customer_identifier", "event_id"))
 # No stored integer is larger, and up to here the engine converts a float to an integer exactly.
 _TWO_TO_64 = "18446744073709551616."
 _NO_STRING = r"'\xFF'"
+# What the engine makes of integers of both signs beyond 64 bits, and then of any array of the same field.
+MIXED_ARRAY = "Array(Dynamic)"
+ITEM_NUMBER = "coalesce(toFloat64(i.Int64), i.Float64, toFloat64(i.UInt64)) + 0"  # of an item `i` of one
 
 
 def column(field: Field) -> str:
@@ -116,9 +119,29 @@ def json_text(field: Field) -> str:
 def _text_of_other(field: Field) -> str:
     """JSON text of what is no string. One text for one value: 2^63 as a float is written out like the
     integer, where the engine's own text of a float would be rounded to its shortest digits."""
-    number = element(field, "Float64")
+    number, text = element(field, "Float64"), f"toJSONString({path(field)})"
     exact = f"if({_is_whole(number)}, toString(toInt128({number})), toJSONString({number}))"
-    return f"if(isNull({number}), toJSONString({path(field)}), {exact})"
+    array = f"if(startsWith({text}, '['), {_text_of_array(field)}, {text})"
+    return f"if(isNull({number}), {array}, {exact})"
+
+
+def _text_of_array(field: Field) -> str:
+    """Numbers as floats, whatever the engine stored them as."""
+    numbers = [f"notEmpty({items}), toJSONString({items})" for items in array_numbers(field)]
+    mixed = typed(field, MIXED_ARRAY)
+    texts = f"arrayMap(i -> ifNull(toJSONString({ITEM_NUMBER}), toJSONString(i)), {mixed})"
+    joined = f"concat('[', arrayStringConcat({texts}, ','), ']')"
+    return f"multiIf({', '.join(numbers)}, notEmpty({mixed}), {joined}, toJSONString({path(field)}))"
+
+
+def array_numbers(field: Field) -> list[str]:
+    """The field where it holds an array of numbers, as floats: one expression for each type the engine may
+    have stored it as. Which one depends on the arrays that it stored before, and so would what is left of
+    integers beyond 2^53, if they were not made floats everywhere. `+ 0` makes -0 a zero like any other."""
+    return [
+        f"arrayMap(i -> toFloat64(i) + 0, {typed(field, f'Array(Nullable({kind}))')})"
+        for kind in ("Int64", "Float64", "UInt64")
+    ]
 
 
 def whole_number(field: Field) -> str:

@@ -35,7 +35,26 @@ SCALARS: list[Any] = [
     ),
     *(True, False, None),
 ]
-ARRAYS: list[Any] = [[], [1, 2], [1.0, 2.0], [1.5], ["a", "b/\n"], [True]]
+ARRAYS: list[Any] = [
+    *([], [1, 2], [1.0, 2.0], [1.5], ["a", "b/\n"], [True], [2**53 + 1, 0.5], [-0.0, 1e300], ["", "null"]),
+    *([2**63, 1], [2**64 - 1, -1, 7], [2**63 - 1], [False, True]),
+]
+PATTERNS = [
+    "",
+    "^a",
+    "a$",
+    "^.$",
+    "A|é",
+    "(?i)^A",
+    "[0-9]",
+    "e.*k",
+    "\\x01",
+    "b.\\w",
+    "^$",
+    "😀",
+    "\\t",
+    "(a|b)/?",
+]
 CUSTOM = [
     "x",
     "X",
@@ -139,23 +158,44 @@ def filters() -> st.SearchStrategy[dict[str, Any]]:
         return st.fixed_dictionaries({"field_name": name, "op": op, "value": value})
 
     custom, text = st.sampled_from(CUSTOM), st.sampled_from(TEXTS)
+    strings = st.sampled_from([*(v for v in SCALARS if isinstance(v, str)), "i", "ew", "null"])
+    containment, ends = (
+        st.sampled_from(["contains", "not_contains"]),
+        st.sampled_from(["starts_with", "ends_with"]),
+    )
     equality, null = st.sampled_from(["equals", "not_equals"]), st.sampled_from(["is_null", "is_not_null"])
     return st.one_of(
         made(custom, equality, scalars),
         made(custom, comparison, ordered),
-        made(custom, st.just("in"), st.lists(scalars, min_size=1, max_size=8)),
+        made(custom, st.sampled_from(["in", "not_in"]), st.lists(scalars, min_size=1, max_size=8)),
+        made(custom, containment, scalars),
+        made(st.one_of(custom, text), ends, strings),
+        made(st.one_of(custom, text), st.just("matches"), st.sampled_from(PATTERNS)),
+        made(text, containment, strings),
         made(text, equality, texts),
         made(text, comparison, texts),
-        made(text, st.just("in"), st.lists(texts, min_size=1, max_size=3)),
+        made(text, st.sampled_from(["in", "not_in"]), st.lists(texts, min_size=1, max_size=3)),
         made(st.just("is_bot"), equality, st.booleans()),
         st.fixed_dictionaries({"field_name": st.sampled_from([*CUSTOM, *TEXTS, "is_bot"]), "op": null}),
     )
 
 
+def conditions() -> st.SearchStrategy[list[dict[str, Any]]]:
+    """`filters` with nested `or`."""
+    one = st.recursive(
+        filters(),
+        lambda inner: st.fixed_dictionaries(
+            {"or": st.lists(inner | st.lists(inner, min_size=1, max_size=2), min_size=1, max_size=3)}
+        ),
+        max_leaves=5,
+    )
+    return st.lists(one, max_size=2)
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> dict[str, Any]:
     names = draw(st.lists(st.sampled_from([*CUSTOM, *TEXTS, "is_bot"]), max_size=2, unique=True))
-    request: dict[str, Any] = {"group_by": names, "filters": draw(st.lists(filters(), max_size=2))}
+    request: dict[str, Any] = {"group_by": names, "filters": draw(conditions())}
     outputs = list(names)
     if draw(st.booleans()):
         lengths = ["minute", "5_minutes", "hour", "day", "week", "month", "year"]

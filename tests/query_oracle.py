@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,13 +33,15 @@ class Rough(float):
 
 
 def value_of(event: Event, name: str) -> Json:
-    """The field called `name`; objects have no value of their own."""
-    if name in event:
-        found = event[name]
-        return None if isinstance(found, dict) else found
-    parent, _, child = name.partition(".")
-    inside = event.get(parent)
-    return inside.get(child) if child and isinstance(inside, dict) else None
+    """The field called `name`; objects have no value of their own, and numbers in an array are floats."""
+    found = event.get(name)
+    if name not in event:
+        parent, _, child = name.partition(".")
+        inside = event.get(parent)
+        found = inside.get(child) if child and isinstance(inside, dict) else None
+    if isinstance(found, list) and not any(isinstance(one, bool | str) for one in found):
+        return [float(one) for one in found]
+    return None if isinstance(found, dict) else found
 
 
 def same(value: Json) -> Json:
@@ -54,18 +57,34 @@ def same(value: Json) -> Json:
     return ("array", tuple(map(same, value)))
 
 
+def holds(event: Event, conditions: Sequence[Json]) -> bool:
+    """Do all of the conditions hold? An element of an `or` is a condition or a list of them."""
+    return all(
+        any(holds(event, one if isinstance(one, list) else [one]) for one in item["or"])
+        if "or" in item
+        else matches(event, item)
+        for item in conditions
+    )
+
+
+OPPOSITES = {"not_equals": "equals", "not_in": "in", "not_contains": "contains", "is_not_null": "is_null"}
+
+
 def matches(event: Event, item: Json) -> bool:
     value, op, wanted = value_of(event, item["field_name"]), item["op"], item.get("value")
+    if op in OPPOSITES:
+        return not matches(event, {**item, "op": OPPOSITES[op]})
     if op == "is_null":
         return value is None
-    if op == "is_not_null":
-        return value is not None
     if op == "equals":
         return bool(same(value) == same(wanted))
-    if op == "not_equals":
-        return bool(same(value) != same(wanted))
     if op == "in":
         return same(value) in [same(one) for one in wanted]
+    if op == "contains" and isinstance(value, list):
+        wanted = float(wanted) if type(wanted) is int else wanted
+        return same(wanted) in [same(one) for one in value]
+    if op in ("contains", "starts_with", "ends_with", "matches"):
+        return isinstance(value, str) and isinstance(wanted, str) and in_text(op, value, wanted)
     left, right = same(value), same(wanted)
     if left is None or left[0] != right[0]:
         return False
@@ -79,6 +98,16 @@ def matches(event: Event, item: Json) -> bool:
         "less_than_or_equals": lambda a, b: a <= b,
     }
     return compare[op](a, b)
+
+
+def in_text(op: str, text: str, wanted: str) -> bool:
+    if op == "contains":
+        return wanted in text
+    if op == "starts_with":
+        return text.startswith(wanted)
+    if op == "ends_with":
+        return text.endswith(wanted)
+    return re.search(wanted, text, re.DOTALL) is not None
 
 
 def bucket_of(moment_ms: int, length: str, zone: str) -> int:
@@ -125,7 +154,7 @@ def compute(function: str, name: str | None, events: Sequence[Event]) -> Json:
 
 def evaluate(request: Json, events: Sequence[Event]) -> list[dict[str, Json]]:
     """The answer's `data` for a request with groups or computations; buckets as Unix milliseconds."""
-    kept = [event for event in events if all(matches(event, item) for item in request.get("filters", []))]
+    kept = [event for event in events if holds(event, request.get("filters", []))]
     length, zone = request.get("group_by_time"), request.get("timezone", "UTC")
     names = request.get("group_by", [])
     groups: dict[Json, list[Event]] = {}

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ApiError, Kind
+from app.filters import AnyOf, Filter, each_filter
 from app.query import Query, read_query
 from app.time_period import Period
 from app.timestamp import format_timestamp
@@ -124,12 +125,12 @@ def test_all_problems_are_named_at_once_each_with_its_path() -> None:
             ],
             "filters": [
                 {"field_name": "x", "op": "equal", "value": 1},
-                {"field_name": "x", "op": "contains", "value": "a"},
+                {"field_name": "x", "op": "contains", "value": ["a"]},
                 {"field_name": "x", "op": "equals", "value": None},
                 {"or": []},
+                {"or": [{"field_name": "x", "op": "matchs", "value": "a"}, []], "op": "equals"},
             ],
             "order_by": [{"field_name": "sum_y", "direction": "UP"}],
-            "limit": 10_001,
         }
     )
     assert found["$.timezone"] == 'unknown time zone "Europe/Berln", did you mean "Europe/Berlin"?'
@@ -144,21 +145,26 @@ def test_all_problems_are_named_at_once_each_with_its_path() -> None:
     assert found["$.computations[2].field_name"].startswith("required")
     assert "sees numbers only" in found["$.computations[3].field_name"]
     assert found["$.filters[0].op"] == 'unknown op "equal", did you mean "equals"?'
-    assert 'op "contains" is not supported yet' in found["$.filters[1].op"]
+    assert "contains" in found["$.filters[1].value"]
     assert "is_null" in found["$.filters[2].value"]
-    assert "not supported yet" in found["$.filters[3].or"]
+    assert "1 to 100" in found["$.filters[3].or"]
+    assert found["$.filters[4].or[0].op"] == 'unknown op "matchs", did you mean "matches"?'
+    assert "every event" in found["$.filters[4].or[1]"]
+    assert "stands alone" in found["$.filters[4].op"]
     assert "ASC, DESC" in found["$.order_by[0].direction"]
-    assert "from 1 to 10000" in found["$.limit"]
+    limits = problems({"limit": 10_001, "offset": -1})
+    assert "from 1 to 10000" in limits["$.limit"]
+    assert "from 0 to 1000000" in limits["$.offset"]
 
 
 @pytest.mark.parametrize(
     ("item", "words"),
     [
-        ({"field_name": "event_name", "op": "equals", "value": 1}, "compared with strings"),
+        ({"field_name": "event_name", "op": "equals", "value": 1}, "expected a string"),
         ({"field_name": "is_bot", "op": "equals", "value": "true"}, "true or false"),
         ({"field_name": "is_bot", "op": "less_than", "value": True}, "no order"),
         ({"field_name": "x", "op": "less_than", "value": True}, "no order"),
-        ({"field_name": "x", "op": "equals", "value": [1]}, "arrays and objects"),
+        ({"field_name": "x", "op": "equals", "value": [1]}, "searched with contains"),
         ({"field_name": "x", "op": "equals", "value": 2**64}, "64 bits"),
         ({"field_name": "x", "op": "equals", "value": "é" * 4097}, "8192 bytes"),
         ({"field_name": "event_time", "op": "less_than", "value": 5}, "timestamps"),
@@ -167,10 +173,39 @@ def test_all_problems_are_named_at_once_each_with_its_path() -> None:
         ({"field_name": "x", "op": "is_null", "value": 1}, "takes no value"),
         ({"field_name": "x", "op": "in", "value": []}, "1 to 1000"),
         ({"field_name": "x", "op": "in", "value": list(range(1001))}, "1 to 1000"),
+        ({"field_name": "x", "op": "not_in", "value": "a"}, "1 to 1000"),
+        ({"field_name": "x", "op": "starts_with", "value": 1}, "looks at strings"),
+        ({"field_name": "is_bot", "op": "contains", "value": True}, "never holds one"),
+        ({"field_name": "event_time", "op": "matches", "value": "2021"}, "never holds one"),
+        ({"field_name": "x", "op": "matches", "value": "a("}, "missing ): a("),
+        ({"field_name": "x", "op": "matches", "value": "(?=a)"}, "invalid perl operator"),
+        ({"field_name": "x", "op": "matches", "value": "é" * 501}, "1000 bytes"),
+        ({"field_name": "x", "op": "matches", "value": "\\pL{1000}"}, "RE2"),
     ],
 )
 def test_a_value_that_could_never_match_is_refused(item: dict[str, Any], words: str) -> None:
     assert words in problems(with_period(filters=[item]))["$.filters[0].value"]
+
+
+def nested(depth: int) -> dict[str, Any]:
+    leaf: dict[str, Any] = {"field_name": "x", "op": "is_null"}
+    return leaf if depth == 0 else {"or": [nested(depth - 1)]}
+
+
+def test_or_nests_in_arrays_and_in_or_within_bounds() -> None:
+    x, y = ({"field_name": name, "op": "is_null"} for name in ("x", "y"))
+    query = read(with_period(filters=[x, {"or": [y, [x, {"or": [y, x]}]]}]))
+    first, choice = query.filters
+    assert isinstance(first, Filter)
+    assert isinstance(choice, AnyOf)
+    assert [leaf.field.name for leaf in each_filter(query.filters)] == ["x", "y", "x", "y", "x"]
+    assert read(with_period(filters=[nested(8)]))
+    assert "at most 8 levels" in str(problems(with_period(filters=[nested(9)])))
+    assert read(with_period(filters=[{"or": [x] * 50}, {"or": [x] * 50}]))
+    many = with_period(filters=[{"or": [x] * 51}, {"or": [x] * 50}])
+    assert problems(many)["$.filters"] == "at most 100 filters; this query has 101"
+    patterns = with_period(filters=[{"or": [{"field_name": "x", "op": "matches", "value": "a"}] * 11}])
+    assert "at most 10" in problems(patterns)["$.filters"]
 
 
 @pytest.mark.parametrize(

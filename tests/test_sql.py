@@ -35,6 +35,11 @@ def alike(actual: Any, wanted: Any) -> bool:
     if isinstance(wanted, Rough):
         close = isinstance(actual, int | float) and abs(actual - wanted) <= 1e-12 * wanted.magnitude
         return close or actual == wanted
+    if isinstance(wanted, list) and isinstance(actual, list):  # whose numbers are floats
+        return len(actual) == len(wanted) and all(
+            float(a) == b if type(a) is int and type(b) is float else alike(a, b)
+            for a, b in zip(actual, wanted, strict=True)
+        )
     if type(wanted) is float and isinstance(actual, int) and abs(actual) >= 2**64:
         actual = float(actual)  # the text of a large float, padded with zeros
     return bool(same(actual) == same(wanted))
