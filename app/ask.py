@@ -19,8 +19,8 @@ from app.errors import ApiError, Kind
 from app.grant import Grant, KeyType
 from app.http import read_json_body
 from app.redis_client import UNREACHABLE
-from app.scope import Scope, scope_of
-from app.store import PASSING_CODES, Result, Store, StoreRefused, StoreUnavailable, Value
+from app.scope import Erased, Scope, scope_of
+from app.store import PASSING_CODES, Result, Store, StoreError, StoreRefused, StoreUnavailable, Value
 from app.turns import Turns
 
 if TYPE_CHECKING:
@@ -52,6 +52,14 @@ class Freshness(Protocol):
         ...
 
 
+class Hiding(Protocol):
+    """Who knows what was erased and may still be stored (`app.erasures`)."""
+
+    async def hidden(self, project_id: str) -> tuple[Erased, ...]:
+        """What no query of the project may see. Errors: StoreError where nobody can tell."""
+        ...
+
+
 class Turn:
     """The right to ask, of one request. `scope`: what its key may see. `fresh_as_of`: Unix milliseconds up to
     which every event that reached the stream is in the answers."""
@@ -74,10 +82,13 @@ class Turn:
 class Asker:
     """One for each edge process."""
 
-    def __init__(self, registry: Registry, store: Store, freshness: Freshness, settings: Settings) -> None:
+    def __init__(
+        self, registry: Registry, store: Store, freshness: Freshness, hiding: Hiding, settings: Settings
+    ) -> None:
         self._registry = registry
         self._store = store
         self._freshness = freshness
+        self._hiding = hiding
         self._limits = settings.limits
         at_once = self._limits.max_concurrent_queries
         # Waited for no longer than a query may take.
@@ -99,8 +110,14 @@ class Asker:
         """Wait for a turn of whoever holds `grant`. Wrap it in `while_connected`. Errors: ApiError 503."""
         async with self._turns.turn():
             # Before the rows are read: an event stored meanwhile is more than was promised, never less.
-            fresh_as_of = await self._fresh_as_of()
-            yield Turn(self, scope_of(grant), fresh_as_of)
+            fresh_as_of, erased = await asyncio.gather(self._fresh_as_of(), self._hidden(grant.project_id))
+            yield Turn(self, scope_of(grant, erased), fresh_as_of)
+
+    async def _hidden(self, project_id: str) -> tuple[Erased, ...]:
+        try:
+            return await self._hiding.hidden(project_id)
+        except StoreError:  # neither can Redis tell, and what was erased must not be shown
+            raise _unavailable() from None
 
     async def _fresh_as_of(self) -> int:
         """What the stream says, or said last: a moment once proved stays true, so stored events can be

@@ -26,6 +26,8 @@ from app.ask import Asker
 from app.batch import Batch
 from app.canary import Canary
 from app.dead import DeadLetters
+from app.erase import EraseHandlers
+from app.erasures import Erasures
 from app.errors import ApiError, Kind
 from app.gate import Gate
 from app.http import answer_bug, answer_error
@@ -100,7 +102,10 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     batch = Batch(registry, appenders, track.limits, settings)
     manage = ManageHandlers(registry, settings)
     dead = DeadHandlers(registry, letters, store, settings)
-    read = ReadHandlers(Asker(registry, store, freshness, settings))
+    erasures = Erasures(redis, store, producer.queue)
+    asker = Asker(registry, store, freshness, erasures, settings)
+    read = ReadHandlers(asker)
+    erase = EraseHandlers(registry, erasures, asker, settings)
 
     def away() -> str:
         return pressure.refusal() or ("events wait in the spool" if spool.groups else "")
@@ -142,6 +147,8 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
                 ReceiptHandler(registry, spool, stream, letters, Stored(store)).receipt,
             ),
             Route("/v1/query/json", read.query_json, methods=["POST"]),
+            Route("/v1/delete/events", erase.delete_events, methods=["POST"]),
+            Route("/v1/delete/status", erase.status, methods=["POST"]),
             Route("/v1/manage/project/create", manage.create_project, methods=["POST"]),
             Route("/v1/manage/project/list", manage.list_projects, methods=["POST"]),
             Route("/v1/manage/project/reset_master_key", manage.reset_master_key, methods=["POST"]),

@@ -13,6 +13,7 @@ from app import openapi_answers, openapi_batch, openapi_receipt
 from app.errors import Kind
 from app.event_schema import EVENT_SCHEMA, Schema
 from app.openapi_dead import POSTS as _DEAD_POSTS
+from app.openapi_erase import posts as _erase_posts
 from app.openapi_schema import INTEGER as _INTEGER
 from app.openapi_schema import TEXT as _TEXT
 from app.openapi_schema import object_of as _object

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -45,17 +46,22 @@ class View(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """One process, as `shards` shows it. `dead_ms` is 0 while it is alive."""
+    """One process, as `shards` shows it. `dead_ms` is 0 while it is alive.
+
+    `ahead_ms`: of its clock before Redis's, at its last beat, less the time that the beat took.
+    """
 
     id: str
     place: str
     spooled: int
     dead_ms: int
+    ahead_ms: int = 0
 
 
 class _About(msgspec.Struct):
     place: str
     spooled: int
+    ahead: float = 0
 
 
 class Presence:
@@ -99,6 +105,7 @@ class Presence:
                 args=[
                     *(self.id, self._incarnation, self._life_ms, int(self._is_first)),
                     *(self._shards, self._place, self._spooled(), self._joined),
+                    time.time_ns() // 1_000_000,
                 ],
             ),
         )
@@ -130,7 +137,7 @@ async def listed(redis: Redis, queue: str, role: Role) -> list[Member]:
     found = []
     for id, about, dead_ms in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
         said = msgspec.json.decode(about, type=_About)
-        found.append(Member(id.decode(), said.place, said.spooled, int(dead_ms)))
+        found.append(Member(id.decode(), said.place, said.spooled, int(dead_ms), int(said.ahead)))
     return found
 
 

@@ -17,7 +17,7 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
 # Register, or stay registered. KEYS: members, about, layout.
 # ARGV: id, incarnation, ms to live, 1 for the first beat of a life, partitions configured, place, groups in
-# the spool of this place, when this life first joined (0: not yet).
+# the spool of this place, when this life first joined (0: not yet), its clock in Unix ms.
 # -> {"ok", partitions, most partitions, id and joined of each that is alive, …}
 #    {"other", partitions, most}   another number of partitions is recorded: not registered
 #    {"changing"}                  somebody is changing the number right now: not registered
@@ -51,7 +51,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
 end
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], cjson.encode({{
-  incarnation = ARGV[2], joined = joined, at = now, place = ARGV[6], spooled = tonumber(ARGV[7])
+  incarnation = ARGV[2], joined = joined, at = now, place = ARGV[6], spooled = tonumber(ARGV[7]),
+  ahead = tonumber(ARGV[9] or now) - now
 }}))
 local answer = {{'ok', layout[1], layout[2]}}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now + 1, '+inf')) do

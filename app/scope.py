@@ -16,13 +16,18 @@ from app.time_period import Period
 class Erased(msgspec.Struct, frozen=True):
     """A tombstone: events recorded at `up_to_ms` or before for which all of this holds are erased.
 
-    What is None or empty restricts nothing.
+    What is None or empty restricts nothing; of `customers` it is one.
     """
 
     up_to_ms: int
-    customer_identifier: str | None = None
+    customers: tuple[str, ...] | None = None
     period: Period | None = None
     filters: tuple[Condition, ...] = ()
+
+    @property
+    def is_of_customers(self) -> bool:
+        """Does it mean all that somebody has ever sent?"""
+        return self.customers is not None and self.period is None and not self.filters
 
 
 class Scope(msgspec.Struct, frozen=True):

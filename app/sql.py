@@ -32,7 +32,8 @@ from app.sql_fields import (
     text_of_key,
     whole_number,
 )
-from app.sql_filters import Parameter, Parameters, asked, where
+from app.sql_filters import asked, where
+from app.sql_literals import Parameter, Parameters
 
 RAW_COLUMNS = tuple(field for name, field in COLUMNS.items() if name != "project_id")
 

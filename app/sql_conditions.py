@@ -25,7 +25,7 @@ from app.sql_fields import (
 )
 
 if TYPE_CHECKING:
-    from app.sql_filters import Parameters
+    from app.sql_literals import Parameters
 
 _SIGNS = {
     Op.EQUALS: "=",

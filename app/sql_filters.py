@@ -1,39 +1,21 @@
 """Scope, time period and filters -> the WHERE of every SELECT of events. Pure.
 
-Every value is a parameter (`{p0:String}`); field names pass through `app.sql_fields`.
+Every value is a parameter (`{p0:String}`); field names pass through `app.sql_fields`. The values of
+tombstones, of which there may be thousands, are literals made of digits (`app.sql_literals`).
 Next reader: `app.sql`, which builds the rest of the statement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
-from app.fields import Field
+from app.fields import COLUMNS, Field
 from app.filters import Condition, each_filter
-from app.operators import WITH_VALUES, FilterValue, Op
 from app.scope import Erased, Scope
 from app.sql_conditions import condition_in_sql
+from app.sql_fields import milliseconds
+from app.sql_literals import Literals, Parameters
 from app.time_period import Period
-
-Parameter = FilterValue | Sequence[FilterValue]
-
-
-class Parameters:
-    """Names values as they are written into the statement."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Parameter] = {}
-
-    def add(self, value: Parameter, kind: str) -> str:
-        name = f"p{len(self.values)}"
-        self.values[name] = value
-        return f"{{{name}:{kind}}}"
-
-    def operand(self, op: Op, values: Sequence[FilterValue], kind: str) -> str:
-        """What stands to the right of `op`: all of the values, or the only one."""
-        if op in WITH_VALUES:
-            return self.add(values, f"Array({kind})")
-        return self.add(values[0], kind)
 
 
 def where(scope: Scope, period: Period, filters: Iterable[Condition], parameters: Parameters) -> str:
@@ -46,7 +28,7 @@ def where(scope: Scope, period: Period, filters: Iterable[Condition], parameters
         conditions.append(f"customer_identifier = {parameters.add(scope.customer_identifier, 'String')}")
     conditions += _within(period, parameters)
     conditions += [condition_in_sql(item, parameters) for item in filters]
-    conditions += [f"NOT coalesce({_erased(one, parameters)}, 0)" for one in scope.erased]
+    conditions += [f"NOT coalesce({one}, 0)" for one in erased(scope.erased)]
     return " AND ".join(conditions)
 
 
@@ -64,13 +46,36 @@ def _within(period: Period, parameters: Parameters) -> list[str]:
     ]
 
 
-def _erased(one: Erased, parameters: Parameters) -> str:
-    """True, false or NULL, which means false."""
-    up_to = parameters.add(one.up_to_ms, "Int64")
+def erased(tombstones: Iterable[Erased]) -> Iterator[str]:
+    """A condition for each tombstone, true of the events that it means, else false or NULL; one for all of
+    those that mean whole customers, whose cost does not grow with their number."""
+    customers: dict[str, int] = {}
+    for one in tombstones:
+        if one.is_of_customers:
+            for customer in one.customers or ():
+                customers[customer] = max(customers.get(customer, 0), one.up_to_ms)
+        else:
+            yield _erased(one)
+    if customers:
+        yield f"{milliseconds(COLUMNS['time_recorded'])} <= {of_customer(customers, -1)}"
+
+
+def of_customer(values: Mapping[str, str | int], otherwise: str | int) -> str:
+    """What `values` has for the event's customer; `otherwise` where it has nothing."""
+    literals = Literals()
+    kind = "Int64" if isinstance(otherwise, int) else "String"
+    names = literals.add([*values], "Array(String)")
+    found = literals.add([*values.values()], f"Array({kind})")
+    return f"transform(customer_identifier, {names}, {found}, {literals.add(otherwise, kind)})"
+
+
+def _erased(one: Erased) -> str:
+    literals = Literals()
+    up_to = literals.add(one.up_to_ms, "Int64")
     conditions = [f"time_recorded <= fromUnixTimestamp64Milli({up_to}, 'UTC')"]
-    if one.customer_identifier is not None:
-        conditions.append(f"customer_identifier = {parameters.add(one.customer_identifier, 'String')}")
+    if one.customers is not None:
+        conditions.append(f"customer_identifier IN {literals.add(one.customers, 'Array(String)')}")
     if one.period is not None:
-        conditions += _within(one.period, parameters)
-    conditions += [condition_in_sql(item, parameters) for item in one.filters]
+        conditions += _within(one.period, literals)
+    conditions += [condition_in_sql(item, literals) for item in one.filters]
     return f"({' AND '.join(conditions)})"

@@ -29,6 +29,7 @@ from starlette.routing import Route
 from app.ask import Asker
 from app.grant import Grant, KeyType
 from app.read import ReadHandlers
+from app.scope import Erased
 from app.store import Store
 from bench import mix
 from bench.storage import DATABASE, Filled, filled
@@ -125,7 +126,10 @@ QUESTIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 class Fresh:
-    """Everything is in the store: nothing else fills it."""
+    """Everything is in the store, since nothing else fills it, and nothing was erased."""
+
+    async def hidden(self, project_id: str) -> tuple[Erased, ...]:
+        return ()
 
     async def fresh_as_of(self) -> int:
         """A moment of the mix."""
@@ -141,7 +145,7 @@ def _endpoint(store: Store) -> httpx.AsyncClient:
     with tempfile.TemporaryDirectory() as directory:
         settings = make_settings(Path(directory), "unix:///none")
     registry = cast("Any", SimpleNamespace(authorise=_authorise))
-    handlers = ReadHandlers(Asker(registry, store, Fresh(), settings))
+    handlers = ReadHandlers(Asker(registry, store, Fresh(), Fresh(), settings))
     app = Starlette(routes=[Route("/v1/query/json", handlers.query_json, methods=["POST"])])
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge", timeout=60)
 

@@ -15,6 +15,7 @@ from app.ask import Asker
 from app.errors import ApiError, Kind
 from app.grant import Grant, KeyType
 from app.read import ReadHandlers
+from app.scope import Erased
 from app.settings import Limits
 from app.store import Result, Store, StoreRefused, StoreUnavailable
 from tests.query_engine import MIGRATIONS
@@ -48,6 +49,13 @@ class Clock:
         return self.fresh
 
 
+class Nothing:
+    """Nothing was erased."""
+
+    async def hidden(self, project_id: str) -> tuple[Erased, ...]:
+        return ()
+
+
 class FakeStore:
     """Answers with one row, or as told."""
 
@@ -76,7 +84,7 @@ class Bench:
         settings: Any = SimpleNamespace(limits=Limits(**limits))
         registry: Any = Registry()
         asked: Any = store or self.store
-        self.handlers = ReadHandlers(Asker(registry, asked, self.clock, settings))
+        self.handlers = ReadHandlers(Asker(registry, asked, self.clock, Nothing(), settings))
 
     async def post(self, body: Any, secret: str | None = "eb_q_right") -> dict[str, Any]:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

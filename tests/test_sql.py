@@ -244,7 +244,7 @@ def test_nothing_erased_is_seen(engine: Engine) -> None:
         ).encode(),
         0,
     )
-    gone = (Erased(up_to, customer), Erased(up_to, None, name.period, name.filters))
+    gone = (Erased(up_to, (customer,)), Erased(up_to, None, name.period, name.filters))
     query = read_query(json.dumps({**WHOLE, "limit": 10_000}).encode(), 0)
     seen = engine.answer(query, Scope("p", None, gone))["data"]
     hidden = [

@@ -107,6 +107,7 @@ async def _ask_store(settings: Settings, wanted: Wanted, query: bytes, accepted:
     from app.ask import Asker  # noqa: PLC0415
     from app.errors import ApiError  # noqa: PLC0415
     from app.grant import Grant, KeyType  # noqa: PLC0415
+    from app.erasures import Erasures  # noqa: PLC0415
     from app.partition import Freshness  # noqa: PLC0415
     from app.read import ReadHandlers  # noqa: PLC0415
     from app.redis_client import UNREACHABLE  # noqa: PLC0415
@@ -122,7 +123,8 @@ async def _ask_store(settings: Settings, wanted: Wanted, query: bytes, accepted:
             raise _Failed(2, f"project {wanted.project_id!r} {was}; name another with --project")
         found = await layout.read(redis, producer.queue)
         freshness = Freshness(redis, producer.queue, producer.shards if found is None else found.most)
-        asker = Asker(Registry(redis, settings), store, freshness, settings)
+        erasures = Erasures(redis, store, producer.queue)
+        asker = Asker(Registry(redis, settings), store, freshness, erasures, settings)
         grant = Grant(
             *(KeyType.QUERY, "", (account or b"").decode(), wanted.project_id, wanted.customer_identifier)
         )

@@ -1,0 +1,118 @@
+"""POST /v1/delete/events and /v1/delete/status: a straight line from the DELETE key to a tombstone.
+
+What is meant is `app.erase_request`'s to say; `app.erasures` makes it invisible at once, and the drains make
+it gone. What is counted here is what the store holds at that moment.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.ask import Asker, Turn
+from app.erase_request import Wanted, read_erasure, read_status
+from app.erasures import Erasures, Report, TooMany
+from app.errors import ApiError, Kind, Problem, invalid_body
+from app.grant import Grant, KeyType
+from app.http import json_response, read_json_body, while_connected
+from app.redis_client import UNREACHABLE
+from app.registry import Registry
+from app.settings import Settings
+from app.sql_fields import elements
+from app.sql_filters import asked, where
+from app.sql_literals import Parameters
+from app.store import StoreError
+from app.time_period import Period
+from app.timestamp import MAX_MS
+from app.tombstone import digest
+
+DELETE_KEY = "x-eventbunker-delete-key"
+RETRY_AFTER_SECONDS = 30  # two rounds of the eraser
+WHOLE = Period(0, MAX_MS + 1)
+
+
+class EraseHandlers:
+    """The two endpoints. Errors: ApiError."""
+
+    def __init__(self, registry: Registry, erasures: Erasures, asker: Asker, settings: Settings) -> None:
+        self._registry = registry
+        self._erasures = erasures
+        self._asker = asker
+        self._max_bytes = settings.limits.max_request_bytes
+
+    async def delete_events(self, request: Request) -> Response:
+        """Erase, or only count where `dry_run` says so."""
+        grant = await self._registry.authorise(request.headers.get(DELETE_KEY), KeyType.DELETE)
+        wanted = read_erasure(
+            await read_json_body(request, self._max_bytes), grant, time.time_ns() // 1_000_000
+        )
+        async with self._asker.turn(grant) as turn:
+            matched = await while_connected(request.receive, _count(turn, wanted))
+        if wanted.is_dry_run:
+            return json_response({"erasure_id": None, "matched": matched, "state": "dry_run"})
+        # From here on whether or not the client waits: half an erasure would be none.
+        report = await self._begin(wanted, matched, grant)
+        answer = {"erasure_id": report.erasure_id, "matched": matched, "state": report.state}
+        return json_response(answer | {"up_to": report.up_to})
+
+    async def status(self, request: Request) -> Response:
+        """One erasure, or the project's, newest first."""
+        grant = await self._registry.authorise(request.headers.get(DELETE_KEY), KeyType.DELETE)
+        wanted = read_status(await read_json_body(request, self._max_bytes))
+        owner = _owner(grant)
+        try:
+            if wanted.erasure_id:
+                found = await self._erasures.report(grant.project_id, wanted.erasure_id)
+                if found is None or (owner and found.owner != owner):
+                    problem = "the project has no such erasure; leave it out to list them"
+                    raise invalid_body([Problem("$.erasure_id", problem)])
+                return json_response(_told(found))
+            reports, cursor = await self._erasures.page(grant.project_id, owner, wanted.cursor, wanted.limit)
+        except UNREACHABLE:
+            raise _unavailable("The registry does not answer; ask again.") from None
+        return json_response({"erasures": [_told(one) for one in reports], "cursor": cursor})
+
+    async def _begin(self, wanted: Wanted, matched: int, grant: Grant) -> Report:
+        try:
+            return await self._erasures.begin(wanted.tombstone, matched, _owner(grant))
+        except TooMany:
+            raise ApiError(
+                Kind.RATE_LIMITED,
+                "Too many erasures of the project are under way, or their filters are too large; wait until "
+                "some are done. One erasure may name 1,000 customers, by `in`.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            ) from None
+        except (*UNREACHABLE, StoreError, TimeoutError):
+            raise _unavailable(
+                "It is not known whether the erasure was begun; send it again, which erases nothing twice."
+            ) from None
+
+
+async def _count(turn: Turn, wanted: Wanted) -> int:
+    """Events in the store that are meant and not erased yet."""
+    parameters = Parameters()
+    condition = where(turn.scope, wanted.tombstone.period or WHOLE, wanted.filters, parameters)
+    sql = f"{elements(asked(turn.scope, wanted.filters))}SELECT count() FROM events WHERE {condition}"  # noqa: S608
+    result = await turn.ask(sql, parameters.values)
+    return int(str(result.rows[0][0]))
+
+
+def _owner(grant: Grant) -> str:
+    """Another customer's key must not learn of an erasure; and nobody needs the name to tell."""
+    customer = grant.customer_identifier
+    return "" if customer is None else digest(grant.project_id, customer)
+
+
+def _told(report: Report) -> dict[str, object]:
+    told = msgspec.to_builtins(report)
+    del told["project_id"], told["owner"]
+    if report.time_period is not None:
+        told["time_period"] = {"start": report.time_period.start_ms, "end": report.time_period.end_ms}
+    return dict(told)
+
+
+def _unavailable(why: str) -> ApiError:
+    return ApiError(Kind.UNAVAILABLE, why, retry_after_seconds=2)
