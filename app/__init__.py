@@ -44,6 +44,11 @@ What became of an event is told by
     18  app.receipt     to those who ask, wherever it is (`app.whereabouts`)
     19  app.dead        for what was set aside: list, show, replay, purge
 
+And it is taken back by
+
+    20  app.erase       POST /v1/delete/events: a tombstone (app.tombstone, app.erasures), which every query
+                        applies from then on
+
 Files of events come in by another door, through the same rules: `workers.import_run`.
 
 What watches over both: `app.ledger` (every event has one fate, counted with the act itself),
@@ -52,7 +57,7 @@ What watches over both: `app.ledger` (every event has one fate, counted with the
 Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `grant`, `timestamp`, `event`,
 `query`, `sql`, `settings`, `metrics`, `stream` and what they are split into) import only leaves. Redis is
 imported by `producer`, `partition`, `layout`, `presence`, `dead`, `watermark`, `whereabouts`,
-`ledger_reader`, the registry's modules and `redis_client`; httpx by `store` alone; chDB by the embedded store
-alone. Handlers (`track`, `batch`, `read`, `receipt`, `manage`, `manage_dead`, `probes`) never import one
-another. `app` imports no server, and never `workers`.
+`ledger_reader`, `erasures`, the registry's modules and `redis_client`; httpx by `store` alone; chDB by the
+embedded store alone. Handlers (`track`, `batch`, `read`, `receipt`, `manage`, `manage_dead`, `erase`,
+`probes`) never import one another. `app` imports no server, and never `workers`.
 """

@@ -11,7 +11,7 @@ import msgspec
 from app.errors import Problem, invalid_body
 from app.event import has_repeated_name
 from app.fields import unknown
-from app.filters import Filter, read_filters
+from app.filters import Condition, read_filters
 from app.grant import Grant
 from app.time_period import Period, read_period, read_zone
 from app.tombstone import Tombstone
@@ -28,7 +28,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """
 
     tombstone: Tombstone
-    filters: tuple[Filter, ...]
+    filters: tuple[Condition, ...]
     is_dry_run: bool
 
 
@@ -54,13 +54,15 @@ def read_erasure(body: bytes, grant: Grant, now_ms: int) -> Wanted:
         problems.append(
             Problem(
                 "$",
-                "say which events to erase, by filters or time_period; whoever wants none of the project's to "
-                "remain deletes the project",
+                "say which events to erase, by filters or time_period; whoever wants none of the project's "
+                "to remain deletes the project",
             )
         )
     if problems or not isinstance(asked, list):
         raise invalid_body(problems)
-    customers = None if grant.customer_identifier is None else (grant.customer_identifier,)
+    customers: tuple[str, ...] | None = None
+    if grant.customer_identifier is not None:
+        customers = (grant.customer_identifier,)
     rest = []
     for condition in asked:
         named = _customers(condition) if customers is None else None
@@ -110,7 +112,9 @@ def _decode(body: bytes, members: tuple[str, ...], problems: list[Problem]) -> d
     if not isinstance(request, dict):
         raise invalid_body([Problem("$", "the body must be one JSON object")])
     problems += [
-        Problem(f"$.{name}"[:200], unknown("member", name, members)) for name in request if name not in members
+        Problem(f"$.{name}"[:200], unknown("member", name, members))
+        for name in request
+        if name not in members
     ]
     return request
 

@@ -31,6 +31,7 @@ MAX_HIDDEN_BYTES = 64 * 1024  # of their tombstones: they go into each statement
 LEAD_MS = 250  # for writing the tombstone, and for clocks that were read a moment ago
 MAX_WAIT_MS = 2_000  # for an edge whose clock is behind the others'
 ATTEMPTS = 4
+REDIS_SECONDS = 1.0  # of a query; then the store is asked
 STORE_SECONDS = 5.0
 _INSERT = "INSERT INTO erasures (erasure_id, project_id, tombstone) FORMAT JSONEachRow"
 _HIDDEN = "SELECT DISTINCT tombstone FROM erasures WHERE project_id = {project:String}"
@@ -139,7 +140,8 @@ class Erasures:
     async def hidden(self, project_id: str) -> tuple[Erased, ...]:
         """What queries of the project must not see, wherever that is known now."""
         try:
-            payloads = cast("list[bytes]", await self._redis.hvals(scripts.hidden(project_id)))
+            async with asyncio.timeout(REDIS_SECONDS):
+                payloads = cast("list[bytes]", await self._redis.hvals(scripts.hidden(project_id)))
         except UNREACHABLE:
             rows = await self._store.ask(
                 _HIDDEN, {"project": project_id}, settings={"readonly": 2}, timeout_seconds=STORE_SECONDS

@@ -100,12 +100,9 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     watermark = Watermark(redis, settings, letters)
     track = Track(registry, appenders, watermark, settings)
     batch = Batch(registry, appenders, track.limits, settings)
-    manage = ManageHandlers(registry, settings)
     dead = DeadHandlers(registry, letters, store, settings)
     erasures = Erasures(redis, store, producer.queue)
     asker = Asker(registry, store, freshness, erasures, settings)
-    read = ReadHandlers(asker)
-    erase = EraseHandlers(registry, erasures, asker, settings)
 
     def away() -> str:
         return pressure.refusal() or ("events wait in the spool" if spool.groups else "")
@@ -146,18 +143,9 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
                 "/v1/receipt/{unique_req_id}",
                 ReceiptHandler(registry, spool, stream, letters, Stored(store)).receipt,
             ),
-            Route("/v1/query/json", read.query_json, methods=["POST"]),
-            Route("/v1/delete/events", erase.delete_events, methods=["POST"]),
-            Route("/v1/delete/status", erase.status, methods=["POST"]),
-            Route("/v1/manage/project/create", manage.create_project, methods=["POST"]),
-            Route("/v1/manage/project/list", manage.list_projects, methods=["POST"]),
-            Route("/v1/manage/project/reset_master_key", manage.reset_master_key, methods=["POST"]),
-            Route("/v1/manage/project/delete", manage.delete_project, methods=["POST"]),
-            Route("/v1/manage/apikey/create", manage.create_key, methods=["POST"]),
-            Route("/v1/manage/apikey/list", manage.list_keys, methods=["POST"]),
-            Route("/v1/manage/apikey/delete", manage.delete_key, methods=["POST"]),
-            Route("/v1/manage/name/list", manage.list_names, methods=["POST"]),
-            Route("/v1/manage/name/delete", manage.delete_names, methods=["POST"]),
+            Route("/v1/query/json", ReadHandlers(asker).query_json, methods=["POST"]),
+            *_erase_routes(EraseHandlers(registry, erasures, asker, settings)),
+            *_manage_routes(ManageHandlers(registry, settings)),
             Route("/v1/manage/dead/list", dead.list_letters, methods=["POST"]),
             Route("/v1/manage/dead/show", dead.show, methods=["POST"]),
             Route("/v1/manage/dead/replay", dead.replay, methods=["POST"]),
@@ -178,6 +166,27 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     )
     app.router.redirect_slashes = False  # a redirect would turn a POST's body away
     return Gate(app, settings, direct={"/post": track, "/batch": batch})
+
+
+def _erase_routes(erase: EraseHandlers) -> list[Route]:
+    return [
+        Route("/v1/delete/events", erase.delete_events, methods=["POST"]),
+        Route("/v1/delete/status", erase.status, methods=["POST"]),
+    ]
+
+
+def _manage_routes(manage: ManageHandlers) -> list[Route]:
+    return [
+        Route("/v1/manage/project/create", manage.create_project, methods=["POST"]),
+        Route("/v1/manage/project/list", manage.list_projects, methods=["POST"]),
+        Route("/v1/manage/project/reset_master_key", manage.reset_master_key, methods=["POST"]),
+        Route("/v1/manage/project/delete", manage.delete_project, methods=["POST"]),
+        Route("/v1/manage/apikey/create", manage.create_key, methods=["POST"]),
+        Route("/v1/manage/apikey/list", manage.list_keys, methods=["POST"]),
+        Route("/v1/manage/apikey/delete", manage.delete_key, methods=["POST"]),
+        Route("/v1/manage/name/list", manage.list_names, methods=["POST"]),
+        Route("/v1/manage/name/delete", manage.delete_names, methods=["POST"]),
+    ]
 
 
 def _freeze() -> None:

@@ -19,14 +19,15 @@ from app.operators import OPPOSITES, FilterValue, Op, compiled
 
 Event = Mapping[str, object]
 Test = Callable[[Event], bool]
+Predicate = Callable[[object], bool]
 
 
-def matcher(filters: Sequence[Condition]) -> Test:
-    """A function that is true of an event for which every one of `filters` holds; of all without any.
+def matcher(conditions: Sequence[Condition]) -> Test:
+    """A function that is true of an event for which every one of `conditions` holds; of all without any.
 
-    It is worth keeping: the filters are taken apart once, here.
+    It is worth keeping: the conditions are taken apart once, here.
     """
-    tests = [_test(one) for one in filters]
+    tests = [_test(one) for one in conditions]
     if not tests:
         return lambda _event: True
     if len(tests) == 1:
@@ -36,38 +37,41 @@ def matcher(filters: Sequence[Condition]) -> Test:
 
 def _test(condition: Condition) -> Test:
     if not isinstance(condition, Filter):
-        elements = [matcher(element) for element in condition.elements]
-        return lambda event: any(element(event) for element in elements)
-    read = _reader(condition.field)
-    holds = _predicate(condition.op, condition.values)
+        choices = [matcher(element) for element in condition.elements]
+        return lambda event: any(choice(event) for choice in choices)
+    read, holds = _reader(condition.field), _predicate(condition.op, condition.values)
     return lambda event: holds(read(event))
 
 
 def _reader(field: Field) -> Callable[[Event], object]:
     """How the value of `field` is found; None where it is missing, null or an object."""
     name = field.name
+    parent, _, child = name.partition(".")
     if field.kind is not Kind.CUSTOM:
         return lambda event: event.get(name)
-    parent, _, child = name.partition(".")
-    if not child:
+    return _nested(parent, child) if child else _own(name)
 
-        def read(event: Event) -> object:
-            value = event.get(name)
-            return None if isinstance(value, dict) else value
 
-        return read
+def _own(name: str) -> Callable[[Event], object]:
+    def read(event: Event) -> object:
+        value = event.get(name)
+        return None if isinstance(value, dict) else value
 
-    def read_nested(event: Event) -> object:
+    return read
+
+
+def _nested(parent: str, child: str) -> Callable[[Event], object]:
+    def read(event: Event) -> object:
         inside = event.get(parent)
         return inside.get(child) if isinstance(inside, dict) else None
 
-    return read_nested
+    return read
 
 
-def _predicate(op: Op, values: tuple[FilterValue, ...]) -> Callable[[object], bool]:
+def _predicate(op: Op, values: tuple[FilterValue, ...]) -> Predicate:
     if op in OPPOSITES:
-        opposite = _predicate(OPPOSITES[op], values)
-        return lambda value: not opposite(value)
+        holds = _predicate(OPPOSITES[op], values)
+        return lambda value: not holds(value)
     if op is Op.IS_NULL:
         return lambda value: value is None
     if op is Op.IS_NOT_NULL:
@@ -78,48 +82,43 @@ def _predicate(op: Op, values: tuple[FilterValue, ...]) -> Callable[[object], bo
     if op is Op.CONTAINS:
         return _contains(values[0])
     if op is Op.MATCHES:
-        pattern = compiled(str(values[0]))
-        return lambda value: isinstance(value, str) and pattern.search(value) is not None
-    if op in _IN_TEXT:
-        return _in_text(_IN_TEXT[op], str(values[0]))
-    return _comparison(op, values[0])
+        found = compiled(str(values[0])).search
+        return lambda value: isinstance(value, str) and found(value) is not None
+    return _comparison(_COMPARISONS[op], values[0])
 
 
-def _contains(wanted: FilterValue) -> Callable[[object], bool]:
-    """A string in a string, or a value in an array, where numbers are floats."""
-    key = _key(float(wanted) if _is_number(wanted) else wanted)
-
-    def holds(value: object) -> bool:
-        if isinstance(value, list):
-            return any(_key(float(item) if _is_number(item) else item) == key for item in value)
-        return isinstance(value, str) and isinstance(wanted, str) and wanted in value
-
-    return holds
-
-
-def _in_text(holds: Callable[[str, str], bool], wanted: str) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, str) and holds(value, wanted)
-
-
-def _comparison(op: Op, bound: FilterValue) -> Callable[[object], bool]:
+def _comparison(holds: Callable[[Any, Any], bool], bound: FilterValue) -> Predicate:
     """Strings among strings, by code points, which is the order of their bytes; numbers among numbers."""
-    holds = _ORDERS[op]
     if isinstance(bound, str):
         return lambda value: isinstance(value, str) and holds(value, bound)
     return lambda value: _is_number(value) and holds(value, bound)
 
 
-_IN_TEXT: dict[Op, Callable[[str, str], bool]] = {
-    Op.STARTS_WITH: str.startswith,
-    Op.ENDS_WITH: str.endswith,
-}
 # Python compares integers with floats exactly, as the engine does.
-_ORDERS: dict[Op, Callable[[Any, Any], bool]] = {
+_COMPARISONS: dict[Op, Callable[[Any, Any], bool]] = {
     Op.GREATER_THAN: operator.gt,
     Op.GREATER_THAN_OR_EQUALS: operator.ge,
     Op.LESS_THAN: operator.lt,
     Op.LESS_THAN_OR_EQUALS: operator.le,
+    Op.STARTS_WITH: str.startswith,
+    Op.ENDS_WITH: str.endswith,
 }
+
+
+def _contains(wanted: FilterValue) -> Predicate:
+    """A string in a string, or a value in an array, whose numbers are floats."""
+    key = _item(wanted)
+
+    def holds(value: object) -> bool:
+        if isinstance(value, list):
+            return any(_item(one) == key for one in value)
+        return isinstance(value, str) and isinstance(wanted, str) and wanted in value
+
+    return holds
+
+
+def _item(value: object) -> object:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else _key(value)
 
 
 def _is_number(value: object) -> bool:

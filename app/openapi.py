@@ -27,6 +27,20 @@ _PERIOD: Schema = {
         _object("start end", start=_TEXT, end=_TEXT),
     ]
 }
+_FILTERS: Schema = {
+    "type": "array",
+    "items": _object(
+        "field_name op",
+        field_name=_FIELD_NAME,
+        op={
+            "enum": [
+                *("equals", "not_equals", "greater_than", "greater_than_or_equals"),
+                *("less_than", "less_than_or_equals", "in", "is_null", "is_not_null"),
+            ]
+        },
+        value=_ANY,
+    ),
+}
 _QUERY: Schema = _object(
     "time_period",
     time_period=_PERIOD,
@@ -46,20 +60,7 @@ _QUERY: Schema = _object(
             },
         },
     },
-    filters={
-        "type": "array",
-        "items": _object(
-            "field_name op",
-            field_name=_FIELD_NAME,
-            op={
-                "enum": [
-                    *("equals", "not_equals", "greater_than", "greater_than_or_equals"),
-                    *("less_than", "less_than_or_equals", "in", "is_null", "is_not_null"),
-                ]
-            },
-            value=_ANY,
-        ),
-    },
+    filters=_FILTERS,
     order_by={
         "type": "array",
         "items": _object("field_name", field_name=_FIELD_NAME, direction={"enum": ["ASC", "DESC"]}),
@@ -163,6 +164,7 @@ _POSTS: dict[str, tuple[str, str, Schema, Schema]] = {
         _object("status"),
     ),
     **_DEAD_POSTS,
+    **_erase_posts(_FILTERS, _PERIOD),
 }  # fmt: skip
 _UNREADY = "/readyz"  # the one GET that answers 503 in the form of its 200
 _GETS: dict[str, tuple[str, str]] = {
@@ -180,6 +182,7 @@ _GETS: dict[str, tuple[str, str]] = {
 _SCHEMES = {
     "write": "x-eventbunker-write-key",
     "query": "x-eventbunker-query-key",
+    "delete": "x-eventbunker-delete-key",
     "apikey": "x-eventbunker-apikey",
 }
 _ERROR: Schema = _object(

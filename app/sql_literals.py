@@ -1,7 +1,8 @@
 """How a value gets into a statement: as a named parameter or, where there are many, as a literal of digits.
 
-Parameters travel in the address of a request, which is bounded; tombstones are many and go into the statement.
-There a string is the hex digits of its bytes (`unhex('…')`): no character of a client's reaches the SQL. Pure.
+Parameters travel in the address of a request, which is bounded; tombstones are many and go into the
+statement. There a string is the hex digits of its bytes (`unhex('…')`): no character of a client's reaches
+the SQL. Pure.
 """
 
 from __future__ import annotations

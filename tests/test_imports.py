@@ -33,6 +33,10 @@ LEAVES = {
         "app.event_column_rules",
         "app.batch_body",
         "app.batch_verdict",
+        "app.tombstone",
+        "app.erase_request",
+        "app.erasure_scripts",
+        "app.sql_literals",
     ),
 }
 HANDLERS = {
@@ -43,6 +47,7 @@ HANDLERS = {
     "app.manage_dead",
     "app.probes",
     "app.receipt",
+    "app.erase",
 }
 SERVERS = {"hypercorn", "uvicorn", "granian"}
 
@@ -104,7 +109,7 @@ def test_who_talks_to_what() -> None:
     talks_to_redis = {"app.producer", "app.partition", "app.redis_client", "app.accounts", "app.changes"}
     talks_to_redis |= {"app.names", "app.registry", "app.dead", "app.ledger_reader"}
     talks_to_redis |= {"app.watermark", "app.whereabouts"}
-    talks_to_redis |= {"app.layout", "app.presence"}
+    talks_to_redis |= {"app.layout", "app.presence", "app.erasures"}
     assert {name for name in users_of("redis") if name.startswith("app.")} == talks_to_redis
     assert {name for name in users_of("httpx") if name.startswith("app.")} == {"app.store"}
     assert users_of("chdb") <= {name for name in MODULES if name.startswith("workers.embedded")}

@@ -105,9 +105,9 @@ async def _ask_store(settings: Settings, wanted: Wanted, query: bytes, accepted:
     from app import layout, redis_client, registry_scripts  # noqa: PLC0415
     from app import store as store_client  # noqa: PLC0415
     from app.ask import Asker  # noqa: PLC0415
+    from app.erasures import Erasures  # noqa: PLC0415
     from app.errors import ApiError  # noqa: PLC0415
     from app.grant import Grant, KeyType  # noqa: PLC0415
-    from app.erasures import Erasures  # noqa: PLC0415
     from app.partition import Freshness  # noqa: PLC0415
     from app.read import ReadHandlers  # noqa: PLC0415
     from app.redis_client import UNREACHABLE  # noqa: PLC0415
