@@ -8,7 +8,9 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from tests.query_oracle import Event, matches, same, value_of
 
@@ -87,3 +89,60 @@ def _steps(reached: Sequence[list[int]], size: int) -> list[tuple[int, float | N
         previous = statistics.median(times[step] - times[step - 1] for times in here)
         steps.append((len(here), previous, statistics.median(times[step] - times[0] for times in here)))
     return steps
+
+
+def _day(moment_ms: int, zone: str) -> date:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=moment_ms)).astimezone(ZoneInfo(zone)).date()
+
+
+def cohort_of(moment_ms: int, length: str, zone: str) -> date:
+    """The first day of the day, week or month."""
+    day = _day(moment_ms, zone)
+    return {"day": day, "week": day - timedelta(days=day.weekday()), "month": day.replace(day=1)}[length]
+
+
+def next_of(cohort: date, length: str) -> date:
+    if length == "month":
+        return (cohort + timedelta(days=31)).replace(day=1)
+    return cohort + timedelta(days=1 if length == "day" else 7)
+
+
+def retention(
+    request: dict[str, Any], events: Sequence[Event], period: tuple[int, int], now_ms: int
+) -> dict[Any, dict[date, tuple[int, list[int | None]]]]:
+    """By group, by cohort: its size, and by offset who came back. The group () is everybody."""
+    zone, length = request.get("timezone", "UTC"), request["group_by_time"]
+    returning = request.get("returning") or request["first"]
+    table: dict[Any, dict[date, tuple[int, list[int | None]]]] = {(): {}}
+    cohort = cohort_of(period[0], length, zone)
+    while cohort <= _day(period[1] - 1, zone):
+        table[()][cohort] = _empty(cohort, request, now_ms)
+        cohort = next_of(cohort, length)
+    for own in by_customer(events, request, (-(2**60), 2**60)):
+        begins = [i for i, e in enumerate(own) if selected(e, request["first"])]
+        inside = [i for i in begins if period[0] <= own[i]["event_time"] < period[1]]
+        before = [i for i in begins if own[i]["event_time"] < period[0]]
+        if not inside or (request.get("new_only") and before):
+            continue
+        start = own[inside[0]]
+        cohort = cohort_of(start["event_time"], length, zone)
+        later = {cohort_of(e["event_time"], length, zone) for e in own[inside[0] + 1 :] if selected(e, returning)}
+        groups = [()] + [(same(value_of(start, name)),) for name in request.get("group_by", [])]
+        for group in groups:
+            size, returned = table.setdefault(group, {}).setdefault(cohort, _empty(cohort, request, now_ms))
+            here = cohort
+            for offset, count in enumerate(returned):
+                if count is not None and here in later:
+                    returned[offset] = count + 1
+                here = next_of(here, length)
+            table[group][cohort] = size + 1, returned
+    return table
+
+
+def _empty(cohort: date, request: dict[str, Any], now_ms: int) -> tuple[int, list[int | None]]:
+    today = _day(now_ms, request.get("timezone", "UTC"))
+    returned: list[int | None] = []
+    for _ in range(request["periods"] + 1):
+        cohort = next_of(cohort, request["group_by_time"])
+        returned.append(0 if cohort <= today else None)
+    return 0, returned
