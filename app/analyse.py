@@ -1,54 +1,39 @@
-"""POST /v1/query/funnel, /retention, /timeline, /fields: from the key to the answer, each a straight line.
+"""POST /v1/query/funnel, /retention, /timeline and /fields: from the key to the answer, each a straight line.
 
-Knows HTTP and the order of the steps. What is asked is read by `app.funnel` and its like, what it means in SQL
-is `app.sql_funnel`'s and its like; the way to the store is `app.ask`'s.
+Knows HTTP and the order of the steps. What is asked and answered is `app.funnel`'s and its like, what it
+means in SQL `app.sql_funnel`'s and its like; the way to the store is `app.ask`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar, cast
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app import funnel, retention, sql_funnel, sql_retention
-from app.answer import ShownPeriod, shown
-from app.ask import Asker
+from app.answer import show
+from app.ask import Asker, Turn
 from app.grant import Grant
 from app.http import json_response, while_connected
-from app.scope import Scope
-from app.sql_filters import Parameter
 from app.time_period import Period
 
-Asked = TypeVar("Asked")
-Statement = tuple[str, dict[str, Parameter]]
-Rows = list[list[Any]]
+# An answer is small and everything before it is large, so blocks are large too; in bytes they are bounded.
+_BLOCKS = {"max_block_size": 131_072, "preferred_block_size_bytes": 16_000_000}
 
 
-class FunnelAnswer(msgspec.Struct, frozen=True):
-    """`steps`: all customers together. `groups`: the largest ones, at most `limit`."""
+class Analysis(Protocol):
+    """A checked request of any kind."""
 
-    steps: list[funnel.Step]
-    groups: list[funnel.Group]
-    window_ms: int
-    time_period: ShownPeriod
-    elapsed_ms: float
-    fresh_as_of: int
+    @property
+    def period(self) -> Period: ...
 
 
-class RetentionAnswer(msgspec.Struct, frozen=True):
-    """`cohorts`, `total`: everybody. `groups`: the largest ones, at most `limit`."""
-
-    cohorts: list[retention.Cohort]
-    total: retention.Total
-    groups: list[retention.Group]
-    time_period: ShownPeriod
-    elapsed_ms: float
-    fresh_as_of: int
+Asked = TypeVar("Asked", bound=Analysis)
+Members = dict[str, object]
 
 
 class AnalyseHandlers:
@@ -59,14 +44,45 @@ class AnalyseHandlers:
 
     async def funnel(self, request: Request) -> Response:
         """How many customers take one step after the other."""
-        line = await self._begin(request, funnel.read_funnel)
-        rows = await line.rows(sql_funnel.to_statement)
-        steps, groups = await asyncio.to_thread(funnel.groups, line.asked, rows)
-        return line.answer(FunnelAnswer, steps=steps, groups=groups, window_ms=line.asked.window_ms)
+        return await self._answer(request, funnel.read_funnel, _funnel)
 
     async def retention(self, request: Request) -> Response:
-        """Who of those who began in a day, week or month came back."""
-        line = await self._begin(request, retention.read_retention)
-        rows = await line.rows(sql_retention.to_statement)
-        table, groups = await asyncio.to_thread(retention.tables, line.asked, rows)
-        return line.answer(RetentionAnswer, cohorts=table.cohorts, total=table.total, groups=groups)
+        """Who of those that began in a day, week or month came back."""
+        return await self._answer(request, retention.read_retention, _retention)
+
+    async def _answer(
+        self,
+        request: Request,
+        read: Callable[[bytes, int], Asked],
+        find: Callable[[Asked, Turn], Awaitable[Members]],
+    ) -> Response:
+        started = time.monotonic()
+        grant = await self._asker.grant(request)
+        asked = read(await self._asker.body(request), time.time_ns() // 1_000_000)
+        fresh_as_of, members = await while_connected(request.receive, self._in_turn(grant, asked, find))
+        elapsed_ms = round((time.monotonic() - started) * 1000, 3)
+        about = {"time_period": show(asked.period), "elapsed_ms": elapsed_ms, "fresh_as_of": fresh_as_of}
+        return json_response(members | about)
+
+    async def _in_turn(
+        self, grant: Grant, asked: Asked, find: Callable[[Asked, Turn], Awaitable[Members]]
+    ) -> tuple[int, Members]:
+        async with self._asker.turn(grant) as turn:
+            return turn.fresh_as_of, await find(asked, turn)
+
+
+async def _funnel(asked: funnel.Funnel, turn: Turn) -> Members:
+    rows = await _rows(turn, *sql_funnel.to_statement(asked, turn.scope))
+    steps, groups = await asyncio.to_thread(funnel.groups, asked, rows)
+    return {"steps": steps, "groups": groups, "window_ms": asked.window_ms}
+
+
+async def _retention(asked: retention.Retention, turn: Turn) -> Members:
+    rows = await _rows(turn, *sql_retention.to_statement(asked, turn.scope))
+    table, groups = await asyncio.to_thread(retention.tables, asked, rows)
+    return {"cohorts": table.cohorts, "total": table.total, "groups": groups}
+
+
+async def _rows(turn: Turn, sql: str, parameters: dict[str, Any]) -> list[list[Any]]:
+    result = await turn.ask(sql, parameters, _BLOCKS)
+    return cast("list[list[Any]]", result.rows)

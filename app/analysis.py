@@ -23,8 +23,23 @@ from app.walk import find_problems
 
 MAX_FILTERS = 200  # in all lists of one request
 
-PeriodValue = Annotated[Any, Meta(description="As of a query: words, or start and end")]
-FilterList = Annotated[list[Any], Meta(description="As of a query; all of them must hold")]
+_PERIOD: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "required": ["start", "end"],
+            "properties": {"start": {"type": "string"}, "end": {"type": "string"}},
+        },
+    ]
+}
+PeriodValue = Annotated[
+    Any, Meta(description="Words or two timestamps, as of a query", extra_json_schema=_PERIOD)
+]
+FilterList = Annotated[
+    list[Any],
+    Meta(description="As of a query; all of them must hold", extra_json_schema={"items": {"type": "object"}}),
+]
 EventName = Annotated[str, Meta(min_length=1, max_length=256)]
 FieldName = Annotated[str, Meta(description="A field's name; nested ones as parent.child")]
 

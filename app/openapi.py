@@ -12,6 +12,7 @@ from importlib.metadata import version
 from app import openapi_answers, openapi_batch, openapi_receipt
 from app.errors import Kind
 from app.event_schema import EVENT_SCHEMA, Schema
+from app.openapi_analyse import POSTS as _ANALYSE_POSTS
 from app.openapi_dead import POSTS as _DEAD_POSTS
 from app.openapi_erase import posts as _erase_posts
 from app.openapi_schema import INTEGER as _INTEGER
@@ -163,6 +164,7 @@ _POSTS: dict[str, tuple[str, str, Schema, Schema]] = {
         _object("project_id", **_PROJECT_ID, event_names=_NAMES, field_paths=_NAMES),
         _object("status"),
     ),
+    **_ANALYSE_POSTS,
     **_DEAD_POSTS,
     **_erase_posts(_FILTERS, _PERIOD),
 }  # fmt: skip

@@ -16,6 +16,7 @@ from app.funnel import Funnel
 from app.scope import Scope
 from app.sql_fields import elements, in_order, is_null, key, text_of_key
 from app.sql_filters import Parameter, Parameters, asked, holds, where
+from app.sql_select import inside, select
 
 _NEVER = 1 << 60  # the time of a step that no event takes; beyond any window
 
@@ -34,12 +35,11 @@ def to_statement(funnel: Funnel, scope: Scope) -> tuple[str, dict[str, Parameter
         f"[{', '.join(_median(step, max(step - 1, 1)) for step in steps)}]",
         f"[{', '.join(_median(step, 1) for step in steps)}]",
     ]
-    sql = f"SELECT {', '.join(selected)} FROM ({attempts})"
-    if names:
-        sql += f" GROUP BY GROUPING SETS (({', '.join(names)}), ())"
+    sets = f"GROUP BY GROUPING SETS (({', '.join(names)}), ())" if names else ""
     order = ["is_total DESC", "counts[1] DESC", *(in_order(name, False) for name in names)]
     limit = parameters.add(funnel.limit + 1, "UInt64")
-    return f"{sql} ORDER BY {', '.join(order)} LIMIT {limit}", parameters.values
+    ordered = f"ORDER BY {', '.join(order)} LIMIT {limit}"
+    return select(selected, inside(attempts), sets, ordered), parameters.values
 
 
 def _median(step: int, since: int) -> str:
@@ -53,7 +53,9 @@ def _sequences(funnel: Funnel, scope: Scope, parameters: Parameters) -> str:
     steps = [holds(step, parameters) for step in funnel.steps]
     bits = " + ".join(f"if({step}, {1 << index}, 0)" for index, step in enumerate(steps))
     keys = [f"{key(field)} AS k{index}" for index, field in enumerate(funnel.group_by)]
-    values = [f"if({steps[0]}, {text_of_key(f, f'k{i}')}, NULL) AS v{i}" for i, f in enumerate(funnel.group_by)]
+    values = [
+        f"if({steps[0]}, {text_of_key(f, f'k{i}')}, NULL) AS v{i}" for i, f in enumerate(funnel.group_by)
+    ]
     columns = [
         f"{key(funnel.by)} AS c",
         "toUnixTimestamp64Milli(event_time) AS t",
@@ -64,10 +66,10 @@ def _sequences(funnel: Funnel, scope: Scope, parameters: Parameters) -> str:
         *values,
     ]
     fields = [funnel.by, *funnel.group_by, *_asked(funnel, scope)]
-    events = f"{elements(fields)}SELECT {', '.join(columns)} FROM events WHERE {conditions}"
-    events += f" AND NOT {is_null(funnel.by)} AND ({' OR '.join(steps)})"
+    matching = f"AND NOT {is_null(funnel.by)} AND ({' OR '.join(steps)})"
+    events = elements(fields) + select(columns, "events", "WHERE", conditions, matching)
     event = ", ".join(["t", "r", "u", "b", *(f"v{index}" for index in range(len(funnel.group_by)))])
-    return f"SELECT arraySort(groupArray(({event}))) AS e FROM ({events}) GROUP BY c"
+    return select([f"arraySort(groupArray(({event}))) AS e"], inside(events), "GROUP BY c")
 
 
 def _best_attempts(funnel: Funnel, sequences: str, parameters: Parameters) -> str:
@@ -93,9 +95,9 @@ def _best_attempts(funnel: Funnel, sequences: str, parameters: Parameters) -> st
     columns += ["arrayMax(taken) AS best", "indexOf(taken, best) AS place"]
     columns.append(f"[{', '.join(f'{name}[place]' for name in ('t', *later))}] AS times")
     columns += [f"(e.{5 + index})[place] AS v{index}" for index in range(len(funnel.group_by))]
-    inner = f"SELECT {', '.join(columns)} FROM ({sequences})"
-    values = "".join(f", v{index}" for index in range(len(funnel.group_by)))
-    return f"SELECT best, times{values} FROM ({inner}) WHERE best > 0"
+    values = [f"v{index}" for index in range(len(funnel.group_by))]
+    attempts = select(columns, inside(sequences))
+    return select(["best", "times", *values], inside(attempts), "WHERE best > 0")
 
 
 def _asked(funnel: Funnel, scope: Scope) -> Iterator[Field]:

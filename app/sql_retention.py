@@ -14,6 +14,7 @@ from app.retention import Length, Retention
 from app.scope import Scope
 from app.sql_fields import elements, in_order, is_null, key, text_of_key
 from app.sql_filters import Parameter, Parameters, asked, holds, where
+from app.sql_select import inside, select
 from app.time_period import Period
 
 # As `app.retention.index_of`.
@@ -29,23 +30,24 @@ def to_statement(retention: Retention, scope: Scope) -> tuple[str, dict[str, Par
     """Rows: is it of everybody?, JSON text of the group's value, cohort, size, (offsets, customers)."""
     parameters = Parameters()
     customers = _customers(retention, _periods(retention, scope, parameters), parameters)
-    counted = "cohort, count() AS size, sumMap(offsets, arrayMap(o -> toUInt64(1), offsets)) AS returned"
+    returned = "sumMap(offsets, arrayMap(o -> toUInt64(1), offsets)) AS returned"
+    counted = ["cohort", "count() AS size", returned]
     if not retention.group_by:
-        select = f"SELECT 1 AS is_total, NULL AS v, {counted} FROM ({customers}) GROUP BY cohort"
-        return f"{select} ORDER BY cohort", parameters.values
-    select = f"SELECT grouping(v) AS is_total, v, {counted} FROM ({customers})"
-    cohorts = f"{select} GROUP BY GROUPING SETS ((v, cohort), (cohort))"
-    sized = f"SELECT *, sum(size) OVER (PARTITION BY is_total, v) AS whole FROM ({cohorts})"
-    order = f"is_total DESC, whole DESC, {in_order('v', False)}"
-    ranked = f"SELECT *, dense_rank() OVER (ORDER BY {order}) AS rank FROM ({sized})"
-    limit = parameters.add(retention.limit + 1, "UInt64")
-    columns = "is_total, v, cohort, size, returned"
-    return f"SELECT {columns} FROM ({ranked}) WHERE rank <= {limit} ORDER BY rank, cohort", parameters.values
+        columns = ["1 AS is_total", "NULL AS v", *counted]
+        return select(columns, inside(customers), "GROUP BY cohort ORDER BY cohort"), parameters.values
+    sets = "GROUP BY GROUPING SETS ((v, cohort), (cohort))"
+    cohorts = select(["grouping(v) AS is_total", "v", *counted], inside(customers), sets)
+    sized = select(["*", "sum(size) OVER (PARTITION BY is_total, v) AS whole"], inside(cohorts))
+    largest = f"is_total DESC, whole DESC, {in_order('v', False)}"
+    ranked = select(["*", f"dense_rank() OVER (ORDER BY {largest}) AS rank"], inside(sized))
+    few = f"WHERE rank <= {parameters.add(retention.limit + 1, 'UInt64')} ORDER BY rank, cohort"
+    columns = ["is_total", "v", "cohort", "size", "returned"]
+    return select(columns, inside(ranked), few), parameters.values
 
 
 def _periods(retention: Retention, scope: Scope, parameters: Parameters) -> str:
-    """A row for each customer `c` and day, week or month `p`: `began`, the first of `firsts` events that begin
-    it, with its group's value; `back`, the last of `backs` returns."""
+    """A row for each customer `c` and day, week or month `p`: `began`, the first of `firsts` events of `first`,
+    with its group's value; `back`, the last of `backs` returns."""
     conditions = where(scope, retention.followed, retention.filters, parameters)
     end = parameters.add(retention.period.end_ms, "Int64")
     first = f"({holds(retention.first, parameters)} AND event_time < fromUnixTimestamp64Milli({end}, 'UTC'))"
@@ -64,29 +66,33 @@ def _periods(retention: Retention, scope: Scope, parameters: Parameters) -> str:
         columns.append(f"{key(field)} AS k")
         value = f"if(f, {text_of_key(field, 'k')}, NULL)"
     fields = [retention.by, *retention.group_by, *_asked(retention, scope)]
-    events = f"{elements(fields)}SELECT {', '.join(columns)}, {value} AS v FROM events WHERE {conditions}"
-    events += f" AND NOT {is_null(retention.by)} AND ({first} OR {returning})"
+    conditions += f" AND NOT {is_null(retention.by)} AND ({first} OR {returning})"
     if retention.new_only:
         earlier = Period(0, retention.period.start_ms)
         known = where(scope, earlier, retention.filters, parameters)
         known += f" AND NOT {is_null(retention.by)} AND {holds(retention.first, parameters)}"
-        select = f"{elements(fields)}SELECT {key(retention.by)} FROM events WHERE {known}"
-        events += f" AND {key(retention.by)} NOT IN ({select})"
+        before = elements(fields) + select([key(retention.by)], "events", "WHERE", known)
+        conditions += f" AND {key(retention.by)} NOT IN {inside(before)}"
+    events = elements(fields) + select([*columns, f"{value} AS v"], "events", "WHERE", conditions)
     # In a tuple, since aggregates pass over NULL.
-    began = "countIf(f) AS firsts, minIf(o, f) AS began, argMinIf(tuple(v), o, f) AS value"
-    return f"SELECT c, p, {began}, countIf(b) AS backs, maxIf(o, b) AS back FROM ({events}) GROUP BY c, p"
+    firsts = ["countIf(f) AS firsts", "minIf(o, f) AS began", "argMinIf(tuple(v), o, f) AS value"]
+    backs = ["countIf(b) AS backs", "maxIf(o, b) AS back"]
+    return select(["c", "p", *firsts, *backs], inside(events), "GROUP BY c, p")
 
 
 def _customers(retention: Retention, periods: str, parameters: Parameters) -> str:
     """A row for each customer who began: `cohort`, the value `v` of the group, `offsets` of the returns."""
     most = parameters.add(retention.offsets, "Int64")
-    began = "minIf(began, firsts > 0) AS start, argMinIf(p, began, firsts > 0) AS cohort"
-    began += ", argMinIf(value, began, firsts > 0).1 AS v"
-    returns = "groupArrayIf((p, back), backs > 0) AS returns"
+    columns = [
+        "minIf(began, firsts > 0) AS start",
+        "argMinIf(p, began, firsts > 0) AS cohort",
+        "argMinIf(value, began, firsts > 0).1 AS v",
+        "groupArrayIf((p, back), backs > 0) AS returns",
+    ]
     later = f"arrayFilter(r -> r.2 > start AND r.1 - cohort <= {most}, returns)"
     offsets = f"arrayMap(r -> toInt64(r.1 - cohort), {later}) AS offsets"
-    grouped = f"SELECT {began}, {returns} FROM ({periods}) GROUP BY c HAVING sum(firsts) > 0"
-    return f"SELECT cohort, v, {offsets} FROM ({grouped})"
+    grouped = select(columns, inside(periods), "GROUP BY c HAVING sum(firsts) > 0")
+    return select(["cohort", "v", offsets], inside(grouped))
 
 
 def _asked(retention: Retention, scope: Scope) -> Iterator[Field]:

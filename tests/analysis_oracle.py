@@ -92,7 +92,11 @@ def _steps(reached: Sequence[list[int]], size: int) -> list[tuple[int, float | N
 
 
 def _day(moment_ms: int, zone: str) -> date:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=moment_ms)).astimezone(ZoneInfo(zone)).date()
+    return (
+        (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=moment_ms))
+        .astimezone(ZoneInfo(zone))
+        .date()
+    )
 
 
 def cohort_of(moment_ms: int, length: str, zone: str) -> date:
@@ -112,7 +116,7 @@ def retention(
 ) -> dict[Any, dict[date, tuple[int, list[int | None]]]]:
     """By group, by cohort: its size, and by offset who came back. The group () is everybody."""
     zone, length = request.get("timezone", "UTC"), request["group_by_time"]
-    returning = request.get("returning") or request["first"]
+    returning = request.get("returning", request["first"])
     table: dict[Any, dict[date, tuple[int, list[int | None]]]] = {(): {}}
     cohort = cohort_of(period[0], length, zone)
     while cohort <= _day(period[1] - 1, zone):
@@ -126,7 +130,9 @@ def retention(
             continue
         start = own[inside[0]]
         cohort = cohort_of(start["event_time"], length, zone)
-        later = {cohort_of(e["event_time"], length, zone) for e in own[inside[0] + 1 :] if selected(e, returning)}
+        later = {
+            cohort_of(e["event_time"], length, zone) for e in own[inside[0] + 1 :] if selected(e, returning)
+        }
         groups = [()] + [(same(value_of(start, name)),) for name in request.get("group_by", [])]
         for group in groups:
             size, returned = table.setdefault(group, {}).setdefault(cohort, _empty(cohort, request, now_ms))

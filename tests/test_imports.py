@@ -43,6 +43,7 @@ HANDLERS = {
     "app.track",
     "app.batch",
     "app.read",
+    "app.analyse",
     "app.manage",
     "app.manage_dead",
     "app.probes",

@@ -19,7 +19,6 @@ from tests import analysis_oracle
 from tests.analysis_data import (
     DAY,
     EVENTS,
-    HOUR,
     PROJECTS,
     START,
     ZONES,
@@ -57,7 +56,9 @@ def ask(engine: Engine, request: dict[str, Any], seen: Scope, now_ms: int = NOW)
 
 
 def shape(table: dict[str, Any]) -> dict[date, tuple[int, list[int | None]]]:
-    return {date.fromisoformat(one["cohort"][:10]): (one["size"], one["returned"]) for one in table["cohorts"]}
+    return {
+        date.fromisoformat(one["cohort"][:10]): (one["size"], one["returned"]) for one in table["cohorts"]
+    }
 
 
 @st.composite
@@ -70,7 +71,9 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
         "first": draw(st.just({}) | selections()),
         "filters": draw(st.lists(filters(), max_size=1)),
         "new_only": draw(st.booleans()),
-        "group_by": draw(st.lists(st.sampled_from(["plan", "is_bot", "utm_source", "event_name"]), max_size=1)),
+        "group_by": draw(
+            st.lists(st.sampled_from(["plan", "is_bot", "utm_source", "event_name"]), max_size=1)
+        ),
     }
     if draw(st.booleans()):
         request["returning"] = draw(st.just({}) | selections())
