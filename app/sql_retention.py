@@ -46,7 +46,7 @@ def to_statement(retention: Retention, scope: Scope) -> tuple[str, dict[str, Par
 
 
 def _periods(retention: Retention, scope: Scope, parameters: Parameters) -> str:
-    """A row for each customer `c` and day, week or month `p`: `began`, the first of `firsts` events of `first`,
+    """A row for each customer `c` and period `p`: `began`, the first of `firsts` events of `first`,
     with its group's value; `back`, the last of `backs` returns."""
     conditions = where(scope, retention.followed, retention.filters, parameters)
     end = parameters.add(retention.period.end_ms, "Int64")
