@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from app.errors import Problem, invalid_body
-from app.event import has_repeated_name
+from app.event import FIELD_NAME, has_repeated_name
 from app.fields import Field, Kind, resolve
 from app.filters import Condition, Filter, each_filter, read_field, read_filters
 from app.operators import Op, too_much
@@ -41,7 +41,13 @@ FilterList = Annotated[
     Meta(description="As of a query; all of them must hold", extra_json_schema={"items": {"type": "object"}}),
 ]
 EventName = Annotated[str, Meta(min_length=1, max_length=256)]
-FieldName = Annotated[str, Meta(description="A field's name; nested ones as parent.child")]
+FieldName = Annotated[
+    str,
+    Meta(
+        description="A field's name; nested ones as parent.child",
+        extra_json_schema={"pattern": rf"^{FIELD_NAME.pattern}(\.{FIELD_NAME.pattern})?$"},
+    ),
+]
 
 
 class AnalysisRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +59,7 @@ class AnalysisRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventsRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Some of the events: those of a name, those that pass filters, or both."""
+    """Some of the events: those of a name, those that pass filters, those that do both; without either all."""
 
     event_name: EventName | None = None
     filters: FilterList = []

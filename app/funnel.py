@@ -28,17 +28,24 @@ DEFAULT_WINDOW = "30_days"
 MAX_WINDOW_MS = 366 * 86_400_000
 _WINDOW = re.compile(r"([0-9]{1,9})_([a-z]{1,12})", re.ASCII)
 _SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86_400, "weeks": 604_800}
+Window = Annotated[
+    str,
+    Meta(
+        description="How long an attempt may take",
+        extra_json_schema={"pattern": "^[1-9][0-9]?_(seconds|minutes|hours|days|weeks)$"},
+    ),
+]
 
 
 class StepRequest(EventsRequest, frozen=True, kw_only=True):
-    """Names an event, filters, or both. `name` is what the answer calls it."""
+    """`name` is what the answer calls it."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
 
 
 class FunnelRequest(AnalysisRequest, frozen=True, kw_only=True):
     steps: Annotated[tuple[StepRequest, ...], Meta(min_length=MIN_STEPS, max_length=MAX_STEPS)]
-    window: Annotated[str, Meta(description="<N>_<seconds|minutes|hours|days|weeks>")] = DEFAULT_WINDOW
+    window: Window = DEFAULT_WINDOW
     by: FieldName = "customer_identifier"
     group_by: Annotated[tuple[FieldName, ...], Meta(max_length=MAX_GROUP_BY)] = ()
     limit: Annotated[int, Meta(ge=1, le=MAX_GROUPS)] = DEFAULT_GROUPS
@@ -86,11 +93,7 @@ def read_funnel(body: bytes, now_ms: int) -> Funnel:
     for index, step in enumerate(asked if isinstance(asked, list) else []):
         if len(steps) == MAX_STEPS:
             break
-        path = f"$.steps[{index}]"
-        conditions = reading.events(step, path)
-        if isinstance(step, dict) and not step.get("event_name") and not step.get("filters"):
-            reading.problems.append(Problem(path, "say which events: event_name, filters, or both"))
-        steps.append(conditions)
+        steps.append(reading.events(step, f"$.steps[{index}]"))
         names.append(_name(step, index))
     window_ms = _window(reading.value.get("window", DEFAULT_WINDOW), reading.problems)
     by = reading.field(reading.value.get("by", "customer_identifier"), "$.by")

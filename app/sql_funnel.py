@@ -15,7 +15,8 @@ from app.fields import Field
 from app.funnel import Funnel
 from app.scope import Scope
 from app.sql_fields import elements, in_order, is_null, key, text_of_key
-from app.sql_filters import Parameter, Parameters, asked, holds, where
+from app.sql_filters import asked, holds, where
+from app.sql_literals import Parameter, Parameters
 from app.sql_select import inside, select
 
 _NEVER = 1 << 60  # the time of a step that no event takes; beyond any window

@@ -13,7 +13,8 @@ from app.fields import Field
 from app.retention import Length, Retention
 from app.scope import Scope
 from app.sql_fields import elements, in_order, is_null, key, text_of_key
-from app.sql_filters import Parameter, Parameters, asked, holds, where
+from app.sql_filters import asked, holds, where
+from app.sql_literals import Parameter, Parameters
 from app.sql_select import inside, select
 from app.time_period import Period
 

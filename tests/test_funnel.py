@@ -228,7 +228,6 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
         "$.time_period": 'unknown unit of time "minuts", did you mean "minutes"?',
         "$.timezone": 'unknown time zone "Europe/Berln", did you mean "Europe/Berlin"?',
         "$.steps[0].nam": "unknown key; did you mean `name`?",
-        "$.steps[1]": "say which events: event_name, filters, or both",
         "$.steps[2].filters[0].op": 'unknown op "equls", did you mean "equals"?',
         "$.window": 'unknown unit of time "dais", did you mean "days"?',
         "$.by": '"event_time" is a time, which tells nobody apart',

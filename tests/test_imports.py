@@ -28,6 +28,8 @@ LEAVES = {
         "app.metrics",
         "app.query",
         "app.sql",
+        "app.sql_funnel",
+        "app.sql_retention",
         "app.match",
         "app.event_columns",
         "app.event_column_rules",
