@@ -59,7 +59,7 @@ class AnalysisRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventsRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Some of the events: those of a name, those that pass filters, those that do both; without either all."""
+    """Some of the events: those of a name that pass the filters; without both, all."""
 
     event_name: EventName | None = None
     filters: FilterList = []
