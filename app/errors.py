@@ -87,6 +87,7 @@ class Kind(enum.Enum):
     HEAD_TOO_LARGE = Row(431, "request_header_fields_too_large", "Request header fields too large")
     # 5xx
     INTERNAL = Row(500, "internal_error", "Error...")
+    NOT_INSTALLED = Row(501, "not_installed", "Not installed")
     UNAVAILABLE = Row(503, "service_unavailable", "Service unavailable")
 
 

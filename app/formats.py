@@ -118,12 +118,20 @@ def csv(names: Sequence[str], rows: Iterable[Mapping[str, Cell]], *, escapes_for
 
     `escapes_formulas` puts an apostrophe before strings that a spreadsheet would execute.
     """
-    lines = [",".join(_quoted(name, escapes_formulas) for name in names)]
+    header = ",".join(_quoted(name, escapes_formulas) for name in names) + "\r\n"
+    return header.encode() + csv_rows(names, rows, escapes_formulas=escapes_formulas)
+
+
+def csv_rows(
+    names: Sequence[str], rows: Iterable[Mapping[str, Cell]], *, escapes_formulas: bool = False
+) -> bytes:
+    """The same without the header: what goes on where an answer came in parts."""
     # An empty line would be no row to most readers.
     nothing = '""' if len(names) == 1 else ""
-    for row in rows:
-        lines.append(",".join([_csv_cell(row.get(name), nothing, escapes_formulas) for name in names]))
-    return ("\r\n".join(lines) + "\r\n").encode()
+    lines = [
+        ",".join([_csv_cell(row.get(name), nothing, escapes_formulas) for name in names]) for row in rows
+    ]
+    return "".join([f"{line}\r\n" for line in lines]).encode()
 
 
 def _csv_cell(value: Cell, nothing: str, escapes_formulas: bool) -> str:

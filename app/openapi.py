@@ -9,10 +9,9 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib.metadata import version
 
-from app import openapi_answers, openapi_batch, openapi_receipt
+from app import openapi_answers, openapi_batch, openapi_export, openapi_receipt
 from app.errors import Kind
 from app.event_schema import EVENT_SCHEMA, Schema
-from app.openapi_analyse import POSTS as _ANALYSE_POSTS
 from app.openapi_dead import POSTS as _DEAD_POSTS
 from app.openapi_erase import posts as _erase_posts
 from app.openapi_schema import INTEGER as _INTEGER
@@ -104,6 +103,7 @@ _POSTS: dict[str, tuple[str, str, Schema, Schema]] = {
     "/post": ("Track one event", "write", EVENT_SCHEMA, _TRACKED),
     openapi_batch.PATH: ("Track many events", "write", openapi_batch.REQUEST, openapi_batch.ANSWER),
     "/v1/query/json": ("Ask a question of the events", "query", _QUERY, _ANSWER),
+    openapi_export.PATH: openapi_export.operation(_FILTERS, _PERIOD),
     "/v1/manage/project/create": (
         "Create a project",
         "apikey",
@@ -164,7 +164,6 @@ _POSTS: dict[str, tuple[str, str, Schema, Schema]] = {
         _object("project_id", **_PROJECT_ID, event_names=_NAMES, field_paths=_NAMES),
         _object("status"),
     ),
-    **_ANALYSE_POSTS,
     **_DEAD_POSTS,
     **_erase_posts(_FILTERS, _PERIOD),
 }  # fmt: skip
@@ -228,6 +227,8 @@ def _post(path: str, summary: str, scheme: str, request: Schema, answer: Schema)
     if path == "/post":
         operation["parameters"] = [openapi_receipt.ACK, _IDEMPOTENCY_KEY, openapi_batch.ENCODING]
         responses["202"] = _content("application/json", openapi_receipt.QUEUED)
+    if path == openapi_export.PATH:
+        responses |= openapi_export.responses()
     if path == openapi_answers.PATH:
         responses |= openapi_answers.responses(answer)
     if path == openapi_batch.PATH:

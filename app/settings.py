@@ -74,6 +74,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     query_timeout: Seconds = 10.0
     query_max_memory_bytes: Bytes = 1024 * MIB
     max_concurrent_queries: Count = 8
+    max_concurrent_exports: Count = 4
+    max_concurrent_tails: Count = 100
     grant_grace: Seconds = 3600.0
     max_event_names: Count = 2000
     max_field_paths: Count = 5000

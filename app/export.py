@@ -1,0 +1,117 @@
+"""POST /v1/export: a straight line from the key to a file of any size.
+
+Knows HTTP and the order of the steps. What is asked is `app.export_request`'s, how it is read from the store
+`app.export_pages`', how it is written `app.export_writers`'. All that can be refused is refused before the
+first byte; what fails later cuts the connection, so that no part of a file is taken for the whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import structlog
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from app.ask import Asker, Turn
+from app.errors import ApiError
+from app.export_pages import Pages, settle
+from app.export_request import MEDIA_TYPES, Compression, Export, read_export
+from app.export_text import UnknownField
+from app.export_writers import Writer, make_writer, needs_types
+from app.http import while_connected
+from app.places import Places
+from app.settings import Settings
+from app.streaming import stream
+from app.timestamp import format_timestamp
+
+OF_ONE_KEY = 2
+_log = structlog.get_logger(__name__)
+
+
+class ExportHandler:
+    """The endpoint."""
+
+    def __init__(self, asker: Asker, settings: Settings) -> None:
+        self._asker = asker
+        self._places = Places(settings.limits.max_concurrent_exports, OF_ONE_KEY, "exports")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Errors: ApiError, until the answer begins."""
+        request = Request(scope, receive)
+        grant = await self._asker.grant(request)
+        now_ms = time.time_ns() // 1_000_000
+        export = read_export(await self._asker.body(request), request.headers.get("accept", ""), now_ms)
+        with self._places.take(grant.api_key_id):
+            file = await while_connected(receive, self._begin(request, export, now_ms))
+            try:
+                await stream(receive, send, file.headers(), file.pieces())
+            except (ApiError, UnknownField) as error:
+                # Without its last piece the answer has no end: the server cuts the connection.
+                _log.warning("export_broken_off", rows=file.rows, error=str(error)[:200])
+
+    async def _begin(self, request: Request, export: Export, now_ms: int) -> ExportFile:
+        @contextlib.asynccontextmanager
+        async def turns() -> AsyncIterator[Turn]:
+            # The key again, each time: an export takes longer than a key may live on after its revocation.
+            async with self._asker.turn(await self._asker.grant(request)) as turn:
+                yield turn
+
+        bound_ms = await settle(turns, now_ms)
+        return await open_file(Pages(turns, export, bound_ms), export, bound_ms)
+
+
+async def open_file(pages: Pages, export: Export, bound_ms: int) -> ExportFile:
+    """Ask what must be known before the first byte. Errors: ApiError."""
+    types = await pages.types() if needs_types(export) else {}
+    # In a thread: the first use loads a large library.
+    writer = await asyncio.to_thread(make_writer, export, types)
+    return ExportFile(pages, writer, export, bound_ms, await pages.count())
+
+
+class ExportFile:
+    """An export that has begun. `count`: how many events it has; `bound_ms`: recorded up to then."""
+
+    def __init__(self, pages: Pages, writer: Writer, export: Export, bound_ms: int, count: int) -> None:
+        self.count = count
+        self.rows = 0  # written so far
+        self._pages = pages
+        self._writer = writer
+        self._export = export
+        self._bound_ms = bound_ms
+
+    def headers(self) -> dict[str, str]:
+        """Of the answer."""
+        export = self._export
+        day = format_timestamp(self._bound_ms)[:10]
+        own = {
+            "x-eventbunker-event-count": str(self.count),
+            "x-eventbunker-recorded-up-to": str(self._bound_ms),
+        }
+        encoding = (
+            {} if export.compression is Compression.NONE else {"content-encoding": export.compression.value}
+        )
+        return {
+            "content-type": MEDIA_TYPES[export.format],
+            "content-disposition": f'attachment; filename="events-{day}.{export.format.value}"',
+            "cache-control": "no-store",
+            "vary": "Accept",
+            **encoding,
+            **own,
+            "access-control-expose-headers": ", ".join([*own, "content-disposition"]),
+        }
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The file. Errors: ApiError, UnknownField; what came before is then no whole file."""
+        writer = self._writer
+        yield writer.begin()
+        async with contextlib.aclosing(self._pages.read()) as pages:
+            async for rows in pages:
+                # In a thread: thousands of rows would hold up every event that is being tracked.
+                content = await asyncio.to_thread(writer.add, rows)
+                self.rows += len(rows)
+                yield content
+        yield await asyncio.to_thread(writer.end)

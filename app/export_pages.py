@@ -1,0 +1,158 @@
+"""Reads an export from the store, a page at a time, at the pace of whoever takes the pages.
+
+A snapshot: its bound is fixed when it begins, and stands in every statement. Between two pages nothing is
+held, neither a connection of the store's nor a turn of its clients: who reads slowly delays nobody. The page
+after the one that is being sent is read ahead, so that the store works while the client takes.
+
+What is erased is never sent once it is erased: the tombstones are looked at before each page, and a page that
+was read ahead of a new one is read again. So is the key: an export ends with its revocation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from app.ask import Turn
+from app.errors import ApiError, Kind
+from app.export_request import Export
+from app.export_sql import NAMES, PAGE_SETTINGS, Position, Statement, count, page, types
+from app.scope import Scope
+from app.time_period import Period
+from app.timestamp import parse_timestamp
+
+MAX_PAGE_ROWS = 16_384
+MIN_PAGE_ROWS = 64  # which fit into any answer, even if each is as large as an event can be
+PAGE_BYTES = 8 * 1024 * 1024  # of rows as text; what a page is aimed at
+FRESH_SECONDS = 2.0
+FRESH_POLL_SECONDS = 0.05
+MAX_HALVINGS = 12  # of a period that is too much for one statement
+
+Row = Sequence[object]
+T = TypeVar("T")
+# A turn at the store of whoever asked for the export; ApiError where the key is revoked by now.
+Turns: TypeAlias = Callable[[], AbstractAsyncContextManager[Turn]]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Rows of the columns NAMES and the body. `scope`: what was to be seen when it was read."""
+
+    rows: list[list[object]]
+    scope: Scope
+    is_last: bool
+
+
+async def settle(turns: Turns, now_ms: int) -> int:
+    """The bound of an export that begins at `now_ms`: everything recorded up to there that reached the stream
+    is in the store. The present, as soon as the drain has come so far; where it is behind, what it has."""
+    deadline = time.monotonic() + FRESH_SECONDS
+    while True:
+        async with turns() as turn:
+            fresh = turn.fresh_as_of
+        if fresh >= now_ms:
+            return now_ms
+        if time.monotonic() > deadline:
+            return fresh or now_ms  # 0: Redis is away, and never told
+        await asyncio.sleep(FRESH_POLL_SECONDS)
+
+
+class Pages:
+    """The pages of one export. `bound_ms` as `settle` found it."""
+
+    def __init__(self, turns: Turns, export: Export, bound_ms: int) -> None:
+        self._turns = turns
+        self._export = export
+        self._bound_ms = bound_ms
+        self._rows = MAX_PAGE_ROWS // 8  # nothing is known of their size yet
+
+    async def count(self) -> int:
+        """How many events there are. Errors: ApiError."""
+        return sum(int(str(row[0])) for row in await self._ask(count))
+
+    async def types(self) -> dict[str, set[str]]:
+        """The custom fields, and of which of the engine's types their values are. Errors: ApiError."""
+        found: dict[str, set[str]] = {}
+        for path, kinds in await self._ask(types):
+            if isinstance(kinds, list):
+                found.setdefault(str(path), set()).update(map(str, kinds))
+        return found
+
+    async def _ask(self, make: Callable[[Scope, Export, Period, int], Statement]) -> list[list[object]]:
+        async def ask(period: Period) -> list[list[object]]:
+            async with self._turns() as turn:
+                statement = make(turn.scope, self._export, period, self._bound_ms)
+                return (await turn.ask(statement.sql, statement.parameters)).rows
+
+        return await _in_halves(self._export.period, ask)
+
+    async def read(self) -> AsyncGenerator[list[list[object]], None]:
+        """Every event once, in the order of `app.export_sql`. Errors: ApiError."""
+        after: Position | None = None
+        ahead = asyncio.create_task(self._page(after))
+        try:
+            while True:
+                found = await ahead
+                async with self._turns() as turn:
+                    scope = turn.scope
+                if scope != found.scope:
+                    found = await self._page(after)
+                if found.rows:
+                    after = _position(found.rows[-1])
+                if not found.is_last:
+                    ahead = asyncio.create_task(self._page(after))
+                if found.rows:
+                    yield found.rows
+                if found.is_last:
+                    return
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _page(self, after: Position | None) -> Page:
+        while True:
+            limit = self._rows
+            try:
+                async with self._turns() as turn:
+                    statement = page(turn.scope, self._export, self._bound_ms, after, limit)
+                    rows = (await turn.ask(statement.sql, statement.parameters, PAGE_SETTINGS)).rows
+            except ApiError as error:
+                if error.kind is not Kind.QUERY_TOO_EXPENSIVE or limit <= MIN_PAGE_ROWS:
+                    raise
+                self._rows = max(MIN_PAGE_ROWS, limit // 8)
+                continue
+            self._adapt(rows)
+            return Page(rows, turn.scope, len(rows) < limit)
+
+    def _adapt(self, rows: list[list[object]]) -> None:
+        """As many rows as make a page, by the size of the last ones; growing no faster than twofold."""
+        size = sum(len(str(row[-1])) for row in rows) // max(1, len(rows)) + 400
+        self._rows = max(MIN_PAGE_ROWS, min(PAGE_BYTES // size, 2 * self._rows, MAX_PAGE_ROWS))
+
+
+def _position(row: Row) -> Position:
+    last = dict(zip(NAMES, row, strict=False))
+    return Position(
+        str(last["event_name"]),
+        parse_timestamp(str(last["event_time"])),
+        int(str(last["time_recorded"])),
+        str(last["unique_req_id"]),
+    )
+
+
+async def _in_halves(
+    period: Period, ask: Callable[[Period], Awaitable[list[T]]], halvings: int = MAX_HALVINGS
+) -> list[T]:
+    """What `ask` finds in `period`: at once, or in its halves where that is too much for one statement."""
+    try:
+        return await ask(period)
+    except ApiError as error:
+        middle = (period.start_ms + period.end_ms) // 2
+        if error.kind is not Kind.QUERY_TOO_EXPENSIVE or not halvings or middle == period.start_ms:
+            raise
+    first = await _in_halves(Period(period.start_ms, middle), ask, halvings - 1)
+    return first + await _in_halves(Period(middle, period.end_ms), ask, halvings - 1)

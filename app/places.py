@@ -1,0 +1,55 @@
+"""A bound on what lasts: so many streams at once in this process, and so many of one key. No waiting.
+
+For exports and tails, which take as long as their clients like: who finds no place is told at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.errors import ApiError, Kind
+
+RETRY_AFTER_SECONDS = 10
+
+
+class Places:
+    """`what`: what takes them, in the plural, for the sentence that a client is told."""
+
+    def __init__(self, at_once: int, of_one_key: int, what: str) -> None:
+        self._at_once = at_once
+        self._of_one_key = of_one_key
+        self._what = what
+        self._taken: Counter[str] = Counter()
+
+    @property
+    def taken(self) -> int:
+        """By all keys."""
+        return self._taken.total()
+
+    @contextmanager
+    def take(self, key: str) -> Iterator[None]:
+        """One of the places, while the context lasts.
+
+        Errors: ApiError 429 when this key has its share, 503 when all are taken.
+        """
+        if self._taken[key] >= self._of_one_key:
+            raise ApiError(
+                Kind.RATE_LIMITED,
+                f"This key has {self._of_one_key} {self._what} already, as many as it may; end one.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        if self.taken >= self._at_once:
+            raise ApiError(
+                Kind.UNAVAILABLE,
+                f"{self._at_once} {self._what} are under way, as many as this edge has at once; try again.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        self._taken[key] += 1
+        try:
+            yield
+        finally:
+            self._taken[key] -= 1
+            if not self._taken[key]:
+                del self._taken[key]
