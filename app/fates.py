@@ -1,7 +1,9 @@
 """The store's table `fates`: what became of events that have no row in `events`. For receipts.
 
-Duplicates by `event_id`, and dead letters that were purged. A row is written before Redis forgets the event,
-so a crash may write it twice; the last one counts. Rows live for 30 days.
+Duplicates by `event_id`, dead letters that were purged, and events that were erased: of those nothing is kept
+but the id, by which erasure (`app.erasures`), and where it found them, which is how they are counted. A row
+is written before Redis forgets the event, so a crash may write it twice; the last one counts. Rows live for
+30 days.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from app import ledger
 from app.store import Store
 
 INSERT = (
@@ -24,7 +27,10 @@ _INT64 = struct.Struct("<q").pack
 
 
 class Fate(msgspec.Struct, frozen=True):
-    """One row. `detail` of a duplicate: the first copy's unique_req_id as hex. `time_recorded`: Unix ms."""
+    """One row. `time_recorded`: Unix ms.
+
+    `detail` of a duplicate: the first copy's unique_req_id as hex. Of an erased event: the erasure and where.
+    """
 
     unique_req_id: bytes
     project_id: str
@@ -32,6 +38,11 @@ class Fate(msgspec.Struct, frozen=True):
     fate: str
     detail: str
     time_recorded: int
+
+
+def erased(unique_req_id: bytes, project_id: str, erasure_id: str, where: str, time_recorded: int) -> Fate:
+    """Of an event that an erasure has met at `where`: store, stream or dead_letters."""
+    return Fate(unique_req_id, project_id, "", ledger.ERASED, f"{erasure_id} {where}", time_recorded)
 
 
 async def write(store: Store, fates: Sequence[Fate], *, timeout_seconds: float) -> None:

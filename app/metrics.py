@@ -54,6 +54,7 @@ SPOOL_BYTES = Gauge("eventbunker_spool_bytes", "Size of the spools.", multiproce
 ROWS_STORED = Counter("eventbunker_rows_stored", "Rows that the store confirmed.")
 DEAD_LETTERS = Counter("eventbunker_dead_letters", "Events set aside with their reason.")
 DUPLICATES = Counter("eventbunker_duplicates", "Events that were copies, by event id, of stored ones.")
+ERASED = Counter("eventbunker_erased", "Events that an erasure meant and that were therefore not stored.")
 EVENT_ID_SECONDS = Histogram(
     "eventbunker_event_id_lookup_duration_seconds", "One batch's event ids looked up.", buckets=FAST_SECONDS
 )

@@ -29,6 +29,7 @@ from tests.store_fixture import StoreServer
 from workers.drain import PartitionDrain
 from workers.enrich import Geography
 from workers.migrate import migrate
+from workers.tombstones import Tombstones
 
 LEASE_MS = 5000
 EVENT = b'{"event_name":"test","value":1}'
@@ -200,8 +201,10 @@ class Bench:
     def drain(
         self, slot: str = "a", *, stop: asyncio.Event | None = None, store: Store | None = None
     ) -> PartitionDrain:
+        geography = Geography("")
         return PartitionDrain(
-            self.partition(slot), store or self.store, Geography(""), self.settings, stop or asyncio.Event()
+            *(self.partition(slot), store or self.store, geography, self.settings, stop or asyncio.Event()),
+            tombstones=Tombstones(self.redis, geography),
         )
 
     async def put(self, records: Sequence[Record]) -> str:

@@ -3,7 +3,8 @@
 One owner for each partition; which process owns which is `workers.sharing`'s. The order of the steps is the
 promise:
 
-    1. look up event ids    which events are copies of stored ones: a verdict that the plan keeps
+    1. look up event ids    which events are copies of stored ones, and which are erased: verdicts that the
+       and tombstones       plan keeps
     2. plan in Redis        a crash after this is settled by counting (workers.insert)
     3. rows in the store    a crash after this is settled the same way: nothing is inserted twice
     4. ids in the store     and the fates of duplicates; a crash after this writes them again
@@ -40,6 +41,7 @@ from workers.plan import Halted, Item
 from workers.reading import Batch, Reader
 from workers.rows import Rows
 from workers.store_proof import PROOF_SECONDS, StoreProof
+from workers.tombstones import Tombstones
 
 IDLE_WAIT_MS = 500  # one blocking read; also how often an idle drain proves that it works
 DRAIN_ON_STOP_SECONDS = 8.0  # to empty the stream on SIGTERM; the rest waits in Redis
@@ -60,6 +62,7 @@ class PartitionDrain:
         settings: Settings,
         stop: asyncio.Event,
         *,
+        tombstones: Tombstones,
         proof: StoreProof | None = None,
     ) -> None:
         self.owner = partition.owner
@@ -76,6 +79,7 @@ class PartitionDrain:
         self._timeout_seconds = settings.store.insert_timeout
         self._patience = Patience(self._fence, settings.consumer.retry_delay)
         self._reader = Reader(partition, geography, settings.consumer)
+        self._tombstones = tombstones
         self._event_ids = EventIds(store, timeout_seconds=self._timeout_seconds)
         self._inserter = Inserter(
             store,
@@ -210,8 +214,12 @@ class PartitionDrain:
         plans.check_readable(batch.items)
         began = time.monotonic()
         known = await self._patience.insist(lambda: self._event_ids.look_up(batch.items))
-        duplicates = verdict.find_duplicates(batch.items, range(len(batch.items)), known)
-        plan = plans.make(uuid.uuid4().hex, batch.items, duplicates)
+        await self._tombstones.refresh()
+        erased = self._tombstones.find(item.record for item in batch.items)
+        gone = {position for position, _ in erased}
+        rows = [row for row in range(len(batch.items)) if row not in gone]
+        duplicates = verdict.find_duplicates(batch.items, rows, known)
+        plan = plans.make(uuid.uuid4().hex, batch.items, duplicates, erased)
         await self._partition.save_plan(plans.encode(plan))
         following, ahead = Batch(batch.after), None
         if batch.is_full:
@@ -242,13 +250,14 @@ class PartitionDrain:
         metrics.ROWS_STORED.inc(plan.stored)
         metrics.DEAD_LETTERS.inc(len(plan.dead))
         metrics.DUPLICATES.inc(len(plan.duplicates))
+        metrics.ERASED.inc(len(plan.erased))
         oldest_ms = int(plan.first.partition("-")[0])
         metrics.FRESHNESS_SECONDS.observe(max(0.0, time.time() - oldest_ms / 1000))
         if time.monotonic() > self._next_proof:
             await self._record_proof()
 
     async def _write_fates(self, plan: plans.Plan, items: list[Item]) -> None:
-        duplicates = [
+        found = [
             Fate(
                 *(record.unique_req_id, record.project_id, items[row].customer_identifier),
                 *(ledger.DUPLICATE, first_copy, record.time_recorded),
@@ -256,8 +265,13 @@ class PartitionDrain:
             for row, first_copy in plan.duplicates
             if (record := items[row].record) is not None
         ]
-        if duplicates:
-            await fates.write(self._store, duplicates, timeout_seconds=self._timeout_seconds)
+        found += [
+            fates.erased(record.unique_req_id, record.project_id, erasure, "stream", record.time_recorded)
+            for row, erasure in plan.erased
+            if (record := items[row].record) is not None
+        ]
+        if found:
+            await fates.write(self._store, found, timeout_seconds=self._timeout_seconds)
 
     async def _prove(self) -> None:
         """Idle: show that the store answers, so that readiness means more than a living process."""

@@ -31,6 +31,7 @@ from workers.erase import ProjectEraser
 from workers.sharing import Sharing, life_seconds
 from workers.store_proof import StoreProof
 from workers.tidy import Tidy
+from workers.tombstones import Tombstones
 
 ERASE_MARGIN_MS = 60_000  # on top of what an edge may remember a key for
 MAX_CONNECTIONS = 1000  # a partition blocks one in its read, and has another for its lease
@@ -63,10 +64,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             return
         keys = [Keys(producer.queue, number, consumer.dead_letter_queue) for number in range(layout.most)]
         proof = StoreProof(store)
+        tombstones = Tombstones(redis, geography)
         drains = [
             PartitionDrain(
                 Partition(redis, one, slot, version, max_dead_letters=consumer.max_dead_letters),
                 *(store, geography, settings, stop),
+                tombstones=tombstones,
                 proof=proof,
             )
             for one in keys

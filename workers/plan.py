@@ -34,8 +34,9 @@ class Plan(msgspec.Struct):
     """`parts` are not yet known to be stored; `stored` rows are.
 
     `dead` are (item, reason). `duplicates` are (item, unique_req_id of the first copy as hex): the verdict is
-    kept here because a look-up after a crash would find the plan's own rows and call them copies. `size`: how
-    many items its maker saw; 0 in plans of former versions.
+    kept here because a look-up after a crash would find the plan's own rows and call them copies. `erased`
+    are (item, id of the erasure), kept too. `size`: how many items its maker saw; 0 in plans of former
+    versions.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Plan(msgspec.Struct):
     dead: list[tuple[int, str]] = []
     duplicates: list[tuple[int, str]] = []
     size: int = 0
+    erased: list[tuple[int, str]] = []
 
 
 class Halted(Exception):
@@ -116,18 +118,34 @@ def _bucket(project_id: str, hour: int) -> str:
     return ledger.bucket(project_id, hour * ledger.HOUR_MS)
 
 
-def make(plan_id: str, items: Sequence[Item], duplicates: Sequence[tuple[int, str]] = ()) -> Plan:
+def make(
+    plan_id: str,
+    items: Sequence[Item],
+    duplicates: Sequence[tuple[int, str]] = (),
+    erased: Sequence[tuple[int, str]] = (),
+) -> Plan:
     """The plan of a new batch: one part with every row to be stored, dead letters for what has no row.
 
-    `duplicates` is the verdict of `workers.verdict`: these are not stored.
+    `duplicates` is the verdict of `workers.verdict`, `erased` of `workers.tombstones`: neither is stored.
     """
-    copies = {position for position, _ in duplicates}
-    rows = [
-        position for position, item in enumerate(items) if item.rows is not None and position not in copies
-    ]
-    dead = [(position, item.reason) for position, item in enumerate(items) if item.rows is None]
+    out = {position for position, _ in (*duplicates, *erased)}
+    left = [(position, item) for position, item in enumerate(items) if position not in out]
+    rows = [position for position, item in left if item.rows is not None]
+    dead = [(position, item.reason) for position, item in left if item.rows is None]
     parts = [Part(rows)] if rows else []
-    return Plan(plan_id, items[0].entry, items[-1].entry, parts, 0, dead, list(duplicates), len(items))
+    return Plan(
+        *(
+            plan_id,
+            items[0].entry,
+            items[-1].entry,
+            parts,
+            0,
+            dead,
+            list(duplicates),
+            len(items),
+            list(erased),
+        )
+    )
 
 
 def check_readable(items: Sequence[Item]) -> None:
@@ -213,6 +231,7 @@ def ledger_changes(plan: Plan, items: Sequence[Item]) -> dict[str, int]:
     """What the acknowledgement of a finished plan adds to the ledger: field -> number of events."""
     others = [(row, ledger.DUPLICATE) for row, _ in plan.duplicates]
     others += [(row, ledger.DEAD) for row, _ in plan.dead]
+    others += [(row, ledger.ERASED) for row, _ in plan.erased]
     stored = Counter([item.bucket for item in items if item.record is not None])
     changes: Counter[str] = Counter()
     for row, fate in others:

@@ -69,7 +69,7 @@ def promote(plan: Plan, items: Sequence[Item], dead_row: int) -> None:
 
 def stored_rows(plan: Plan, items: Sequence[Item]) -> list[int]:
     """The rows that the store holds once the plan has been carried out."""
-    others = {row for row, _ in plan.dead} | {row for row, _ in plan.duplicates}
+    others = {row for row, _ in (*plan.dead, *plan.duplicates, *plan.erased)}
     return [row for row in range(len(items)) if row not in others]
 
 

@@ -1,0 +1,52 @@
+"""Record -> the event as a query shows it, for filters that are applied outside of the store. Pure.
+
+The same values as `workers.rows.to_row` writes; tests/test_tombstones.py holds the two together.
+Next reader: `app.match`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from app.stream import Record
+from app.timestamp import parse_timestamp
+from workers.enrich import UTM_NAMES, Geography, read_campaign, read_client
+from workers.rows import Envelope
+
+_ENVELOPE = msgspec.json.Decoder(Envelope).decode
+_BODY = msgspec.json.Decoder(dict[str, object]).decode
+
+
+def as_shown(record: Record, geography: Geography) -> dict[str, object]:
+    """The body with the envelope's values over it, times in Unix milliseconds, None for what is unknown.
+
+    Errors: msgspec.DecodeError or ValueError for a body of which no row can be made either.
+    """
+    envelope = _ENVELOPE(record.body)
+    page_url = envelope.page_url if envelope.page_url is not None else record.referer or None
+    referrer = envelope.referrer
+    if referrer is None and envelope.page_url is not None:
+        referrer = record.referer or None
+    campaign = read_campaign(page_url)
+    place, client = geography.place(record.client_ip), read_client(record.user_agent)
+    recorded, timestamp = record.time_recorded, envelope.timestamp
+    return {
+        **_BODY(record.body),
+        **msgspec.structs.asdict(client),
+        **msgspec.structs.asdict(place),
+        **{name: _first(getattr(envelope, name), campaign.get(name)) for name in UTM_NAMES},
+        "user_agent": record.user_agent or None,
+        "project_id": record.project_id,
+        "unique_req_id": record.unique_req_id.hex(),
+        "time_recorded": recorded,
+        "event_time": recorded if timestamp is None else parse_timestamp(timestamp),
+        "event_name": envelope.event_name,
+        "customer_identifier": record.customer_identifier or envelope.customer_identifier or None,
+        "event_id": envelope.event_id or record.event_id or None,
+        "page_url": page_url,
+        "referrer": referrer,
+    }
+
+
+def _first(own: str | None, derived: str | None) -> str | None:
+    return derived if own is None else own
