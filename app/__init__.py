@@ -21,7 +21,7 @@ it, workers.edge_hypercorn (edge_connections, edge_http1, edge_head) or workers.
                         workers.reading makes the next batch while the store takes the one before
      9  workers.event_ids, workers.verdict   copies of stored events, told by their ids
     10  workers.plan    what is inserted under which token, written down before it is done
-    11  app.enrich, workers.rows   record -> row
+    11  workers.enrich, workers.rows   record -> row
     12  workers.insert  carries the plan out: exactly once, or a dead letter
     13  app.store       the one ClickHouse client
 
@@ -33,7 +33,8 @@ batches hold together.
 And a question's way back:
 
     14  app.read        POST /v1/query/json
-    15  app.query       the query language
+    15  app.query_request   what can be asked, as types: validation, /openapi.json and reference in one
+        app.query       the request -> a Query (its parts: app.filters, app.computations, app.time_period)
     16  app.scope       what the key may see: one project, perhaps one customer, nothing that was erased
         app.sql         a Query within a Scope -> SQL and parameters (app.sql_filters: the WHERE of all reads)
         app.ask         the way to the store, within limits

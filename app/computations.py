@@ -1,17 +1,19 @@
 """The computations of a query: JSON -> functions of fields, each with the name of its column. Pure.
 
+What a function means is `app.sql`'s business.
 Next reader: `app.query`.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Iterator
+from typing import Annotated
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
-from app.errors import Problem
-from app.fields import Field, Kind, echo, unknown
-from app.filters import read_field, read_word
+from app.fields import Field, FieldName, Kind, echo, resolve
 
 MAX_COMPUTATIONS = 20
 MAX_NAME_CHARACTERS = 200
@@ -28,6 +30,41 @@ class Function(enum.Enum):
     MAX = "max"
 
 
+OF_ANY_VALUE = frozenset((Function.COUNT, Function.COUNT_DISTINCT))
+OF_TIMES = OF_ANY_VALUE | {Function.MIN, Function.MAX}
+
+
+class ComputationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One computed column."""
+
+    function: Annotated[
+        Function, Meta(description="All but `count` need a field; numeric ones see the numbers in it.")
+    ]
+    field_name: FieldName | UnsetType = UNSET
+    as_: OutputName | UnsetType = msgspec.field(name="as", default=UNSET)
+
+    def broken_rules(self) -> Iterator[tuple[str, str]]:
+        if self.field_name is not UNSET:
+            if reason := _unfit(self.function, resolve(self.field_name)):
+                yield ".field_name", reason
+        elif self.function is not Function.COUNT:
+            yield ".field_name", f"required for {self.function.value}"
+
+
+OutputName = Annotated[
+    str,
+    Meta(
+        description="Name of the column; else it is `<function>_<field_name>`, or plain `count`.",
+        min_length=1,
+        max_length=MAX_NAME_CHARACTERS,
+    ),
+]
+Computations = Annotated[
+    tuple[ComputationRequest, ...],
+    Meta(description="Columns to compute of each group; at most 20.", max_length=MAX_COMPUTATIONS),
+]
+
+
 class Computation(msgspec.Struct, frozen=True):
     """One computed column, called `output` in the answer. Only `count` may have no field."""
 
@@ -36,68 +73,34 @@ class Computation(msgspec.Struct, frozen=True):
     output: str
 
 
-_FUNCTIONS = {function.value: function for function in Function}
-_LATER_FUNCTIONS = ("median", "p90", "p95", "p99", "stddev", "first", "last")
+def to_computations(asked: Iterable[ComputationRequest]) -> tuple[Computation, ...]:
+    """What computations without problems mean."""
+    return tuple(map(_computation, asked))
 
 
-def read_computations(value: object, problems: list[Problem]) -> tuple[Computation, ...]:
-    """The computed columns in `value`, the request's `computations`; problems are added."""
-    if not isinstance(value, list) or len(value) > MAX_COMPUTATIONS:
-        message = f"expected an array of at most {MAX_COMPUTATIONS} objects"
-        problems.append(Problem("$.computations", message))
-        return ()
-    found = [_computation(item, f"$.computations[{i}]", problems) for i, item in enumerate(value)]
-    return tuple(item for item in found if item is not None)
+def _computation(asked: ComputationRequest) -> Computation:
+    function = asked.function
+    if asked.field_name is UNSET:
+        field, output = None, function.value
+    else:
+        field, output = resolve(asked.field_name), f"{function.value}_{asked.field_name}"
+    return Computation(function, field, output if asked.as_ is UNSET else asked.as_)
 
 
-def _computation(item: object, path: str, problems: list[Problem]) -> Computation | None:
-    if not isinstance(item, dict):
-        problems.append(Problem(path, 'expected an object with "function" and "field_name"'))
-        return None
-    for name in item:
-        if name not in ("field_name", "function", "as"):
-            message = unknown("member", name, ("field_name", "function", "as"))
-            problems.append(Problem(f"{path}.{name}"[:200], message))
-    function = read_word(
-        item.get("function"),
-        "function",
-        _FUNCTIONS,
-        _LATER_FUNCTIONS,
-        path=f"{path}.function",
-        problems=problems,
-    )
-    field = None
-    if "field_name" in item or function is not Function.COUNT:
-        field = read_field(item.get("field_name"), f"{path}.field_name", problems)
-        if field is None:
-            return None
-    if function is None:
-        return None
-    if field is not None and (reason := _unfit(function, field)):
-        problems.append(Problem(f"{path}.field_name", reason))
-    output = item.get("as", function.value if field is None else f"{function.value}_{field.name}")
-    if not isinstance(output, str) or ("as" in item and not 0 < len(output) <= MAX_NAME_CHARACTERS):
-        problems.append(Problem(f"{path}.as", f"expected a name of 1 to {MAX_NAME_CHARACTERS} characters"))
-        return None
-    return Computation(function, field, output)
+def _unfit(function: Function, field: Field) -> str:
+    """Why `function` could never have a result for a field of this kind, or ""."""
+    if function in OF_ANY_VALUE or field.kind is Kind.CUSTOM:
+        return ""
+    if field.kind is Kind.TIME and function in OF_TIMES:
+        return ""
+    others = " or ".join(sorted(one.value for one in OF_ANY_VALUE))
+    return f"{function.value} sees numbers only, and `{field.name}` never holds one; use {others}"
 
 
-def _unfit(function: Function, field: Field) -> str | None:
-    """Why `function` could never have a result for a field of this kind, or None."""
-    if function in (Function.COUNT, Function.COUNT_DISTINCT) or field.kind is Kind.CUSTOM:
-        return None
-    if field.kind is Kind.TIME and function in (Function.MIN, Function.MAX):
-        return None
-    return (
-        f'{function.value} sees numbers only, and "{field.name}" never holds one; use count or count_distinct'
-    )
-
-
-def check_outputs(outputs: list[str], computations: tuple[Computation, ...], problems: list[Problem]) -> None:
-    """One name, one column, `outputs` (those of the groups) counted: an object cannot hold two."""
-    seen = set(outputs)
+def repeated_outputs(groups: Iterable[str], computations: Iterable[Computation]) -> Iterator[str]:
+    """What is wrong with the names of the columns: an object cannot hold two of one name."""
+    seen = set(groups)
     for computation in computations:
         if computation.output in seen:
-            message = f'two columns would be called "{echo(computation.output)}"; name one with "as"'
-            problems.append(Problem("$.computations", message))
+            yield f'two columns would be called `{echo(computation.output)}`; name one with "as"'
         seen.add(computation.output)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import difflib
 import enum
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from app.event import PREDEFINED_STRINGS, is_field_path
+from app.rules import Rule
 
 MAX_ECHO_CHARACTERS = 100  # of the client's own text in an error message
 MAX_MATCHED_CHARACTERS = 64  # a longer name is no typing slip, and comparing it would cost
@@ -69,20 +72,32 @@ def resolve(name: str) -> Field:
     return Field(name, Kind.CUSTOM)
 
 
+_NAME = "[A-Za-z0-9_$-][A-Za-z0-9_ $-]{0,127}"
+FieldName = Annotated[
+    str,
+    Meta(
+        description="A field's name; a field inside an object is `parent.child`.",
+        extra_json_schema={"pattern": f"^{_NAME}(\\.{_NAME})?$"},
+    ),
+    Rule(resolve),
+]
+
+
 def echo(text: str) -> str:
     """`text`, cut to a length that fits an error message."""
     return text if len(text) <= MAX_ECHO_CHARACTERS else text[:MAX_ECHO_CHARACTERS] + "…"
 
 
-def unknown(what: str, given: str, known: Iterable[str], later: Iterable[str] = ()) -> str:
-    """The message for a word outside a closed list, with the nearest one if it looks like a slip.
+def near_miss(given: str, known: Iterable[str]) -> str:
+    """The word of `known` that `given` looks like a slip of, or ""."""
+    words = {word.lower(): word for word in known}
+    near = difflib.get_close_matches(given.lower()[:MAX_MATCHED_CHARACTERS], words, 1)
+    return words[near[0]] if near else ""
 
-    `later` are words of the language that this version does not answer.
-    """
+
+def unknown(what: str, given: str, known: Iterable[str]) -> str:
+    """The message for a word outside a closed list, with the nearest one if it looks like a slip."""
     choices = list(known)
-    if given in later:
-        return f'{what} "{given}" is not supported yet; supported are {", ".join(choices)}'
-    near = difflib.get_close_matches(given.lower()[:MAX_MATCHED_CHARACTERS], choices, 1)
-    if near:
-        return f'unknown {what} "{echo(given)}", did you mean "{near[0]}"?'
-    return f'unknown {what} "{echo(given)}"; supported are {", ".join(choices)}'
+    if near := near_miss(given, choices):
+        return f"unknown {what} `{echo(given)}`, did you mean `{near}`?"
+    return f"unknown {what} `{echo(given)}`; known are {', '.join(choices)}"

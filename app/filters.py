@@ -8,21 +8,92 @@ Next reader: `app.query`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from app.errors import Problem
-from app.fields import Field, resolve, unknown
-from app.operators import FilterValue, Op, read_values, too_much
+from app.fields import Field, FieldName, resolve
+from app.operators import WITH_VALUES, FilterValue, Op, broken_rules, checked, too_much
+from app.rules import Rule
+from app.walk import convert, find_problems
 
 MAX_FILTERS = 100  # in the whole tree
 MAX_DEPTH = 8  # of `or` in `or`
 
-Word = TypeVar("Word")
-_OPS = {op.value: op for op in Op}
-_MEMBERS = ("field_name", "op", "value")
+_VALUE = (
+    "A string, number or boolean; for `in` and `not_in` an array of at most 1000 of them. Fields of time are "
+    "compared with timestamps. `is_null` and `is_not_null` take none."
+)
+_ONE_OF_TWO: dict[str, Any] = {"oneOf": [{"required": ["field_name", "op"]}, {"required": ["or"]}]}
+
+
+class FilterRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A condition: `field_name`, `op` and, for most ops, `value`; or `or` alone."""
+
+    field_name: FieldName | UnsetType = UNSET
+    op: Annotated[Op, Meta(description="Which value of the field is meant.")] | UnsetType = UNSET
+    value: Annotated[Any, Meta(description=_VALUE)] = UNSET
+    or_: Choices | UnsetType = msgspec.field(name="or", default=UNSET)
+
+    def broken_rules(self) -> Iterator[tuple[str, str]]:
+        others = {"field_name": self.field_name, "op": self.op, "value": self.value}
+        if self.or_ is not UNSET:
+            for name, other in others.items():
+                if other is not UNSET:
+                    yield f".{name}", "`or` stands alone; put another filter beside it"
+            return
+        for name in ("field_name", "op"):
+            if others[name] is UNSET:
+                yield f".{name}", "required field is missing"
+        if self.field_name is not UNSET and self.op is not UNSET:
+            for below, message in broken_rules(self.value, resolve(self.field_name), self.op):
+                yield f".value{below}", message
+
+
+def _check_size(asked: object, depth: int = 0) -> int:
+    """The number of filters in undecided JSON: before any of them is looked at. Errors: ValueError."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"at most {MAX_DEPTH} levels of `or`")
+    items = asked if isinstance(asked, list) else [asked]
+    count = 0
+    for item in items:
+        inside = item.get("or") if isinstance(item, dict) else item
+        if isinstance(inside, list):
+            count += _check_size(inside, depth + isinstance(item, dict))
+        else:
+            count += 1
+        if count > MAX_FILTERS:
+            raise ValueError(f"at most {MAX_FILTERS} filters, counted with those inside `or`")
+    return count
+
+
+def _check_together(asked: tuple[FilterRequest, ...]) -> None:
+    """Errors: ValueError."""
+    filters = each_filter(to_conditions(asked))
+    if reason := too_much((item.op, item.values) for item in filters):
+        raise ValueError(reason)
+
+
+_One = Annotated[FilterRequest, Meta(extra_json_schema=_ONE_OF_TWO)]
+Choices = Annotated[
+    tuple[_One | Annotated[tuple[_One, ...], Meta(min_length=1)], ...],
+    Meta(
+        description="One of these must hold. An array in it stands for all of its filters; 8 levels at most.",
+        min_length=1,
+    ),
+]
+Filters = Annotated[
+    tuple[_One, ...],
+    Meta(
+        description="All of these must hold; at most 100, counted with those inside `or`.",
+        max_length=MAX_FILTERS,
+    ),
+    Rule(_check_size, first=True),
+    Rule(_check_together),
+]
 
 
 class Filter(msgspec.Struct, frozen=True, tag="filter"):
@@ -57,102 +128,25 @@ def each_filter(conditions: Iterable[Condition]) -> tuple[Filter, ...]:
 
 
 def read_filters(value: object, problems: list[Problem], path: str = "$.filters") -> tuple[Condition, ...]:
-    """The conditions in `value`, the request's `filters`; what is wrong is added to `problems`."""
-    if not isinstance(value, list):
-        problems.append(Problem(path, "expected an array of objects"))
-        return ()
-    conditions = _all_of(value, path, 0, problems)
-    filters = each_filter(conditions)
-    if len(filters) > MAX_FILTERS:
-        problems.append(Problem(path, f"at most {MAX_FILTERS} filters; this query has {len(filters)}"))
-    elif reason := too_much((item.op, item.values) for item in filters):
-        problems.append(Problem(path, reason))
-    return conditions
+    """The conditions in `value`, decoded JSON; what is wrong is added to `problems`."""
+    found = find_problems(value, Filters, path)
+    problems += found
+    return () if found else to_conditions(convert(value, Filters))
 
 
-def _all_of(items: list[object], path: str, depth: int, problems: list[Problem]) -> tuple[Condition, ...]:
-    found: list[Condition] = []
-    for index, item in enumerate(items):
-        if len(found) > MAX_FILTERS:  # enough to say that there are too many
-            break
-        condition = _condition(item, f"{path}[{index}]", depth, problems)
-        if condition is not None:
-            found.append(condition)
-    return tuple(found)
+def to_conditions(asked: Iterable[FilterRequest]) -> tuple[Condition, ...]:
+    """What filters without problems mean."""
+    return tuple(map(_condition, asked))
 
 
-def _condition(item: object, path: str, depth: int, problems: list[Problem]) -> Condition | None:
-    if not isinstance(item, dict):
-        problems.append(
-            Problem(path, 'expected an object with "field_name", "op" and "value", or {"or": […]}')
-        )
-        return None
-    return _any_of(item, path, depth + 1, problems) if "or" in item else _filter(item, path, problems)
-
-
-def _any_of(item: dict[str, object], path: str, depth: int, problems: list[Problem]) -> AnyOf | None:
-    for name in item:
-        if name != "or":
-            problems.append(Problem(f"{path}.{name}"[:200], '"or" stands alone; put other filters beside it'))
-    path, choices = f"{path}.or", item["or"]
-    if depth > MAX_DEPTH:
-        problems.append(Problem(path, f"at most {MAX_DEPTH} levels of or"))
-        return None
-    if not isinstance(choices, list) or not 0 < len(choices) <= MAX_FILTERS:
-        problems.append(
-            Problem(path, f"expected an array of 1 to {MAX_FILTERS} filters or arrays of filters")
-        )
-        return None
-    elements: list[tuple[Condition, ...]] = []
-    for index, choice in enumerate(choices):
-        here = f"{path}[{index}]"
-        if choice == []:
-            problems.append(Problem(here, "an empty array would hold for every event; leave it out"))
-        elif isinstance(choice, list):
-            elements.append(_all_of(choice, here, depth, problems))
-        elif (condition := _condition(choice, here, depth, problems)) is not None:
-            elements.append((condition,))
-    return AnyOf(tuple(elements))
-
-
-def _filter(item: dict[str, object], path: str, problems: list[Problem]) -> Filter | None:
-    before = len(problems)
-    for name in item:
-        if name not in _MEMBERS:
-            problems.append(Problem(f"{path}.{name}"[:200], unknown("member", str(name), _MEMBERS)))
-    field = read_field(item.get("field_name"), f"{path}.field_name", problems)
-    op = read_word(item.get("op"), "op", _OPS, (), path=f"{path}.op", problems=problems)
-    if field is None or op is None:
-        return None
-    values = read_values(item, field, op, f"{path}.value", problems)
-    return Filter(field, op, values) if len(problems) == before else None
-
-
-def read_field(name: object, path: str, problems: list[Problem]) -> Field | None:
-    """The field that `name` stands for, or None and a problem."""
-    if not isinstance(name, str):
-        problems.append(Problem(path, "required: the name of a field"))
-        return None
-    try:
-        return resolve(name)
-    except ValueError as error:
-        problems.append(Problem(path, str(error)))
-        return None
-
-
-def read_word(
-    word: object,
-    what: str,
-    known: dict[str, Word],
-    later: tuple[str, ...],
-    *,
-    path: str,
-    problems: list[Problem],
-) -> Word | None:
-    """The member of a closed list that `word` names, or None and a problem."""
-    if not isinstance(word, str):
-        problems.append(Problem(path, f"required: one of {', '.join(known)}"))
-        return None
-    if word not in known:
-        problems.append(Problem(path, unknown(what, word, known, later)))
-    return known.get(word)
+def _condition(asked: FilterRequest) -> Condition:
+    if asked.or_ is not UNSET:
+        elements = (one if isinstance(one, tuple) else (one,) for one in asked.or_)
+        return AnyOf(tuple(map(to_conditions, elements)))
+    if asked.field_name is UNSET or asked.op is UNSET:
+        raise ValueError("the filter has problems")
+    field, op = resolve(asked.field_name), asked.op
+    if asked.value is UNSET:
+        return Filter(field, op)
+    values = asked.value if op in WITH_VALUES else [asked.value]
+    return Filter(field, op, tuple(checked(value, field, op) for value in values))

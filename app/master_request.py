@@ -9,11 +9,11 @@ import msgspec
 from starlette.requests import Request
 
 from app.errors import ApiError, Kind, Problem, invalid_body
-from app.event import has_repeated_name
 from app.grant import Grant, KeyType
 from app.http import read_json_body
 from app.redis_client import UNREACHABLE
 from app.registry import Registry
+from app.request import decode
 from app.settings import Settings
 from app.walk import find_problems
 
@@ -56,12 +56,7 @@ class MasterRequests:
         """The key first, then the body: every problem of it at once."""
         grant = await self._registry.authorise(request.headers.get("x-eventbunker-apikey"), key_type)
         body = await read_json_body(request, self._max_bytes)
-        try:
-            decoded = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise invalid_body([Problem("$", f"malformed JSON: {str(error)[:200]}")]) from None
-        if has_repeated_name(body):
-            raise invalid_body([Problem("$", "a name stands twice in one object")])
+        decoded = decode(body)
         problems = [*find_problems(decoded, kind, "$"), *self._broken_rules(decoded, kind)]
         if problems:
             raise invalid_body(problems)

@@ -12,62 +12,16 @@ from importlib.metadata import version
 from app import openapi_answers, openapi_batch, openapi_export, openapi_receipt
 from app.errors import Kind
 from app.event_schema import EVENT_SCHEMA, Schema
+from app.filters import Filters
 from app.openapi_dead import POSTS as _DEAD_POSTS
 from app.openapi_erase import posts as _erase_posts
 from app.openapi_schema import INTEGER as _INTEGER
 from app.openapi_schema import TEXT as _TEXT
+from app.openapi_schema import Described, components, described, schema_of
 from app.openapi_schema import object_of as _object
+from app.query_request import QueryRequest
+from app.time_period import TimePeriod
 
-_ANY: Schema = {}
-_FIELD_NAME: Schema = {"type": "string", "description": "A field's name; nested ones as parent.child."}
-_PERIOD_WORDS = "minus_<N>_<minutes|hours|days|weeks|months|years>, today, yesterday, this_week or this_month"
-_PERIOD: Schema = {
-    "anyOf": [
-        {"type": "string", "description": _PERIOD_WORDS},
-        _object("start end", start=_TEXT, end=_TEXT),
-    ]
-}
-_FILTERS: Schema = {
-    "type": "array",
-    "items": _object(
-        "field_name op",
-        field_name=_FIELD_NAME,
-        op={
-            "enum": [
-                *("equals", "not_equals", "greater_than", "greater_than_or_equals"),
-                *("less_than", "less_than_or_equals", "in", "is_null", "is_not_null"),
-            ]
-        },
-        value=_ANY,
-    ),
-}
-_QUERY: Schema = _object(
-    "time_period",
-    time_period=_PERIOD,
-    timezone={"type": "string", "default": "UTC", "description": "IANA name"},
-    group_by={"type": "array", "maxItems": 10, "items": _FIELD_NAME},
-    group_by_time={"enum": ["minute", "5_minutes", "hour", "day", "week", "month", "year"]},
-    computations={
-        "type": "array",
-        "maxItems": 20,
-        "items": {
-            "type": "object",
-            "required": ["function"],
-            "properties": {
-                "function": {"enum": ["count", "count_distinct", "sum", "avg", "min", "max"]},
-                "field_name": _FIELD_NAME,
-                "as": _TEXT,
-            },
-        },
-    },
-    filters=_FILTERS,
-    order_by={
-        "type": "array",
-        "items": _object("field_name", field_name=_FIELD_NAME, direction={"enum": ["ASC", "DESC"]}),
-    },
-    limit={"type": "integer", "minimum": 1, "maximum": 10_000, "default": 1000},
-    offset={"type": "integer", "minimum": 0, "default": 0},
-)
 _ANSWER: Schema = _object(
     "data row_count time_period elapsed_ms fresh_as_of",
     data={"type": "array", "items": {"type": "object"}},
@@ -99,11 +53,11 @@ _OPTIONAL_NAME = {
 }
 
 # path: (summary, key scheme, request, answer)
-_POSTS: dict[str, tuple[str, str, Schema, Schema]] = {
+_POSTS: dict[str, tuple[str, str, Described, Described]] = {
     "/post": ("Track one event", "write", EVENT_SCHEMA, _TRACKED),
     openapi_batch.PATH: ("Track many events", "write", openapi_batch.REQUEST, openapi_batch.ANSWER),
-    "/v1/query/json": ("Ask a question of the events", "query", _QUERY, _ANSWER),
-    openapi_export.PATH: openapi_export.operation(_FILTERS, _PERIOD),
+    "/v1/query/json": ("Ask a question of the events", "query", QueryRequest, _ANSWER),
+    openapi_export.PATH: openapi_export.OPERATION,
     "/v1/manage/project/create": (
         "Create a project",
         "apikey",
@@ -165,7 +119,7 @@ _POSTS: dict[str, tuple[str, str, Schema, Schema]] = {
         _object("status"),
     ),
     **_DEAD_POSTS,
-    **_erase_posts(_FILTERS, _PERIOD),
+    **_erase_posts(schema_of(Filters), schema_of(TimePeriod)),
 }  # fmt: skip
 _UNREADY = "/readyz"  # the one GET that answers 503 in the form of its 200
 _GETS: dict[str, tuple[str, str]] = {
@@ -204,6 +158,7 @@ def openapi() -> Schema:
     paths[openapi_receipt.PATH] = {"get": _receipt()}
     schemes = {name: {"type": "apiKey", "in": "header", "name": header} for name, header in _SCHEMES.items()}
     schemes["write_in_url"] = {"type": "apiKey", "in": "query", "name": "write_key"}
+    models = components(part for _, _, *parts in _POSTS.values() for part in parts)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -212,11 +167,12 @@ def openapi() -> Schema:
             "license": {"name": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"securitySchemes": schemes, "schemas": {"Error": _ERROR}},
+        "components": {"securitySchemes": schemes, "schemas": {"Error": _ERROR, **models}},
     }
 
 
-def _post(path: str, summary: str, scheme: str, request: Schema, answer: Schema) -> Schema:
+def _post(path: str, summary: str, scheme: str, request: Described, answer: Described) -> Schema:
+    request, answer = described(request), described(answer)
     responses = {"200": _content("application/json", answer), "default": _failure()}
     operation: Schema = {
         "summary": summary,

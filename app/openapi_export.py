@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from app.event_schema import Schema
-from app.export_request import MEDIA_TYPES, Compression, Format
-from app.openapi_schema import INTEGER, TEXT, object_of
+from app.export_request import MEDIA_TYPES, ExportRequest
+from app.openapi_schema import INTEGER, TEXT, Described
 
 PATH = "/v1/export"
 _HEADERS: dict[str, Schema] = {
@@ -17,24 +17,13 @@ _HEADERS: dict[str, Schema] = {
 }
 
 
-def operation(filters: Schema, time_period: Schema) -> tuple[str, str, Schema, Schema]:
-    """Summary, key, request and answer; `filters` and `time_period` are those of a query."""
-    return (
-        "Export events of any number as a file; the answer is streamed",
-        "query",
-        object_of(
-            "time_period",
-            filters=filters,
-            time_period=time_period,
-            timezone={"type": "string", "default": "UTC", "description": "IANA name"},
-            format={
-                "enum": [one.value for one in Format],
-                "description": "Default: as Accept says, else ndjson",
-            },
-            compression={"enum": [one.value for one in Compression], "default": "none"},
-        ),
-        TEXT,
-    )
+# Summary, key, request and answer.
+OPERATION: tuple[str, str, Described, Described] = (
+    "Export events of any number as a file; the answer is streamed",
+    "query",
+    ExportRequest,
+    TEXT,
+)
 
 
 def responses() -> dict[str, Schema]:

@@ -9,12 +9,12 @@ Next reader: `app.filters`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
 import re2
+from msgspec import UNSET
 
-from app.errors import Problem
 from app.event import MAX_INTEGER, MIN_INTEGER
 from app.fields import Field, Kind
 from app.timestamp import parse_timestamp
@@ -62,24 +62,27 @@ CONTAINMENTS = frozenset((Op.CONTAINS, Op.NOT_CONTAINS))
 OF_STRINGS = frozenset((Op.STARTS_WITH, Op.ENDS_WITH, Op.MATCHES))
 
 
-def read_values(
-    item: dict[str, object], field: Field, op: Op, path: str, problems: list[Problem]
-) -> tuple[FilterValue, ...]:
-    """The values of the filter `item`, whose `value` stands at `path`."""
+def broken_rules(value: object, field: Field, op: Op) -> Iterator[tuple[str, str]]:
+    """What is wrong with `value`, UNSET where the filter has none: paths from it, and messages."""
     if op in WITHOUT_VALUE:
-        if "value" in item:
-            problems.append(Problem(path, f"{op.value} takes no value"))
-        return ()
-    if "value" not in item:
-        problems.append(Problem(path, "required for this op"))
-        return ()
-    value = item["value"]
-    if op not in WITH_VALUES:
-        return _checked([value], field, op, [path], problems)
-    if not isinstance(value, list) or not 0 < len(value) <= MAX_VALUES:
-        problems.append(Problem(path, f"{op.value} takes an array of 1 to {MAX_VALUES} values"))
-        return ()
-    return _checked(value, field, op, [f"{path}[{index}]" for index in range(len(value))], problems)
+        if value is not UNSET:
+            yield "", f"{op.value} takes no value"
+    elif value is UNSET:
+        yield "", "required for this op"
+    elif op not in WITH_VALUES:
+        yield from _wrong(value, field, op, "")
+    elif not isinstance(value, list) or not 0 < len(value) <= MAX_VALUES:
+        yield "", f"{op.value} takes an array of 1 to {MAX_VALUES} values"
+    else:
+        for index, one in enumerate(value):
+            yield from _wrong(one, field, op, f"[{index}]")
+
+
+def _wrong(value: object, field: Field, op: Op, path: str) -> Iterator[tuple[str, str]]:
+    try:
+        checked(value, field, op)
+    except ValueError as error:
+        yield path, str(error)
 
 
 def too_much(asked: Iterable[tuple[Op, tuple[FilterValue, ...]]]) -> str:
@@ -99,19 +102,7 @@ def _wire_bytes(value: FilterValue) -> int:
     return 2 * (len(str(value)) + _QUOTE_BYTES)  # as an integer and as a float
 
 
-def _checked(
-    values: list[object], field: Field, op: Op, paths: list[str], problems: list[Problem]
-) -> tuple[FilterValue, ...]:
-    checked: list[FilterValue] = []
-    for value, path in zip(values, paths, strict=True):
-        try:
-            checked.append(_value(value, field, op))
-        except ValueError as error:
-            problems.append(Problem(path, str(error)))
-    return tuple(checked)
-
-
-def _value(value: object, field: Field, op: Op) -> FilterValue:
+def checked(value: object, field: Field, op: Op) -> FilterValue:
     """`value` as the store compares it. Errors: ValueError with a sentence for the client."""
     if value is None:
         raise ValueError("null equals nothing; use the op is_null or is_not_null")

@@ -16,7 +16,8 @@ from app.computations import Computation, Function
 from app.fields import COLUMNS, Field, Kind, resolve
 from app.filters import Filter
 from app.operators import Op
-from app.query import TIME_OUTPUT, Bucket, Order, Query
+from app.query import TIME_OUTPUT, Order, Query
+from app.query_request import Bucket
 from app.scope import Scope
 from app.sql_fields import (
     column,

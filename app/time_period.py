@@ -7,17 +7,23 @@ Next reader: `app.query`.
 from __future__ import annotations
 
 import calendar
+import contextlib
 import difflib
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
+from typing import Annotated
 from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
+from msgspec import Meta
 
 from app.errors import Problem
 from app.fields import echo, unknown
+from app.rules import Rule
 from app.timestamp import MAX_MS, MIN_MS, parse_timestamp
+from app.walk import convert, find_problems
 
 _ROLLING = re.compile(r"minus_([0-9]{1,12})_([a-z]{1,12})", re.ASCII)
 _SECONDS = {"minutes": 60, "hours": 3600, "days": 86_400, "weeks": 604_800}
@@ -27,11 +33,32 @@ _EXAMPLES = (*(f"minus_5_{unit}" for unit in (*_SECONDS, *_MONTHS)), *_CALENDAR)
 _DAY = timedelta(days=1)
 
 
+def _parse_end(text: str) -> int:
+    """Not included: to ask for the last millisecond that an event may have, it is one more."""
+    return parse_timestamp(text, MAX_MS + 1)
+
+
 class Period(msgspec.Struct, frozen=True):
     """Events with `start_ms` <= event_time < `end_ms`; Unix milliseconds."""
 
     start_ms: int
     end_ms: int
+
+
+class TimeRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From `start` on and before `end`: timestamps as events may carry them, in UTC without an offset."""
+
+    start: Annotated[str, Meta(examples=["2021-06-26T14:48:00.000Z"]), Rule(parse_timestamp)]
+    end: Annotated[str, Meta(examples=["2021-06-27"]), Rule(_parse_end)]
+
+    def moments(self) -> tuple[int, int]:
+        """Unix milliseconds."""
+        return parse_timestamp(self.start), _parse_end(self.end)
+
+    def broken_rules(self) -> Iterator[tuple[str, str]]:
+        start_ms, end_ms = self.moments()
+        if start_ms >= end_ms:
+            yield "", "start must be before end; end itself is not included"
 
 
 @lru_cache(maxsize=1)
@@ -46,24 +73,54 @@ def read_zone(name: str) -> tzinfo:
         return UTC
     if name not in _zone_names():
         near = difflib.get_close_matches(name[:64], _zone_names(), 1)
-        hint = f'did you mean "{near[0]}"?' if near else "use an IANA name such as Europe/Berlin"
-        raise ValueError(f'unknown time zone "{echo(name)}", {hint}')
+        hint = f"did you mean `{near[0]}`?" if near else "use an IANA name such as Europe/Berlin"
+        raise ValueError(f"unknown time zone `{echo(name)}`, {hint}")
     return ZoneInfo(name)
 
 
-def read_period(value: object, zone: tzinfo, now_ms: int) -> Period | Problem:
+def _check_words(text: str) -> None:
+    """Is it a period at all, whenever it is asked for? Errors: ValueError."""
+    with contextlib.suppress(OverflowError):
+        _rolling(text, UTC, 0) or _calendar(text, UTC, 0)
+
+
+TimeZone = Annotated[
+    str,
+    Meta(description="IANA name, for periods and buckets of the calendar.", examples=["Europe/Berlin"]),
+    Rule(read_zone),
+]
+PeriodWords = Annotated[
+    str,
+    Meta(
+        description="`minus_<N>_<minutes, hours, days, weeks, months or years>`, `today`, `yesterday`, "
+        "`this_week` or `this_month`",
+        examples=["minus_5_minutes", "today"],
+    ),
+    Rule(_check_words),
+]
+TimePeriod = PeriodWords | TimeRange
+
+
+def read_period(value: object, zone: tzinfo, now_ms: int, path: str = "$.time_period") -> Period | Problem:
     """The period that `value`, the request's `time_period`, means at `now_ms`."""
-    path = "$.time_period"
+    problems = find_problems(value, TimePeriod, path)
+    if problems:
+        return problems[0]
     try:
-        if isinstance(value, str):
-            return _rolling(value, zone, now_ms) or _calendar(value, zone, now_ms)
+        return period_of(convert(value, TimePeriod), zone, now_ms)
     except ValueError as error:
         return Problem(path, str(error))
+
+
+def period_of(asked: str | TimeRange, zone: tzinfo, now_ms: int) -> Period:
+    """What a `time_period` without problems means at `now_ms`. Errors: ValueError, where it reaches beyond
+    the years that events may have."""
+    if isinstance(asked, TimeRange):
+        return Period(*asked.moments())
+    try:
+        return _rolling(asked, zone, now_ms) or _calendar(asked, zone, now_ms)
     except OverflowError:
-        return Problem(path, "the period would begin before the year 1970")
-    if isinstance(value, dict):
-        return _explicit(value)
-    return Problem(path, 'expected words such as "minus_5_minutes", or {"start": "…", "end": "…"}')
+        raise ValueError("the period would begin before the year 1970") from None
 
 
 def _rolling(text: str, zone: tzinfo, now_ms: int) -> Period | None:
@@ -92,7 +149,9 @@ def _calendar(text: str, zone: tzinfo, now_ms: int) -> Period:
     if text == "today":
         start, end = midnight, midnight + _DAY
     elif text == "yesterday":
-        start, end = midnight - _DAY, midnight
+        # By the clock, not by the calendar: Samoa once skipped a day, and the one before that is meant.
+        last_second = _local(_to_ms(midnight) - 1, zone)
+        start, end = last_second.replace(hour=0, minute=0, second=0, fold=0), midnight
     elif text == "this_week":
         start = midnight - midnight.weekday() * _DAY
         end = start + 7 * _DAY
@@ -101,26 +160,6 @@ def _calendar(text: str, zone: tzinfo, now_ms: int) -> Period:
         end = (start + 31 * _DAY).replace(day=1)
     # Arithmetic on a zoned datetime moves the wall clock, so a day is 23 or 25 hours where it must be.
     return Period(_to_ms(start), _to_ms(end))
-
-
-def _explicit(value: dict[object, object]) -> Period | Problem:
-    for name in value:
-        if name not in ("start", "end"):
-            return Problem(f"$.time_period.{name}", unknown("member", str(name), ("start", "end")))
-    moments: list[int] = []
-    for name in ("start", "end"):
-        path, text = f"$.time_period.{name}", value.get(name)
-        if not isinstance(text, str):
-            return Problem(path, 'required: a timestamp such as "2021-06-26T14:48:00.000Z"')
-        try:
-            # An end is not included: to ask for the last millisecond that an event may have, it is one more.
-            moments.append(parse_timestamp(text, MAX_MS + (name == "end")))
-        except ValueError as error:
-            return Problem(path, str(error))
-    start_ms, end_ms = moments
-    if start_ms >= end_ms:
-        return Problem("$.time_period", "start must be before end; end itself is not included")
-    return Period(start_ms, end_ms)
 
 
 def _local(moment_ms: int, zone: tzinfo) -> datetime:

@@ -1,19 +1,26 @@
 """Decoded data against a msgspec type: every problem at once, each with its path. A leaf.
 
 msgspec stops at the first problem, and skips unknown members unless told otherwise; people who write a
-deploy.toml or a request want all of it, with a suggestion for the misspelt.
+deploy.toml or a request want all of it, with a suggestion for the misspelt. What no type can say are rules
+(`app.rules`).
 """
 
 from __future__ import annotations
 
 import difflib
+import enum
+import operator
 import re
+from collections.abc import Callable
+from functools import lru_cache, reduce
 from types import UnionType
-from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from app.errors import Problem
+from app.fields import near_miss, unknown
+from app.rules import HasRules, Rule
 
 _JSON_WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _JSON_WORDS |= {word: word for word in ("null", "array", "object", "date", "datetime", "time")}
@@ -24,30 +31,39 @@ _A = {
     float: "a number",
     bool: "a boolean",
     list: "an array",
+    dict: "an object",
     type(None): "null",
 }
 
 
 def find_problems(value: object, kind: object, path: str) -> list[Problem]:
     """Every problem of `value` (plain dicts, lists and scalars) against the type `kind`, depth first."""
-    bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    option = _option(value, kind)
+    bare = _bare(option)
     arguments = get_args(bare)
-    options = arguments if get_origin(bare) in (Union, UnionType) else (bare,)
-    structs = [option for option in options if _is_struct(option)]
-    if structs and not (value is None and type(None) in options):
-        return _in_struct(value, structs[0], path)
+    rules = _rules(kind, option)
+    problems = [*_broken([rule for rule in rules if rule.first], value, path)]
+    if problems:
+        return problems
+    if _is_struct(bare):
+        return _in_struct(value, bare, path)
     if get_origin(bare) is tuple and isinstance(value, list):
-        items = [find_problems(item, arguments[0], f"{path}[{index}]") for index, item in enumerate(value)]
-        return [problem for found in items for problem in found] or _in_leaf(value, kind, path)
-    if get_origin(bare) is dict and isinstance(value, dict):
-        entries = [
-            _in_leaf(key, arguments[0], f"{path}.{key}") or find_problems(item, arguments[1], f"{path}.{key}")
-            for key, item in value.items()
-        ]
-        return [problem for found in entries for problem in found]
-    if get_origin(bare) is Literal and isinstance(value, str) and value not in arguments:
-        return [Problem(path, f"expected one of {', '.join(f'`{option}`' for option in arguments)}")]
-    return _in_leaf(value, kind, path)
+        for index, item in enumerate(value):
+            problems += find_problems(item, arguments[0], f"{path}[{index}]")
+    elif get_origin(bare) is dict and isinstance(value, dict):
+        for key, item in value.items():
+            here = f"{path}.{key}"
+            problems += _in_leaf(key, arguments[0], here) or find_problems(item, arguments[1], here)
+    elif words := _words(bare):
+        problems = _in_words(value, words, path)
+    problems = problems or _in_leaf(value, option, path)
+    others = [rule for rule in rules if not rule.first]
+    return problems or (_broken(others, convert(value, kind), path) if others else [])
+
+
+def convert(value: object, kind: object) -> Any:
+    """`value`, in which `find_problems` finds none, as a `kind`."""
+    return msgspec.convert(value, _option(value, kind), strict=True)
 
 
 def suggest(word: str, known: list[str]) -> str:
@@ -56,27 +72,93 @@ def suggest(word: str, known: list[str]) -> str:
     return f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
 
 
+def _option(value: object, kind: object) -> Any:
+    """The one type of the union `kind` that `value` can be meant for; `kind` where it is none, or the choice
+    is msgspec's."""
+    bare = _bare(kind)
+    if get_origin(bare) not in (Union, UnionType):
+        return kind
+    options = [option for option in get_args(bare) if option is not msgspec.UnsetType]
+    if len(options) == 1:
+        return options[0]
+    shapes: dict[type, Callable[[object], bool]] = {list: _is_array, dict: _is_object}
+    is_meant = shapes.get(type(value))
+    found = [option for option in options if is_meant is not None and is_meant(_bare(option))]
+    if found:
+        return found[0]
+    # `Struct | None`: whatever is not null was meant to be the object.
+    others = [option for option in options if option is not type(None)]
+    if value is not None and len(others) == 1 and _is_struct(others[0]):
+        return others[0]
+    return reduce(operator.or_, options)
+
+
+def _bare(kind: object) -> Any:
+    return _bare(get_args(kind)[0]) if get_origin(kind) is Annotated else kind
+
+
 def _is_struct(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _is_object(kind: object) -> bool:
+    return _is_struct(kind) or get_origin(kind) is dict
+
+
+def _is_array(kind: object) -> bool:
+    return get_origin(kind) is tuple
+
+
+def _words(kind: object) -> list[str]:
+    """The words of a closed list."""
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return [str(member.value) for member in kind]
+    return [str(word) for word in get_args(kind)] if get_origin(kind) is Literal else []
+
+
+def _in_words(value: object, words: list[str], path: str) -> list[Problem]:
+    if isinstance(value, str) and value in words:
+        return []
+    if isinstance(value, str) and near_miss(value, words):
+        return [Problem(path, unknown(path.rpartition(".")[2], value, words))]
+    return [Problem(path, f"expected one of {', '.join(f'`{word}`' for word in words)}")]
 
 
 def _in_struct(value: object, kind: type[msgspec.Struct], path: str) -> list[Problem]:
     if not isinstance(value, dict):
         return [Problem(path, f"expected an object, got {_A.get(type(value), type(value).__name__)}")]
-    hints = get_type_hints(kind, include_extras=True)
-    members = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    known = members(kind)
     problems = [
         Problem(_join(path, name), "required field is missing")
-        for name, field in members.items()
-        if field.required and name not in value
+        for name, member in known.items()
+        if member.required and name not in value
     ]
     for name, item in value.items():
         here = _join(path, str(name)[:100])
-        if name in members:
-            problems += find_problems(item, hints[members[name].name], here)
+        if name in known:
+            problems += find_problems(item, known[name].kind, here)
         else:
-            problems.append(Problem(here, f"unknown key; {suggest(str(name), list(members))}"))
-    return problems
+            problems.append(Problem(here, f"unknown key; {suggest(str(name), list(known))}"))
+    if problems or not issubclass(kind, HasRules):
+        return problems
+    broken = msgspec.convert(value, kind, strict=True).broken_rules()
+    return [Problem(f"{path}{below}", message) for below, message in broken]
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One member of a struct: its name in Python, and its type with all that is written beside it."""
+
+    name: str
+    kind: Any
+    required: bool
+
+
+@lru_cache(maxsize=256)
+def members(kind: type[msgspec.Struct]) -> dict[str, Member]:
+    """Those of a struct by their names in JSON."""
+    hints = get_type_hints(kind, include_extras=True)
+    fields = msgspec.structs.fields(kind)
+    return {field.encode_name: Member(field.name, hints[field.name], field.required) for field in fields}
 
 
 def _join(path: str, name: str) -> str:
@@ -91,6 +173,20 @@ def _in_leaf(value: object, kind: object, path: str) -> list[Problem]:
             return [Problem(path, words)]
         message = _QUOTED.sub(_in_json_words, str(error).split(" - at ")[0])
         return [Problem(path, message[:1].lower() + message[1:])]
+    return []
+
+
+def _rules(kind: object, option: object) -> list[Rule]:
+    annotations = {id(one): one for one in (kind, option) for one in getattr(one, "__metadata__", ())}
+    return [one for one in annotations.values() if isinstance(one, Rule)]
+
+
+def _broken(rules: list[Rule], value: object, path: str) -> list[Problem]:
+    for rule in rules:
+        try:
+            rule.check(value)
+        except ValueError as error:
+            return [Problem(path, str(error))]
     return []
 
 

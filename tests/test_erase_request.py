@@ -61,7 +61,7 @@ def test_customers_are_told_from_other_filters() -> None:
 def test_every_problem_is_named_at_once() -> None:
     found = problems({"filter": [], "filters": [{"field_name": "a", "op": "eqals", "value": 1}], "dry_run": 1,
                       "time_period": "minus_5_minuts", "timezone": "Europe/Berlinn"})  # fmt: skip
-    assert found["$.filter"] == 'unknown member "filter", did you mean "filters"?'
+    assert found["$.filter"] == "unknown member `filter`, did you mean `filters`?"
     assert set(found) == {"$.filter", "$.filters[0].op", "$.dry_run", "$.time_period", "$.timezone"}
     assert problems(b"{")["$"].startswith("malformed JSON")
     assert problems(b'{"filters":[],"filters":[]}')["$"] == "a name stands twice in one object"
