@@ -1,6 +1,6 @@
 """What an edge knows of whoever sent a request: client address, User-Agent, Referer. Pure.
 
-The drain derives browser, system, place and page from it (`workers.enrich`), so a request carries it once,
+The drain derives browser, system, place and page from it (`app.enrich`), so a request carries it once,
 however many events it has. What may be believed of it depends on the key and on our own proxies.
 """
 

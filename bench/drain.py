@@ -31,6 +31,7 @@ from pathlib import Path
 
 from app import ledger, redis_client
 from app import store as store_client
+from app.enrich import Geography
 from app.stream import Record, encode_record, encode_request, join_group, split_group
 from app.stream_scripts import APPEND
 from bench.catch_up import cpu_seconds, memory_mb, start_drain
@@ -41,7 +42,6 @@ from tests.waiting import async_until
 from workers.embedded_config import Limits
 from workers.embedded_engine import Engine, Job
 from workers.embedded_statement import parse
-from workers.enrich import Geography
 from workers.migrate import migrate
 from workers.rows import INSERT, INSERT_SETTINGS, to_row
 

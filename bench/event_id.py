@@ -21,13 +21,13 @@ from pathlib import Path
 
 import httpx
 
+from app.enrich import Geography
 from app.store import Store
 from app.stream import Record
 from tests.pipeline_kit import record
 from tests.store_fixture import StoreServer, start_store
 from tests.waiting import until
 from workers import plan as plans
-from workers.enrich import Geography
 from workers.event_ids import EventIds
 from workers.migrate import migrate
 from workers.plan import Item

@@ -24,8 +24,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from app.enrich import Geography
 from app.stream import Record
-from workers.enrich import Geography
 from workers.rows import to_row
 
 PROJECT = "prj_2Yx0bQhT7mEwLkZs"

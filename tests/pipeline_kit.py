@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from app import dead_letter, redis_client
 from app import ledger as ledgers
 from app.dead_letter import DeadLetter
+from app.enrich import Geography
 from app.partition import Partition
 from app.settings import Settings, load
 from app.store import Store
@@ -27,7 +28,6 @@ from app.stream import Keys, Record, encode_record, join_group, split_group
 from app.stream_scripts import APPEND
 from tests.store_fixture import StoreServer
 from workers.drain import PartitionDrain
-from workers.enrich import Geography
 from workers.migrate import migrate
 from workers.tombstones import Tombstones
 

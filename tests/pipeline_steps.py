@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.enrich import Geography
 from app.store import StoreRefused, StoreUnavailable
 from app.stream import Record
 from tests.pipeline_kit import (
@@ -23,7 +24,6 @@ from tests.pipeline_kit import (
 from tests.store_fixture import StoreServer
 from tests.waiting import async_until
 from workers import plan as plans
-from workers.enrich import Geography
 from workers.insert import Inserter
 from workers.plan import Item, Plan
 from workers.rows import Rows

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.enrich import Client, Geography, Place, read_campaign, read_client
 from app.stream import Record, encode_record, encode_request, join_group, split_group
 from workers import rows
-from workers.enrich import Client, Geography, Place, read_campaign, read_client
 from workers.rows import COLUMNS, to_row
 
 CHROME = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"

@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 
 from app import ledger as ledgers
+from app.enrich import Geography
 from app.partition import Partition
 from app.store import Store, StoreUnavailable
 from app.stream import Record
@@ -18,7 +19,6 @@ from tests.pipeline_steps import Open, Real, hang, insert_then_hang, opened
 from tests.waiting import async_until
 from workers import event_ids, verdict
 from workers import plan as plans
-from workers.enrich import Geography
 from workers.migrate import read_migrations
 from workers.plan import Item
 from workers.rows import Rows, event_key

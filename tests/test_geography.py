@@ -8,10 +8,10 @@ import pytest
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
+from app.enrich import NOWHERE, Geography, Place
 from tests.client import Client
 from tests.service import StartService
 from tests.waiting import until
-from workers.enrich import NOWHERE, Geography, Place
 
 BERLIN = {
     "country": {"iso_code": "DE", "names": {"en": "Germany"}},

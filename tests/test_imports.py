@@ -146,7 +146,7 @@ def test_the_tour_names_every_file_an_event_passes_in_order() -> None:
             "workers.event_ids",
             "workers.verdict",
             "workers.plan",
-            "workers.enrich",
+            "app.enrich",
             "workers.rows",
             "workers.insert",
             "app.store",

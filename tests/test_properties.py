@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.enrich import Geography
 from app.event import ENVELOPE, RESERVED, BrokenRule, read_event
 from app.event_problems import find
 from app.store import Store, StoreRefused
 from app.stream import Record
 from tests.pipeline_kit import record
 from tests.store_fixture import StoreServer
-from workers.enrich import Geography
 from workers.migrate import migrate
 from workers.rows import INSERT, INSERT_SETTINGS, to_row
 

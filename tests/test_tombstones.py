@@ -13,8 +13,10 @@ import pytest
 from app import erasure_scripts as scripts
 from app import tombstone
 from app.answer import data
+from app.enrich import Geography
 from app.query import read_query
 from app.scope import Scope
+from app.shown import as_shown
 from app.sql import to_statement
 from app.stream import Record
 from app.time_period import Period
@@ -24,9 +26,7 @@ from tests.pipeline_kit import POISON, Bench, assert_conserved, ledger, record
 from tests.pipeline_steps import Open, has_inserted, insert_then_hang, opened
 from tests.store_fixture import store_database, store_server  # noqa: F401
 from tests.waiting import async_until
-from workers.enrich import Geography
 from workers.plan import Halted
-from workers.shown import as_shown
 from workers.tombstones import Tombstones
 
 __all__ = ["opened"]

@@ -26,6 +26,7 @@ import uuid
 import structlog
 
 from app import fates, ledger, metrics, redis_client
+from app.enrich import Geography
 from app.fates import Fate
 from app.partition import DeadLettersFull, LeaseLost, Partition
 from app.redis_client import UNREACHABLE
@@ -33,7 +34,6 @@ from app.settings import Settings
 from app.store import Store
 from workers import plan as plans
 from workers import verdict
-from workers.enrich import Geography
 from workers.event_ids import EventIds
 from workers.insert import Inserter
 from workers.patience import Patience

@@ -17,6 +17,7 @@ import uvloop
 
 from app import redis_client
 from app import store as store_client
+from app.enrich import Geography, GeographyError
 from app.layout import Expected, Layout, LayoutError
 from app.ledger_reader import LedgerReader
 from app.logs import configure_logging
@@ -26,7 +27,6 @@ from app.redis_client import RETRY_SECONDS, UNREACHABLE
 from app.settings import Settings
 from app.stream import Keys
 from workers.drain import IDLE_WAIT_MS, PartitionDrain
-from workers.enrich import Geography, GeographyError
 from workers.erase import ProjectEraser
 from workers.sharing import Sharing, life_seconds
 from workers.store_proof import StoreProof

@@ -21,12 +21,12 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from app import metrics
+from app.enrich import Geography
 from app.partition import Partition
 from app.store import Store, StoreError, StoreRefused, StoreUnavailable
 from app.stream import Record
 from workers import plan as plans
 from workers import verdict
-from workers.enrich import Geography
 from workers.held import Held
 from workers.patience import Patience
 from workers.plan import Halted, Item, Part, Plan

@@ -17,9 +17,9 @@ import msgspec
 
 from app import dead_letter, ledger
 from app.dead_letter import DeadLetter
+from app.enrich import Geography
 from app.partition import Entry
 from app.stream import Record, split_group
-from workers.enrich import Geography
 from workers.rows import Rows, to_row
 
 

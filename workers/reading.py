@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 
+from app.enrich import Geography
 from app.partition import Partition
 from app.settings import Consumer
 from workers import plan as plans
-from workers.enrich import Geography
 from workers.plan import Item
 from workers.rows import Rows
 

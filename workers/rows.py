@@ -13,9 +13,10 @@ from functools import lru_cache
 
 import msgspec
 
+from app.enrich import NOWHERE, UTM_NAMES, Geography, read_campaign, read_client
+from app.shown import Envelope
 from app.stream import Record
 from app.timestamp import parse_timestamp
-from workers.enrich import NOWHERE, UTM_NAMES, Geography, read_campaign, read_client
 
 # In the order in which a row is put together: what requests have in common comes first, and is remembered.
 COLUMNS = (
@@ -36,22 +37,6 @@ INSERT_SETTINGS: dict[str, str | int | float] = {
     "min_insert_block_size_rows": 0,
     "min_insert_block_size_bytes": 0,
 }
-
-
-class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """The fields of the body that have columns of their own; the rest is skipped unread."""
-
-    event_name: str
-    timestamp: str | None = None
-    customer_identifier: str = ""
-    event_id: str = ""
-    page_url: str | None = None
-    referrer: str | None = None
-    utm_source: str | None = None
-    utm_medium: str | None = None
-    utm_campaign: str | None = None
-    utm_term: str | None = None
-    utm_content: str | None = None
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):

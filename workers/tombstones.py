@@ -18,15 +18,15 @@ from redis.asyncio import Redis
 
 from app import erasure_scripts as scripts
 from app import tombstone
+from app.enrich import Geography
 from app.envelope import read_envelope
 from app.errors import Problem
 from app.filters import read_filters
 from app.match import matcher
+from app.shown import as_shown
 from app.stream import Record
 from app.tombstone import Tombstone, digest
-from workers.enrich import Geography
 from workers.plan import Halted
-from workers.shown import as_shown
 
 TOMBSTONES_A_READ = 1000
 

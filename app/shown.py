@@ -1,4 +1,4 @@
-"""Record -> the event as a query shows it, for filters that are applied outside of the store. Pure.
+"""Record -> the event as a query shows it, for whoever meets events outside of the store. Pure.
 
 The same values as `workers.rows.to_row` writes; tests/test_tombstones.py holds the two together.
 Next reader: `app.match`.
@@ -8,10 +8,26 @@ from __future__ import annotations
 
 import msgspec
 
+from app.enrich import UTM_NAMES, Geography, read_campaign, read_client
 from app.stream import Record
 from app.timestamp import parse_timestamp
-from workers.enrich import UTM_NAMES, Geography, read_campaign, read_client
-from workers.rows import Envelope
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """The fields of the body that have columns of their own; the rest is skipped unread."""
+
+    event_name: str
+    timestamp: str | None = None
+    customer_identifier: str = ""
+    event_id: str = ""
+    page_url: str | None = None
+    referrer: str | None = None
+    utm_source: str | None = None
+    utm_medium: str | None = None
+    utm_campaign: str | None = None
+    utm_term: str | None = None
+    utm_content: str | None = None
+
 
 _ENVELOPE = msgspec.json.Decoder(Envelope).decode
 _BODY = msgspec.json.Decoder(dict[str, object]).decode
