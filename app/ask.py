@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,7 @@ from app.errors import ApiError, Kind
 from app.grant import Grant, KeyType
 from app.http import read_json_body
 from app.redis_client import UNREACHABLE
+from app.retention import oldest_ms
 from app.scope import Erased, Scope, scope_of
 from app.store import PASSING_CODES, Result, Store, StoreError, StoreRefused, StoreUnavailable, Value
 from app.turns import Turns
@@ -90,6 +92,7 @@ class Asker:
         self._freshness = freshness
         self._hiding = hiding
         self._limits = settings.limits
+        self._retention_days = settings.store.retention_days
         at_once = self._limits.max_concurrent_queries
         # Waited for no longer than a query may take.
         self._turns = Turns(
@@ -111,7 +114,8 @@ class Asker:
         async with self._turns.turn():
             # Before the rows are read: an event stored meanwhile is more than was promised, never less.
             fresh_as_of, erased = await asyncio.gather(self._fresh_as_of(), self._hidden(grant.project_id))
-            yield Turn(self, scope_of(grant, erased), fresh_as_of)
+            oldest = oldest_ms(self._retention_days, time.time_ns() // 1_000_000)
+            yield Turn(self, scope_of(grant, erased, oldest_ms=oldest), fresh_as_of)
 
     async def _hidden(self, project_id: str) -> tuple[Erased, ...]:
         try:

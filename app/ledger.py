@@ -11,14 +11,18 @@ A fate that changes later moves: when a stored row is erased, `stored` falls and
 The hour is that of `time_recorded`, the server's clock, so that the store can be asked for the same hour.
 
 Hours that no event can enter any more are folded into one bucket of their project, `project|before`, so
-that the ledger's size depends on the projects at work and not on its age. Who reads it: `app.ledger_reader`;
-who compares it with the store: `workers.verify`; who moves and folds: `workers.erase`, `workers.tidy`.
+that the ledger's size depends on the projects at work and not on its age. Where events are kept for a number
+of days only, `stored` is folded into months instead, `project|2026-01`, since a month of the store is dropped
+at once. Who reads it: `app.ledger_reader`; who compares it with the store: `workers.verify`; who moves and
+folds: `workers.erase`, `workers.retention`, `workers.tidy`.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 from app.stream import Record
@@ -35,6 +39,8 @@ BEFORE = "before"  # stands in place of the hour in a folded bucket
 # `verify --since 7d` can name them. One day more, so that neither meets the edge.
 KEPT_HOURS = 8 * 24
 
+_MONTH = re.compile(r"\d{4}-\d{2}", re.ASCII)
+
 Fates: TypeAlias = dict[str, int]
 Buckets: TypeAlias = dict[str, Fates]
 
@@ -49,10 +55,26 @@ def folded(project_id: str) -> str:
     return f"{project_id}|{BEFORE}"
 
 
+def of_month(project_id: str, hour: int) -> str:
+    """The bucket of a project's stored events of the month of `hour`."""
+    return f"{project_id}|{datetime.fromtimestamp(hour * 3600, UTC):%Y-%m}"
+
+
 def split_bucket(where: str) -> tuple[str, int | None]:
-    """Project and hour of a bucket; None for the folded one. Errors: ValueError."""
+    """Project and hour of a bucket; None for the folded ones. Errors: ValueError."""
     project_id, _, hour = where.rpartition("|")
-    return project_id, None if hour == BEFORE else int(hour)
+    return project_id, None if hour == BEFORE or _MONTH.fullmatch(hour) else int(hour)
+
+
+def end_of(where: str) -> int | None:
+    """The first hour behind a bucket; None for `before`, which has no bounds. Errors: ValueError."""
+    name = where.rpartition("|")[2]
+    if name == BEFORE:
+        return None
+    if _MONTH.fullmatch(name):
+        following = datetime.fromisoformat(f"{name}-01T00:00:00+00:00") + timedelta(days=31)
+        return int(following.replace(day=1).timestamp()) // 3600
+    return int(name) + 1
 
 
 def field(where: str, fate: str) -> str:

@@ -100,6 +100,7 @@ class LedgerMover:
         self._keys = keys
         self._move = redis.register_script(ledger_scripts.MOVE)
         self._fold = redis.register_script(ledger_scripts.FOLD)
+        self._split = redis.register_script(ledger_scripts.SPLIT)
 
     async def projects(self) -> set[str]:
         """The projects that have stored events."""
@@ -132,13 +133,44 @@ class LedgerMover:
             )
         return moved
 
-    async def fold(self, kept_from_hour: int) -> int:
-        """Fold the buckets of earlier hours into their project's `before`; how many fields."""
-        old: list[tuple[str, int, str]] = []
+    async def stored_until(self, end_hour: int) -> dict[str, int]:
+        """Bucket -> stored events, of every bucket that ends at `end_hour` or before."""
+        found = {}
+        async for where, fate, number in self._fields(f"*|{ledger.STORED}"):
+            end = ledger.end_of(where)
+            if fate == ledger.STORED and number and end is not None and end <= end_hour:
+                found[where] = number
+        return found
+
+    async def stored_before(self) -> dict[str, int]:
+        """Project -> stored events that are folded without their months."""
+        pattern = f"*|{ledger.BEFORE}|{ledger.STORED}"
+        found = [(where, number) async for where, _, number in self._fields(pattern)]
+        return {ledger.split_bucket(where)[0]: number for where, number in found if number}
+
+    async def split(self, project_id: str, seen: int, months: Mapping[str, int]) -> bool:
+        """Of `seen` stored events without a month some go into these month buckets; False when there are
+        not as many any more."""
+        parts = [part for pair in months.items() for part in pair]
+        return bool(
+            await self._split(
+                keys=[self._keys.hours], args=[ledger.STORED, ledger.folded(project_id), seen, *parts]
+            )
+        )
+
+    async def fold(self, kept_from_hour: int, *, by_month: bool = False) -> int:
+        """Fold the buckets of earlier hours into their project's `before`; how many fields.
+
+        `by_month`: stored events into months. What was folded otherwise before is folded anew.
+        """
+        old: list[tuple[str, str, str]] = []
         async for where, fate, _ in self._fields("*"):
             project_id, hour = ledger.split_bucket(where)
-            if hour is not None and hour < kept_from_hour:
-                old.append((project_id, hour, fate))
+            larger = ledger.folded(project_id)
+            if by_month and fate == ledger.STORED:
+                larger = where if hour is None else ledger.of_month(project_id, hour)
+            if larger != where and (hour is None or hour < kept_from_hour):
+                old.append((where, larger, fate))
         folded = 0
         for some in _chunks(old):
             folded += int(

@@ -61,18 +61,18 @@ end
 return moved
 """
 
-# Old hours become one bucket of their project; totals stay. From which hour on buckets are whole is said in
-# the same step, for whoever compares them with the store.
-# KEYS: hours, progress. ARGV: first hour that is kept, then triples of project, hour and fate.
+# Buckets are merged into larger ones; totals stay. From which hour on buckets are whole is said in the same
+# step, for whoever compares them with the store.
+# KEYS: hours, progress. ARGV: first hour that is kept, then triples of bucket, larger bucket and fate.
 # -> fields folded
 FOLD = """
 local kept, folded = tonumber(ARGV[1]), 0
 for i = 2, #ARGV, 3 do
-  local field = ARGV[i] .. '|' .. ARGV[i + 1] .. '|' .. ARGV[i + 2]
+  local field = ARGV[i] .. '|' .. ARGV[i + 2]
   local number = redis.call('HGET', KEYS[1], field)
-  if number and tonumber(ARGV[i + 1]) < kept then
+  if number then
     redis.call('HDEL', KEYS[1], field)
-    redis.call('HINCRBY', KEYS[1], ARGV[i] .. '|before|' .. ARGV[i + 2], number)
+    redis.call('HINCRBY', KEYS[1], ARGV[i + 1] .. '|' .. ARGV[i + 2], number)
     folded = folded + 1
   end
 end
@@ -80,4 +80,18 @@ if folded > 0 and kept > tonumber(redis.call('HGET', KEYS[2], 'kept_from_hour') 
   redis.call('HSET', KEYS[2], 'kept_from_hour', ARGV[1])
 end
 return folded
+"""
+
+# A part of a bucket goes into others, while it still has what the caller has seen in it.
+# KEYS: hours. ARGV: fate, bucket, number seen in it, then pairs of bucket and number, together no more.
+# -> 1, or 0 when it has changed since
+SPLIT = """
+local from = ARGV[2] .. '|' .. ARGV[1]
+if redis.call('HGET', KEYS[1], from) ~= ARGV[3] then return 0 end
+for i = 4, #ARGV, 2 do
+  redis.call('HINCRBY', KEYS[1], from, -ARGV[i + 1])
+  redis.call('HINCRBY', KEYS[1], ARGV[i] .. '|' .. ARGV[1], ARGV[i + 1])
+end
+if redis.call('HGET', KEYS[1], from) == '0' then redis.call('HDEL', KEYS[1], from) end
+return 1
 """

@@ -142,7 +142,10 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
             Route("/batch", batch, methods=["POST"]),
             Route(
                 "/v1/receipt/{unique_req_id}",
-                ReceiptHandler(registry, spool, stream, letters, Stored(store)).receipt,
+                ReceiptHandler(
+                    *(registry, spool, stream, letters, Stored(store)),
+                    retention_days=settings.store.retention_days,
+                ).receipt,
             ),
             Route("/v1/query/json", ReadHandlers(asker).query_json, methods=["POST"]),
             Route("/v1/export", ExportHandler(asker, settings), methods=["POST"]),

@@ -23,8 +23,11 @@ QUEUED: Schema = object_of(
 RECEIPT: Schema = object_of(
     "unique_req_id state",
     unique_req_id=UNIQUE_REQ_ID,
-    state={"enum": ["queued", "stored", "dead", "duplicate", "erased", "unknown"]},
-    time_recorded={"type": "integer", "description": "Unix milliseconds; of all but unknown"},
+    state={"enum": ["queued", "stored", "dead", "duplicate", "erased", "expired", "unknown"]},
+    time_recorded={
+        "type": "integer",
+        "description": "Unix milliseconds; of all but unknown, and of most that are expired",
+    },
     reason={**TEXT, "description": "Of dead"},
     duplicate_of={**UNIQUE_REQ_ID, "description": "Of duplicate: the copy that is stored"},
 )

@@ -10,6 +10,7 @@ Other projects' events, and other customers' where the key is bound to one, are 
 from __future__ import annotations
 
 import re
+import time
 from typing import Protocol
 
 import structlog
@@ -24,6 +25,7 @@ from app.grant import Grant, KeyType
 from app.http import json_response, read_body, while_connected, write_key
 from app.redis_client import UNREACHABLE
 from app.registry import Registry
+from app.retention import oldest_ms
 from app.store import StoreError
 from app.stream import Record
 from app.turns import Turns
@@ -53,13 +55,21 @@ class ReceiptHandler:
     """The endpoint."""
 
     def __init__(
-        self, registry: Registry, spool: Spool, stream: Stream, letters: DeadLetters, stored: Stored
+        self,
+        registry: Registry,
+        spool: Spool,
+        stream: Stream,
+        letters: DeadLetters,
+        stored: Stored,
+        *,
+        retention_days: int = 0,
     ) -> None:
         self._registry = registry
         self._spool = spool
         self._stream = stream
         self._letters = letters
         self._stored = stored
+        self._retention_days = retention_days
         self._turns = Turns(MAX_SEARCHES, MAX_WAITING, WAIT_SECONDS, "receipts are asked for")
 
     async def receipt(self, request: Request) -> Response:
@@ -73,22 +83,37 @@ class ReceiptHandler:
             )
         # A question has no body; once that is read, the next message is the client's leaving.
         await read_body(request.scope, request.receive, MAX_BODY_BYTES)
-        found = await while_connected(request.receive, self._find(UniqueReqId(bytes.fromhex(name)), grant))
+        wanted = UniqueReqId(bytes.fromhex(name))
+        found = await while_connected(request.receive, self._find(wanted, grant))
         return json_response({"unique_req_id": name, **found})
 
     async def _find(self, wanted: UniqueReqId, grant: Grant) -> Receipt:
         async with self._turns.turn():
-            try:
-                return await self._in_order(wanted, grant)
-            except UNREACHABLE:
-                log.warning("a receipt without redis", exc_info=True)
-            # What the store holds stays true; a letter that it knows to be erased may still be a letter.
-            receipt = await self._in_store(wanted, grant)
-            if receipt is None:
-                receipt = await self._fate(wanted, grant)
-            if receipt is None or receipt["state"] == ledger.ERASED:
-                raise _unavailable("Redis does not answer, and the event may be there.")
-            return receipt
+            return self._by_age(wanted, await self._look(wanted, grant))
+
+    def _by_age(self, wanted: UniqueReqId, receipt: Receipt) -> Receipt:
+        """What is stored, or nowhere, and older than events are kept is expired: its row may stand for a
+        while, and the id of what was dropped tells when it came. (An old id that never was looks the same.)
+        """
+        oldest = oldest_ms(self._retention_days, time.time_ns() // 1_000_000)
+        if receipt["state"] == "stored" and int(receipt["time_recorded"]) < oldest:
+            return {**receipt, "state": ledger.EXPIRED}
+        if receipt["state"] == "unknown" and wanted.milliseconds < oldest:
+            return {"state": ledger.EXPIRED}
+        return receipt
+
+    async def _look(self, wanted: UniqueReqId, grant: Grant) -> Receipt:
+        try:
+            return await self._in_order(wanted, grant)
+        except UNREACHABLE:
+            log.warning("a receipt without redis", exc_info=True)
+        # What the store holds stays true; a letter that it knows to be erased may still be a letter.
+        receipt = await self._in_store(wanted, grant)
+        if receipt is None:
+            receipt = await self._fate(wanted, grant)
+        if receipt is None or receipt["state"] == ledger.ERASED:
+            raise _unavailable("Redis does not answer, and the event may be there.")
+        return receipt
 
     async def _in_order(self, wanted: UniqueReqId, grant: Grant) -> Receipt:
         """Errors: redis_client.UNREACHABLE, ApiError."""

@@ -31,13 +31,15 @@ class Erased(msgspec.Struct, frozen=True):
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """One project, narrowed to one customer where the key is bound to one, without what was `erased`."""
+    """One project, narrowed to one customer where the key is bound to one, without what was `erased` and
+    what was recorded before `oldest_ms`, which is expired."""
 
     project_id: str
     customer_identifier: str | None = None
     erased: tuple[Erased, ...] = ()
+    oldest_ms: int = 0
 
 
-def scope_of(grant: Grant, erased: tuple[Erased, ...] = ()) -> Scope:
+def scope_of(grant: Grant, erased: tuple[Erased, ...] = (), *, oldest_ms: int = 0) -> Scope:
     """What the holder of a QUERY or DELETE key may see."""
-    return Scope(grant.project_id, grant.customer_identifier, erased)
+    return Scope(grant.project_id, grant.customer_identifier, erased, oldest_ms)

@@ -138,6 +138,7 @@ class Warehouse(Struct, frozen=True, forbid_unknown_fields=True):
     path: str = ""
     max_memory_bytes: Annotated[int, Meta(ge=256 * MIB, le=TIB)] = 1024 * MIB
     insert_timeout: Seconds = 30.0
+    retention_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
 
 
 class Queues(Struct, frozen=True, forbid_unknown_fields=True):

@@ -27,6 +27,9 @@ def where(scope: Scope, period: Period, filters: Iterable[Condition], parameters
     if scope.customer_identifier is not None:
         conditions.append(f"customer_identifier = {parameters.add(scope.customer_identifier, 'String')}")
     conditions += _within(period, parameters)
+    if scope.oldest_ms:
+        oldest = parameters.add(scope.oldest_ms, "Int64")
+        conditions.append(f"time_recorded >= fromUnixTimestamp64Milli({oldest}, 'UTC')")
     conditions += [condition_in_sql(item, parameters) for item in filters]
     conditions += [f"NOT coalesce({one}, 0)" for one in erased(scope.erased)]
     return " AND ".join(conditions)

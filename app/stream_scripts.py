@@ -147,15 +147,15 @@ end
 return id
 """
 
-# A dead letter is given up: its events count as erased. It frees room, so it begins with what a Redis
-# without room allows; what follows a first write is allowed too.
-# KEYS: dead, dead ids, ledger, hours. ARGV: the letter's id, its unique_req_id (or ""), counts.
+# A dead letter is given up: its events count as erased, or as told. It frees room, so it begins with what a
+# Redis without room allows; what follows a first write is allowed too.
+# KEYS: dead, dead ids, ledger, hours. ARGV: the letter's id, its unique_req_id (or ""), counts, fate if any.
 # -> 0 when the letter is gone
 PURGE = """
 if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
 if redis.call('HGET', KEYS[2], ARGV[2]) == ARGV[1] then redis.call('HDEL', KEYS[2], ARGV[2]) end
 for bucket, count in string.gmatch(ARGV[3], '([^=;]+)=(%d+)') do
-  for fate, sign in pairs({dead = -1, erased = 1}) do
+  for fate, sign in pairs({dead = -1, [ARGV[4] or 'erased'] = 1}) do
     redis.call('HINCRBY', KEYS[3], fate, sign * count)
     redis.call('HINCRBY', KEYS[4], bucket .. '|' .. fate, sign * count)
   end

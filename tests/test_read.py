@@ -16,7 +16,7 @@ from app.errors import ApiError, Kind
 from app.grant import Grant, KeyType
 from app.read import ReadHandlers
 from app.scope import Erased
-from app.settings import Limits
+from app.settings import Limits, Warehouse
 from app.store import Result, Store, StoreRefused, StoreUnavailable
 from tests.query_engine import MIGRATIONS
 from tests.store_fixture import StoreServer, store_database, store_server  # noqa: F401
@@ -81,7 +81,7 @@ class Bench:
         self.leaves = asyncio.Event()
         self.clock = Clock(self.steps)
         self.store = FakeStore(self.steps)
-        settings: Any = SimpleNamespace(limits=Limits(**limits))
+        settings: Any = SimpleNamespace(limits=Limits(**limits), store=Warehouse())
         registry: Any = Registry()
         asked: Any = store or self.store
         self.handlers = ReadHandlers(Asker(registry, asked, self.clock, Nothing(), settings))

@@ -30,6 +30,7 @@ from app.enrich import Geography
 from app.fates import Fate
 from app.partition import DeadLettersFull, LeaseLost, Partition
 from app.redis_client import UNREACHABLE
+from app.retention import oldest_ms
 from app.settings import Settings
 from app.store import Store
 from workers import plan as plans
@@ -73,6 +74,7 @@ class PartitionDrain:
         self._consumer = settings.consumer
         self._stop = stop
         self._gives_back = asyncio.Event()
+        self._retention_days = settings.store.retention_days
         self._lease_ms = int(settings.consumer.lease_timeout * 1000)
         self._next_insert = 0.0
         self._next_proof = 0.0
@@ -216,10 +218,12 @@ class PartitionDrain:
         known = await self._patience.insist(lambda: self._event_ids.look_up(batch.items))
         await self._tombstones.refresh()
         erased = self._tombstones.find(item.record for item in batch.items)
-        gone = {position for position, _ in erased}
+        oldest = oldest_ms(self._retention_days, time.time_ns() // 1_000_000)
+        expired = verdict.find_expired(batch.items, oldest, erased)
+        gone = {*(position for position, _ in erased), *expired}
         rows = [row for row in range(len(batch.items)) if row not in gone]
         duplicates = verdict.find_duplicates(batch.items, rows, known)
-        plan = plans.make(uuid.uuid4().hex, batch.items, duplicates, erased)
+        plan = plans.make(uuid.uuid4().hex, batch.items, duplicates, erased, expired)
         await self._partition.save_plan(plans.encode(plan))
         following, ahead = Batch(batch.after), None
         if batch.is_full:
@@ -257,12 +261,14 @@ class PartitionDrain:
             await self._record_proof()
 
     async def _write_fates(self, plan: plans.Plan, items: list[Item]) -> None:
+        fated = [(row, ledger.DUPLICATE, first_copy) for row, first_copy in plan.duplicates]
+        fated += [(row, ledger.EXPIRED, "") for row in plan.expired]
         found = [
             Fate(
                 *(record.unique_req_id, record.project_id, items[row].customer_identifier),
-                *(ledger.DUPLICATE, first_copy, record.time_recorded),
+                *(fate, detail, record.time_recorded),
             )
-            for row, first_copy in plan.duplicates
+            for row, fate, detail in fated
             if (record := items[row].record) is not None
         ]
         found += [

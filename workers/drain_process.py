@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.stream import Keys
 from workers.drain import IDLE_WAIT_MS, PartitionDrain
 from workers.erase import ProjectEraser
+from workers.retention import Retention
 from workers.sharing import Sharing, life_seconds
 from workers.store_proof import StoreProof
 from workers.tidy import Tidy
@@ -79,7 +80,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         margin_ms = ERASE_MARGIN_MS + int((limits.grant_grace + limits.append_timeout) * 1000)
         eraser = ProjectEraser(redis, store, reader, freshness, margin_ms=margin_ms)
         sharing = Sharing(redis, presence, keys, drains, settings)
-        tidy = Tidy(redis, store, reader)
+        days = settings.store.retention_days
+        tidy = Tidy(redis, store, reader, Retention(redis, store, reader, days) if days else None)
         await asyncio.gather(eraser.run(stop), tidy.run(stop), sharing.run(stop))
     finally:
         await store.close()

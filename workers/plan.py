@@ -35,8 +35,8 @@ class Plan(msgspec.Struct):
 
     `dead` are (item, reason). `duplicates` are (item, unique_req_id of the first copy as hex): the verdict is
     kept here because a look-up after a crash would find the plan's own rows and call them copies. `erased`
-    are (item, id of the erasure), kept too. `size`: how many items its maker saw; 0 in plans of former
-    versions.
+    are (item, id of the erasure), `expired` items, kept too. `size`: how many items its maker saw; 0 in
+    plans of former versions.
     """
 
     id: str
@@ -48,6 +48,7 @@ class Plan(msgspec.Struct):
     duplicates: list[tuple[int, str]] = []
     size: int = 0
     erased: list[tuple[int, str]] = []
+    expired: list[int] = []
 
 
 class Halted(Exception):
@@ -123,28 +124,24 @@ def make(
     items: Sequence[Item],
     duplicates: Sequence[tuple[int, str]] = (),
     erased: Sequence[tuple[int, str]] = (),
+    expired: Sequence[int] = (),
 ) -> Plan:
     """The plan of a new batch: one part with every row to be stored, dead letters for what has no row.
 
-    `duplicates` is the verdict of `workers.verdict`, `erased` of `workers.tombstones`: neither is stored.
+    `duplicates` and `expired` are verdicts of `workers.verdict`, `erased` of `workers.tombstones`: none of
+    these is stored.
     """
-    out = {position for position, _ in (*duplicates, *erased)}
+    out = {*(position for position, _ in (*duplicates, *erased)), *expired}
     left = [(position, item) for position, item in enumerate(items) if position not in out]
     rows = [position for position, item in left if item.rows is not None]
     dead = [(position, item.reason) for position, item in left if item.rows is None]
     parts = [Part(rows)] if rows else []
     return Plan(
-        *(
-            plan_id,
-            items[0].entry,
-            items[-1].entry,
-            parts,
-            0,
-            dead,
-            list(duplicates),
-            len(items),
-            list(erased),
-        )
+        *(plan_id, items[0].entry, items[-1].entry, parts, 0, dead),
+        duplicates=list(duplicates),
+        size=len(items),
+        erased=list(erased),
+        expired=list(expired),
     )
 
 
@@ -232,6 +229,7 @@ def ledger_changes(plan: Plan, items: Sequence[Item]) -> dict[str, int]:
     others = [(row, ledger.DUPLICATE) for row, _ in plan.duplicates]
     others += [(row, ledger.DEAD) for row, _ in plan.dead]
     others += [(row, ledger.ERASED) for row, _ in plan.erased]
+    others += [(row, ledger.EXPIRED) for row in plan.expired]
     stored = Counter([item.bucket for item in items if item.record is not None])
     changes: Counter[str] = Counter()
     for row, fate in others:

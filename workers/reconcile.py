@@ -81,7 +81,7 @@ def fold(buckets: Mapping[str, Fates], kept_from_hour: int) -> Buckets:
 def place(where: str, kept_from_hour: int) -> str:
     """The bucket in which `where` is compared."""
     project_id, hour = ledger.split_bucket(where)
-    return ledger.folded(project_id) if hour is not None and hour < kept_from_hour else where
+    return where if hour is not None and hour >= kept_from_hour else ledger.folded(project_id)
 
 
 def total(snapshots: Iterable[Snapshot], kept_from_hour: int) -> Buckets:
@@ -91,6 +91,17 @@ def total(snapshots: Iterable[Snapshot], kept_from_hour: int) -> Buckets:
         for where, fates in fold(snapshot.buckets, kept_from_hour).items():
             ledger.add(sums, where, fates)
     return sums
+
+
+def with_stored_until(snapshots: Iterable[Snapshot], end_hour: int) -> set[str]:
+    """The projects that have stored events in a bucket that ends at `end_hour` or before."""
+    found = set()
+    for snapshot in snapshots:
+        for where, fates in snapshot.buckets.items():
+            end = ledger.end_of(where)
+            if fates.get(ledger.STORED) and end is not None and end <= end_hour:
+                found.add(ledger.split_bucket(where)[0])
+    return found
 
 
 def unbalanced(snapshots: Iterable[Snapshot]) -> list[Finding]:

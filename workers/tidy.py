@@ -1,4 +1,4 @@
-"""What must be done now and then so that nothing grows for ever: old hours, old canaries, late arrivals.
+"""What must be done now and then so that nothing grows for ever: old hours, canaries, events, late arrivals.
 
 Each drain does all of it; every step may run twice or at once, and a crash at any line only repeats work.
 """
@@ -15,6 +15,7 @@ from app import canary, ledger, registry_scripts
 from app.ledger_reader import LedgerReader
 from app.redis_client import UNREACHABLE
 from app.store import Store, StoreError, Value
+from workers.retention import Retention
 
 EVERY_SECONDS = 300.0
 DELETE_SECONDS = 600.0
@@ -26,10 +27,14 @@ log = structlog.get_logger()
 class Tidy:
     """One for each drain process."""
 
-    def __init__(self, redis: Redis, store: Store, reader: LedgerReader) -> None:
+    def __init__(
+        self, redis: Redis, store: Store, reader: LedgerReader, retention: Retention | None = None
+    ) -> None:
+        """`retention`: None where events are kept for ever."""
         self._redis = redis
         self._store = store
         self._reader = reader
+        self._retention = retention
 
     async def run(self, stop: asyncio.Event) -> None:
         """Every few minutes until `stop`; an outage only postpones."""
@@ -49,11 +54,14 @@ class Tidy:
         await self.fold(hour)
         await self.mark_late_arrivals()
         await self.expire_canaries(hour)
+        if self._retention is not None:
+            await self._retention.expire(hour - ledger.KEPT_HOURS)
 
     async def fold(self, hour: int) -> None:
         """The ledger keeps single hours for as long as events may still enter them."""
         for mover in await self._reader.movers():
-            if folded := await mover.fold(hour - ledger.KEPT_HOURS):
+            by_month = self._retention is not None
+            if folded := await mover.fold(hour - ledger.KEPT_HOURS, by_month=by_month):
                 log.info("old hours of the ledger folded", fields=folded)
 
     async def mark_late_arrivals(self) -> None:

@@ -1,4 +1,4 @@
-"""Which events of a batch are copies of others: the verdict by event id. Pure.
+"""Which events of a batch are not to be stored: copies of others, by event id, and what is too old. Pure.
 
 The rule: events with one id in one project, recorded at most seven days apart, are one event, and the first
 copy in the order of the stream is the one that is stored. What the store holds came before the batch.
@@ -16,6 +16,18 @@ import msgspec
 from workers.plan import Item, Part, Plan
 
 WINDOW_MS = 7 * 24 * 3_600_000
+
+
+def find_expired(items: Sequence[Item], oldest_ms: int, erased: Sequence[tuple[int, str]]) -> list[int]:
+    """The rows that are older than events are kept, and not `erased`: a spool may bring them late."""
+    if not oldest_ms:
+        return []
+    others = {row for row, _ in erased}
+    return [
+        row
+        for row, item in enumerate(items)
+        if item.record is not None and item.record.time_recorded < oldest_ms and row not in others
+    ]
 
 
 class Copy(msgspec.Struct, frozen=True, order=True):
@@ -69,7 +81,7 @@ def promote(plan: Plan, items: Sequence[Item], dead_row: int) -> None:
 
 def stored_rows(plan: Plan, items: Sequence[Item]) -> list[int]:
     """The rows that the store holds once the plan has been carried out."""
-    others = {row for row, _ in (*plan.dead, *plan.duplicates, *plan.erased)}
+    others = {*(row for row, _ in (*plan.dead, *plan.duplicates, *plan.erased)), *plan.expired}
     return [row for row in range(len(items)) if row not in others]
 
 

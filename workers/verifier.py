@@ -21,8 +21,9 @@ import msgspec
 from redis.asyncio import Redis
 
 from app import canary, dead_letter, ledger, registry_scripts
-from app.ledger import Buckets
+from app.ledger import HOUR_MS, Buckets
 from app.ledger_reader import LedgerReader
+from app.retention import month_begin_ms, oldest_ms
 from app.store import Store
 from workers import count_rows, reconcile
 from workers.count_rows import DAY, Hours, Rows
@@ -42,7 +43,14 @@ class Verifier:
     """
 
     def __init__(
-        self, redis: Redis, store: Store, reader: LedgerReader, *, since_hour: int | None, wait_seconds: float
+        self,
+        redis: Redis,
+        store: Store,
+        reader: LedgerReader,
+        *,
+        since_hour: int | None,
+        wait_seconds: float,
+        retention_days: int = 0,
     ) -> None:
         self._redis = redis
         self._store = store
@@ -52,6 +60,8 @@ class Verifier:
         self._kept = int(time.time()) // 3600 - ledger.KEPT_HOURS + MARGIN_HOURS
         self._canaries_from = int(time.time()) // 3600 - CANARY_HOURS
         self._place = partial(reconcile.place, kept_from_hour=self._kept)
+        self._expired_hour = month_begin_ms(oldest_ms(retention_days, int(time.time() * 1000))) // HOUR_MS
+        self._expiring: set[str] = set()  # projects that have stored events of months that are dropped
         self._buckets: Buckets = {}
         self._report = Report()
 
@@ -73,6 +83,7 @@ class Verifier:
         known = set(self._report.differences)
         self._report.differences += [one for one in reconcile.unbalanced(snapshots) if one not in known]
         self._buckets = reconcile.total(snapshots, self._kept)
+        self._expiring = reconcile.with_stored_until(snapshots, self._expired_hour)
         return self._buckets
 
     async def _windows(self) -> list[Hours]:
@@ -132,7 +143,11 @@ class Verifier:
         for where in sorted(pending):
             fates = self._buckets.get(where, {})
             is_going = self._is_going(where, deleting)
-            why = "being erased" if is_going else f"events arrive; {ledger.queued(fates)} wait in the stream"
+            why = (
+                "being erased or dropped by age"
+                if is_going
+                else f"events arrive; {ledger.queued(fates)} wait in the stream"
+            )
             self._report.moving.append(
                 reconcile.moving(where, self._kept, rows.get(where, Rows()), fates, why)
             )
@@ -145,6 +160,8 @@ class Verifier:
     def _is_going(self, where: str, deleting: set[str]) -> bool:
         """Are rows of this bucket deleted just now, or soon, so that the ledger follows?"""
         project_id, hour = ledger.split_bucket(where)
+        if project_id in self._expiring and (hour is None or hour < self._expired_hour):
+            return True
         return project_id in deleting or (project_id == canary.PROJECT and (hour or 0) < self._canaries_from)
 
     async def _settle_dead_letters(self) -> None:

@@ -58,7 +58,12 @@ async def _verify(settings: Settings, since_hour: int | None, wait_seconds: floa
     producer, consumer = settings.producer, settings.consumer
     reader = LedgerReader(redis, producer.queue, producer.shards, consumer.dead_letter_queue)
     try:
-        return await Verifier(redis, store, reader, since_hour=since_hour, wait_seconds=wait_seconds).run()
+        return await Verifier(
+            *(redis, store, reader),
+            since_hour=since_hour,
+            wait_seconds=wait_seconds,
+            retention_days=settings.store.retention_days,
+        ).run()
     finally:
         await store.close()
         await redis.aclose()
