@@ -1,8 +1,12 @@
 """The read endpoints' way to the store: who asks, what they may see, how much at once; what a refusal means.
 
-A `Turn` is the right to ask for a while. It is bounded: a page full of charts waits for its turn instead of
-taking the store, and each statement has limits of its own and dies alone. What is asked is the handlers'
-business.
+A `Turn` is the right to ask for a while. It is bounded, for all together, a project and a key: a page full
+of charts waits for its own turns instead of taking the store. Each statement has limits of its own and dies
+alone. What is asked is the handlers' business.
+
+Beside its limits a statement carries three words for whoever runs the store: `workload` and `quota_key` say
+that it is a question and whose, and `os_thread_priority` that all else goes before it. The embedded store
+acts on them; what a ClickHouse server can make of them is in docs/operate.md.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from starlette.requests import Request
 from app.errors import ApiError, Kind
 from app.grant import Grant, KeyType
 from app.http import read_json_body
+from app.rate_limit import RateLimits
 from app.redis_client import UNREACHABLE
 from app.retention import oldest_ms
 from app.scope import Erased, Scope, scope_of
@@ -30,7 +35,8 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 QUERY_KEY = "x-eventbunker-query-key"
-MAX_RESULT_BYTES = 64 * 1024 * 1024  # held in memory once here and once in the store
+WORKLOAD = "questions"
+NICE = 10  # a tenth of the processor's attention, where others want it
 MAX_WAITING_PER_SLOT = 16
 FRESHNESS_SECONDS = 1.0
 # ClickHouse's codes for a query that exceeded a limit of its own, and what the client may do about it.
@@ -43,6 +49,7 @@ _OWN_LIMITS = {
     307: "bytes read",
     396: "size of the answer",
 }
+_EVICTED = (776, 777)  # the largest of those that were more than the memory for all questions holds
 _log = structlog.get_logger(__name__)
 
 
@@ -78,7 +85,7 @@ class Turn:
         settings: Mapping[str, str | int | float] | None = None,
     ) -> Result:
         """Run a SELECT that was built with `scope`. Errors: ApiError."""
-        return await self._asker.run(sql, parameters, settings or {})
+        return await self._asker.run(self.scope, sql, parameters, settings or {})
 
 
 class Asker:
@@ -96,13 +103,20 @@ class Asker:
         at_once = self._limits.max_concurrent_queries
         # Waited for no longer than a query may take.
         self._turns = Turns(
-            at_once, at_once * MAX_WAITING_PER_SLOT, self._limits.query_timeout, "queries are running"
+            at_once,
+            at_once * MAX_WAITING_PER_SLOT,
+            self._limits.query_timeout,
+            "queries are running",
+            (self._limits.max_concurrent_queries_per_project, self._limits.max_concurrent_queries_per_key),
         )
+        self._rates = RateLimits("ask {} queries a second; ask again later")
         self._proved_ms = 0
 
     async def grant(self, request: Request) -> Grant:
-        """The QUERY key's. Errors: ApiError 401, 503."""
-        return await self._registry.authorise(request.headers.get(QUERY_KEY), KeyType.QUERY)
+        """The QUERY key's, counted against its `rate_limit`. Errors: ApiError 401, 429, 503."""
+        grant = await self._registry.authorise(request.headers.get(QUERY_KEY), KeyType.QUERY)
+        self._rates.take(grant)
+        return grant
 
     async def body(self, request: Request) -> bytes:
         """The request's body. Errors: ApiError 408, 413, 415."""
@@ -111,7 +125,7 @@ class Asker:
     @contextlib.asynccontextmanager
     async def turn(self, grant: Grant) -> AsyncIterator[Turn]:
         """Wait for a turn of whoever holds `grant`. Wrap it in `while_connected`. Errors: ApiError 503."""
-        async with self._turns.turn():
+        async with self._turns.turn(grant.project_id, grant.api_key_id):
             # Before the rows are read: an event stored meanwhile is more than was promised, never less.
             fresh_as_of, erased = await asyncio.gather(self._fresh_as_of(), self._hidden(grant.project_id))
             oldest = oldest_ms(self._retention_days, time.time_ns() // 1_000_000)
@@ -134,16 +148,23 @@ class Asker:
         return self._proved_ms
 
     async def run(
-        self, sql: str, parameters: Mapping[str, Value], own: Mapping[str, str | int | float]
+        self, scope: Scope, sql: str, parameters: Mapping[str, Value], own: Mapping[str, str | int | float]
     ) -> Result:
         """Run one statement within the limits. Errors: ApiError."""
         settings: dict[str, str | int | float] = {
             **own,
             "readonly": 2,
             "max_memory_usage": self._limits.query_max_memory_bytes,
-            "max_result_bytes": MAX_RESULT_BYTES,
+            "max_rows_to_read": self._limits.query_max_rows_read,
+            "max_bytes_to_read": self._limits.query_max_bytes_read,
+            "read_overflow_mode": "throw",
+            "max_result_bytes": self._limits.query_max_result_bytes,
             "result_overflow_mode": "throw",
             "timeout_overflow_mode": "throw",
+            "cancel_http_readonly_queries_on_client_close": 1,  # a server's; the embedded store always does
+            "workload": WORKLOAD,
+            "quota_key": scope.project_id,
+            "os_thread_priority": NICE,
             "output_format_json_escape_forward_slashes": 0,
             # Weeks, months and years that begin before 1970 would be clamped to it.
             "enable_extended_results_for_datetime_functions": 1,
@@ -164,6 +185,13 @@ class Asker:
                 raise ApiError(
                     Kind.QUERY_TOO_EXPENSIVE,
                     f"The query exceeded its limit of {limit}; narrow time_period or filters.",
+                ) from None
+            if error.code in _EVICTED:
+                raise ApiError(
+                    Kind.UNAVAILABLE,
+                    "This query and others together took too much of the store's memory; try again, or narrow"
+                    " time_period or filters.",
+                    retry_after_seconds=1,
                 ) from None
             if error.code in PASSING_CODES:
                 raise _unavailable() from None

@@ -26,9 +26,10 @@ class _Bucket(msgspec.Struct):
 
 
 class RateLimits:
-    """The buckets of one process."""
+    """The buckets of one process. `may`: what a key may do so often (`{}`), and what to do beyond."""
 
-    def __init__(self) -> None:
+    def __init__(self, may: str = "send {} events a second; nothing was kept. Send it again later") -> None:
+        self._may = may
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def take(self, grant: Grant, events: int = 1) -> None:
@@ -55,7 +56,7 @@ class RateLimits:
             wait = math.ceil((wanted - bucket.tokens) / rate)
             raise ApiError(
                 Kind.RATE_LIMITED,
-                f"This key may send {rate} events a second; nothing was kept. Send it again later.",
+                f"This key may {self._may.format(rate)}.",
                 retry_after_seconds=max(1, wait),
             )
         bucket.tokens -= events

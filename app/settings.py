@@ -73,7 +73,12 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     append_timeout: Seconds = 10.0
     query_timeout: Seconds = 10.0
     query_max_memory_bytes: Bytes = 1024 * MIB
+    query_max_rows_read: Annotated[int, Meta(ge=1000, le=10**15)] = 10**9
+    query_max_bytes_read: Annotated[int, Meta(ge=MIB, le=1024 * TIB)] = 100 * 1024 * MIB
+    query_max_result_bytes: Annotated[int, Meta(ge=MIB, le=1024 * MIB)] = 64 * MIB
     max_concurrent_queries: Count = 8
+    max_concurrent_queries_per_project: Count = 6
+    max_concurrent_queries_per_key: Count = 4
     max_concurrent_exports: Count = 4
     max_concurrent_tails: Count = 100
     grant_grace: Seconds = 3600.0

@@ -1,39 +1,103 @@
-"""A bound on costly work: so many at once, so many that wait for their turn, and not for longer than that."""
+"""A bound on costly work: so many at once, so many that wait for their turn, and not for longer than that.
+
+Whoever works belongs to groups, from the largest to the smallest (a project, one of its keys). Each group has
+a share of the places that it cannot exceed, and a place that becomes free goes to the group that has the
+fewest: a project that sends a hundred heavy queries waits for itself. Knows nothing of queries or keys. Of
+one process and one event loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from app.errors import ApiError, Kind
 
+Groups = tuple[str, ...]  # from the largest to the smallest; a group is named by the path to it
+
+
+class _Waiter:
+    """`place` is done when a place was given, or has the error of who is sent away."""
+
+    def __init__(self, paths: list[Groups]) -> None:
+        self.paths = paths
+        self.place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
 
 class Turns:
-    """`what`: the work, in the plural, for the sentence that a client is told. Of one process."""
+    """`what`: the work, in the plural, for the sentence that a client is told.
 
-    def __init__(self, at_once: int, waiting: int, timeout_seconds: float, what: str) -> None:
-        self._places = asyncio.Semaphore(at_once)
+    `shares`: how many places a group of each level may have at once.
+    """
+
+    def __init__(
+        self, at_once: int, waiting: int, timeout_seconds: float, what: str, shares: Sequence[int] = ()
+    ) -> None:
+        self._at_once = at_once
         self._max_waiting = waiting
         self._timeout_seconds = timeout_seconds
         self._what = what
-        self._waiting = 0
+        self._shares = tuple(shares)
+        self._working: Counter[Groups] = Counter()  # by path; all together by the empty one
+        self._waiting: list[_Waiter] = []  # the longest first
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """One of the places, while the context lasts. Errors: ApiError 503 when none is free in time."""
-        busy = ApiError(Kind.UNAVAILABLE, f"Too many {self._what}; try again.", retry_after_seconds=1)
-        if self._waiting >= self._max_waiting:
-            raise busy
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await self._places.acquire()
-        except TimeoutError:
-            raise busy from None
-        finally:
-            self._waiting -= 1
+    async def turn(self, *groups: str) -> AsyncIterator[None]:
+        """One of the places, while the context lasts. Errors: ApiError 503 when there is none in time."""
+        paths = [groups[:length] for length in range(len(groups) + 1)]
+        if self._may_have(paths):
+            self._working.update(paths)
+        else:
+            await self._wait(_Waiter(paths))
         try:
             yield
         finally:
-            self._places.release()
+            self._leave(paths)
+
+    async def _wait(self, waiter: _Waiter) -> None:
+        self._waiting.append(waiter)
+        if len(self._waiting) > self._max_waiting:
+            self._send_one_away()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await waiter.place
+        except BaseException as error:  # the client's leaving too
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            elif waiter.place.done() and not waiter.place.cancelled() and not waiter.place.exception():
+                self._leave(waiter.paths)  # it was given in this very moment
+            if isinstance(error, TimeoutError):
+                raise self._busy() from None
+            raise
+
+    def _send_one_away(self) -> None:
+        """The last to come of the group with the most that wait: nobody fills the queue for others."""
+        crowds = Counter(_of(waiter) for waiter in self._waiting)
+        last = max(range(len(self._waiting)), key=lambda at: (crowds[_of(self._waiting[at])], at))
+        self._waiting.pop(last).place.set_exception(self._busy())
+
+    def _may_have(self, paths: list[Groups]) -> bool:
+        bounds = (self._at_once, *self._shares)
+        return all(self._working[path] < bound for path, bound in zip(paths, bounds, strict=False))
+
+    def _leave(self, paths: list[Groups]) -> None:
+        self._working.subtract(paths)
+        for path in paths:
+            if not self._working[path]:
+                del self._working[path]
+        while allowed := [waiter for waiter in self._waiting if self._may_have(waiter.paths)]:
+            # The first of those with the least: `min` keeps the order in which they came.
+            chosen = min(allowed, key=lambda waiter: [self._working[path] for path in waiter.paths])
+            self._waiting.remove(chosen)
+            if not chosen.place.done():  # it may have been cancelled a moment ago
+                self._working.update(chosen.paths)
+                chosen.place.set_result(None)
+
+    def _busy(self) -> ApiError:
+        return ApiError(Kind.UNAVAILABLE, f"Too many {self._what}; try again.", retry_after_seconds=1)
+
+
+def _of(waiter: _Waiter) -> Groups:
+    return waiter.paths[min(1, len(waiter.paths) - 1)]

@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 import msgspec
 
 MIB = 1024 * 1024
+QUESTIONS = "questions"  # the workload of statements that clients asked for (`app.ask`)
 _ENGINES = (
     *("MergeTree", "ReplacingMergeTree", "SummingMergeTree", "AggregatingMergeTree"),
     *("CollapsingMergeTree", "VersionedCollapsingMergeTree"),
@@ -24,6 +25,7 @@ _GRANTS = [
     "GRANT SHOW, SELECT, INSERT, ALTER TABLE, ALTER VIEW, CREATE DATABASE, CREATE TABLE, CREATE VIEW,"
     " CREATE TEMPORARY TABLE, CREATE FUNCTION, DROP DATABASE, DROP TABLE, DROP VIEW, DROP FUNCTION,"
     " UNDROP TABLE, TRUNCATE, OPTIMIZE, CHECK, BACKUP, KILL QUERY, dictGet, SYSTEM FLUSH, SYSTEM MERGES,"
+    " CREATE RESOURCE, CREATE WORKLOAD, DROP RESOURCE, DROP WORKLOAD,"
     " SYSTEM TTL MERGES, SYSTEM DROP CACHE, SYSTEM JEMALLOC ON *.*",
     *(f"GRANT TABLE ENGINE ON {engine}" for engine in _ENGINES),
 ]
@@ -37,9 +39,34 @@ class Limits(msgspec.Struct, frozen=True):
     max_threads: int = 2  # of one query
     max_result_bytes: int = 128 * MIB  # an answer is complete before its first byte is sent
     max_body_bytes: int = 64 * MIB
-    queries: int = 6  # that run at once
-    inserts: int = 3  # that run at once, beside the queries
+    queries: int = 6  # of the service itself that run at once
+    questions: int = 4  # of clients that run at once, beside those
+    questions_of_one: int = 3  # of those, of one `quota_key`
+    inserts: int = 3  # that run at once, beside both
     waiting: int = 64  # of each kind, beyond those that run
+
+    @property
+    def questions_memory_bytes(self) -> int:
+        """Of all questions together: the rest is for inserts, merges and caches."""
+        return self.max_memory_bytes // 2
+
+    @property
+    def question_memory_bytes(self) -> int:
+        """Of one question: less, so that one that is alone fails by its own fault."""
+        return self.questions_memory_bytes * 4 // 5
+
+
+def workloads(limits: Limits) -> tuple[str, ...]:
+    """Statements that bound the memory of all questions: who wants more ends the largest of them.
+
+    As statements, since chDB reads no workloads from its configuration; it keeps them in its data directory.
+    """
+    return (
+        "CREATE OR REPLACE RESOURCE memory (MEMORY RESERVATION)",
+        "CREATE OR REPLACE WORKLOAD everything",
+        f"CREATE OR REPLACE WORKLOAD {QUESTIONS} IN everything"
+        f" SETTINGS max_memory = {limits.questions_memory_bytes}",
+    )
 
 
 def write(directory: Path, data: Path, limits: Limits, keep_free_bytes: int) -> Path:

@@ -46,6 +46,8 @@ class Job(msgspec.Struct, frozen=True):
     database: str = ""
     default_format: str = "TabSeparated"
     data: tuple[bytes, ...] = ()
+    is_question: bool = False  # of a client, not of the service
+    quota_key: str = ""  # whose question
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -78,6 +80,8 @@ class Engine:
         self._lock = threading.Lock()
         self._running: dict[str, Job] = {}
         self._ended: set[str] = set()
+        for sql in embedded_config.workloads(limits):
+            self.ask(sql)
         self._room.watch()
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """ClickHouse's HTTP interface, the part that its clients use, in front of the embedded engine.
 
-Owns: authentication, the URL's meaning, statuses and headers, lanes of bounded concurrency, and ending a
+Owns: authentication, the URL's meaning, statuses and headers, which lane a statement takes, and ending a
 query whose client went away. Knows no chDB: it hands `Job`s to `workers.embedded_engine`.
 Next: `workers.embedded_store`, the process around it.
 
@@ -14,9 +14,7 @@ import base64
 import binascii
 import hmac
 import re
-import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -27,14 +25,14 @@ from starlette.routing import Route
 
 from app.errors import ApiError
 from app.http import read_body
-from workers.embedded_config import Limits
+from workers.embedded_config import QUESTIONS, Limits
 from workers.embedded_engine import Answer, Engine, Job
+from workers.embedded_lane import Lane
 from workers.embedded_library import EngineError
-from workers.embedded_statement import Statement, parse
+from workers.embedded_statement import parse
 
 END_AGAIN_SECONDS = 0.2
-QUEUE_SECONDS = 10.0  # a query that could not start by then is told so
-_TOO_MANY = 202
+_TOO_MANY, _CANCELLED = 202, 394
 # Parameters of the protocol itself; every other one is a setting of the query.
 _OWN = frozenset(
     {
@@ -64,34 +62,6 @@ _MEDIA_TYPES = (
 )
 
 
-class Lane:
-    """Threads for one kind of statement, with a bounded queue before them."""
-
-    def __init__(self, threads: int, waiting: int) -> None:
-        self._pool = ThreadPoolExecutor(threads)
-        self._bound = threads + waiting
-        self._count = 0
-
-    def start(self, engine: Engine, job: Job) -> asyncio.Future[Answer]:
-        """Queue the job. Errors: EngineError 202 when the queue is full, or too slow."""
-        if self._count >= self._bound:
-            raise _too_many()
-        accepted = time.monotonic()
-
-        def run() -> Answer:
-            if time.monotonic() - accepted > QUEUE_SECONDS:
-                raise _too_many()
-            return engine.run(job)
-
-        self._count += 1
-        future = asyncio.get_running_loop().run_in_executor(self._pool, run)
-        future.add_done_callback(self._done)
-        return future
-
-    def _done(self, _: object) -> None:
-        self._count -= 1
-
-
 class Interface:
     """The handlers. One per process; `app` is what the server serves."""
 
@@ -99,7 +69,9 @@ class Interface:
         self._engine = engine
         self._limits = limits
         self._credentials = (username.encode(), token.encode())
+        # What the service itself asks never waits behind what its clients ask.
         self._queries = Lane(limits.queries, limits.waiting)
+        self._questions = Lane(limits.questions, limits.waiting, limits.questions_of_one)
         self._inserts = Lane(limits.inserts, limits.waiting)
         self._inspections = Lane(2, limits.waiting)
         self._buffered_bytes = 0
@@ -143,7 +115,7 @@ class Interface:
         self._buffered_bytes += reserved
         try:
             body = await self._body(request)
-            job = _job(request, options, query_id, body)
+            job = _job(request, options, query_id, body, self._limits)
             answer = await self._run(request, job)
         finally:
             self._buffered_bytes -= reserved
@@ -163,27 +135,31 @@ class Interface:
 
     async def _run(self, request: Request, job: Job) -> Answer:
         self._engine.admit(job)
-        try:
-            future = self._lane(job.statement).start(self._engine, job)
-        except EngineError:
-            self._engine.release(job.query_id)
-            raise
+        lane = self._lane(job)
+        task = lane.start(self._engine, job)
         # Not when this handler ends: the statement may outlive it, and must be known to run.
-        future.add_done_callback(lambda _: self._engine.release(job.query_id))
+        task.add_done_callback(lambda _: self._engine.release(job.query_id))
         if not job.statement.reads:
-            return await asyncio.shield(future)  # what may write runs to its end, heard or not
+            return await asyncio.shield(task)  # what may write runs to its end, heard or not
         gone = asyncio.ensure_future(_gone(request))
-        await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
-        while not future.done():
-            await asyncio.to_thread(self._engine.end, job.query_id)
-            await asyncio.wait((future,), timeout=END_AGAIN_SECONDS)
-        return future.result()
+        while not task.done():
+            if lane.has_begun(job):
+                await asyncio.to_thread(self._engine.end, job.query_id)
+            else:
+                task.cancel()
+            await asyncio.wait((task,), timeout=END_AGAIN_SECONDS)
+        if task.cancelled():
+            raise EngineError(_CANCELLED, "Query was cancelled. (QUERY_WAS_CANCELLED)")
+        return task.result()
 
-    def _lane(self, statement: Statement) -> Lane:
-        if statement.inspects:
+    def _lane(self, job: Job) -> Lane:
+        if job.statement.inspects:
             return self._inspections
-        return self._inserts if statement.inserts else self._queries
+        if job.statement.inserts:
+            return self._inserts
+        return self._questions if job.is_question else self._queries
 
     def _authenticate(self, request: Request, options: dict[str, str]) -> None:
         name = request.headers.get("x-clickhouse-user", options.get("user", "default"))
@@ -215,7 +191,7 @@ def _options(request: Request) -> dict[str, str]:
     return dict(pairs)
 
 
-def _job(request: Request, options: dict[str, str], query_id: str, body: bytes) -> Job:
+def _job(request: Request, options: dict[str, str], query_id: str, body: bytes, limits: Limits) -> Job:
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise EngineError(48, "Multipart bodies are not served. (NOT_IMPLEMENTED)")
     if options.get("decompress", "0") not in ("0", "false") or options.get("compress", "0") not in (
@@ -234,6 +210,11 @@ def _job(request: Request, options: dict[str, str], query_id: str, body: bytes) 
     settings = {k: v for k, v in options.items() if k not in _OWN and not k.startswith("param_")}
     if request.method == "GET":
         settings["readonly"] = "2"  # a link must not change anything; settings may still be given
+    is_question = settings.get("workload") == QUESTIONS
+    if is_question:
+        given = settings.get("max_memory_usage", "")
+        most = limits.question_memory_bytes
+        settings["max_memory_usage"] = str(min(int(given), most) if given.isdigit() else most)
     return Job(
         statement=statement,
         query_id=query_id,
@@ -243,6 +224,8 @@ def _job(request: Request, options: dict[str, str], query_id: str, body: bytes) 
         default_format=options.get("default_format")
         or request.headers.get("x-clickhouse-format", "TabSeparated"),
         data=data,
+        is_question=is_question,
+        quota_key=options.get("quota_key", ""),
     )
 
 

@@ -26,6 +26,7 @@ from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
 from app.logs import configure_logging
+from workers import embedded_nice
 from workers.embedded_config import Limits
 from workers.embedded_engine import Engine
 from workers.embedded_http import Interface
@@ -39,6 +40,7 @@ MAX_URI_BYTES = 1024 * 1024
 STOP_SECONDS = 10.0
 END_QUERIES_SECONDS = 1.0  # of the stop: what still reads by then is ended
 PURGE_SECONDS = 30.0  # how often freed memory is given back to the system
+NICE_SECONDS = 1.0  # how often the engine's new threads are made nice
 EXIT_USAGE, EXIT_UNAVAILABLE = 2, 75
 
 log = structlog.get_logger()
@@ -85,6 +87,8 @@ async def _serve(interface: Interface, engine: Engine, descriptor: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     chores = [asyncio.create_task(_purge(engine)), asyncio.create_task(_end_queries(engine, stop))]
+    if not embedded_nice.engine_may():
+        chores.append(asyncio.create_task(_stay_nice()))
     config = Config()
     config.bind = [f"fd://{descriptor}"]
     config.h11_max_incomplete_size = MAX_URI_BYTES
@@ -116,6 +120,12 @@ async def _purge(engine: Engine) -> None:
         await asyncio.sleep(PURGE_SECONDS)
         with contextlib.suppress(EngineError):
             await asyncio.to_thread(engine.ask, "SYSTEM JEMALLOC PURGE")
+
+
+async def _stay_nice() -> None:
+    while True:
+        embedded_nice.make_pool_nice()
+        await asyncio.sleep(NICE_SECONDS)
 
 
 def _flush() -> None:

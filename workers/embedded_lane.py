@@ -1,0 +1,54 @@
+"""Threads for one kind of statement, with a bounded queue before them in which nobody pushes to the front.
+
+Knows neither HTTP nor chDB. Next: `workers.embedded_engine`, which runs the statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from app.errors import ApiError
+from app.turns import Turns
+from workers.embedded_engine import Answer, Engine, Job
+from workers.embedded_library import EngineError
+
+QUEUE_SECONDS = 10.0  # a statement that could not start by then is told so
+_TOO_MANY = 202
+
+
+class Lane:
+    """At most `threads` statements at once, `of_one` of them with the same `quota_key`; more wait in turn."""
+
+    def __init__(self, threads: int, waiting: int, of_one: int | None = None) -> None:
+        self._pool = ThreadPoolExecutor(threads)
+        self._turns = Turns(threads, waiting, QUEUE_SECONDS, "queries", (of_one or threads,))
+        self._begun: set[str] = set()
+        self._tasks: set[asyncio.Task[Answer]] = set()  # the loop itself keeps none alive
+
+    def start(self, engine: Engine, job: Job) -> asyncio.Task[Answer]:
+        """Run the admitted job when it is its turn. Errors, in the task: EngineError, 202 without a turn.
+
+        Until it `has_begun` it may be cancelled, later only ended by the engine.
+        """
+        task = asyncio.create_task(self._run(engine, job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def has_begun(self, job: Job) -> bool:
+        """Is it a thread's by now?"""
+        return job.query_id in self._begun
+
+    async def _run(self, engine: Engine, job: Job) -> Answer:
+        try:
+            async with self._turns.turn(job.quota_key):
+                self._begun.add(job.query_id)
+                try:
+                    return await asyncio.get_running_loop().run_in_executor(self._pool, engine.run, job)
+                finally:
+                    self._begun.discard(job.query_id)
+        except ApiError:
+            raise EngineError(
+                _TOO_MANY, "Too many simultaneous queries. (TOO_MANY_SIMULTANEOUS_QUERIES)"
+            ) from None
