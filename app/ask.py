@@ -112,10 +112,14 @@ class Asker:
         self._rates = RateLimits("ask {} queries a second; ask again later")
         self._proved_ms = 0
 
-    async def grant(self, request: Request) -> Grant:
-        """The QUERY key's, counted against its `rate_limit`. Errors: ApiError 401, 429, 503."""
+    async def grant(self, request: Request, *, again: bool = False) -> Grant:
+        """The QUERY key's, counted against its `rate_limit` unless the same request asks `again`.
+
+        Errors: ApiError 401, 429, 503.
+        """
         grant = await self._registry.authorise(request.headers.get(QUERY_KEY), KeyType.QUERY)
-        self._rates.take(grant)
+        if not again:
+            self._rates.take(grant)
         return grant
 
     async def body(self, request: Request) -> bytes:

@@ -57,7 +57,7 @@ class ExportHandler:
         @contextlib.asynccontextmanager
         async def turns() -> AsyncIterator[Turn]:
             # The key again, each time: an export takes longer than a key may live on after its revocation.
-            async with self._asker.turn(await self._asker.grant(request)) as turn:
+            async with self._asker.turn(await self._asker.grant(request, again=True)) as turn:
                 yield turn
 
         bound_ms = await settle(turns, now_ms)

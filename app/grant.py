@@ -39,7 +39,8 @@ SECRET_BYTES = 24  # 192 random bits
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What a presented key permits. `expires_at_ms` is Unix milliseconds; `rate_limit` events a second.
+    """What a presented key permits. `expires_at_ms` is Unix milliseconds; `rate_limit` events a second
+    for a WRITE key, requests a second for a QUERY key.
 
     `api_key_id` and `project_id` are "" where the level has none (master keys, account keys).
     """

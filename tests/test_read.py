@@ -160,6 +160,9 @@ def test_a_bad_query_never_reaches_the_store() -> None:
         (StoreRefused(396, "too many bytes"), Kind.QUERY_TOO_EXPENSIVE, "size of the answer"),
         (StoreRefused(241, "(total) memory limit exceeded"), Kind.UNAVAILABLE, "does not answer"),
         (StoreRefused(202, "too many queries"), Kind.UNAVAILABLE, "does not answer"),
+        (StoreRefused(158, "Limit for rows exceeded"), Kind.QUERY_TOO_EXPENSIVE, "limit of rows"),
+        (StoreRefused(307, "Limit for bytes exceeded"), Kind.QUERY_TOO_EXPENSIVE, "limit of bytes read"),
+        (StoreRefused(777, "Evicting the largest"), Kind.UNAVAILABLE, "others together took too much"),
     ],
 )
 def test_what_the_client_is_told_of_the_stores_errors(error: Exception, kind: Kind, words: str) -> None:
