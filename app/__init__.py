@@ -41,6 +41,9 @@ And a question's way back:
 
 Events leave by the thousand, too: `app.export` (what is asked: app.export_request; a page at a time:
 app.export_pages, app.export_sql; the file: app.export_writers, app.export_text, app.export_parquet).
+And as they arrive: `app.tail` (app.tail_reader reads the stream beside the drain, by app.tail_follower;
+app.shown is an event that is no row yet, app.match whether it is wanted, app.tail_listener whoever waits
+for it, app.tail_frames the wire).
 
 What became of an event is told by
 
@@ -62,6 +65,6 @@ Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `gran
 `query`, `sql`, `settings`, `metrics`, `stream` and what they are split into) import only leaves. Redis is
 imported by `producer`, `partition`, `layout`, `presence`, `dead`, `watermark`, `whereabouts`,
 `ledger_reader`, `erasures`, the registry's modules and `redis_client`; httpx by `store` alone; chDB by the
-embedded store alone. Handlers (`track`, `batch`, `read`, `export`, `receipt`, `manage`, `manage_dead`,
-`erase`, `probes`) never import one another. `app` imports no server, and never `workers`.
+embedded store alone. Handlers (`track`, `batch`, `read`, `export`, `tail`, `receipt`, `manage`,
+`manage_dead`, `erase`, `probes`) never import one another. `app` imports no server, and never `workers`.
 """

@@ -22,7 +22,7 @@ from app.ask import Turn
 from app.errors import ApiError, Kind
 from app.export_request import Export
 from app.export_sql import NAMES, PAGE_SETTINGS, Position, Statement, count, page, types
-from app.scope import Scope
+from app.scope import Erased, Scope
 from app.time_period import Period
 from app.timestamp import parse_timestamp
 
@@ -40,10 +40,10 @@ Turns: TypeAlias = Callable[[], AbstractAsyncContextManager[Turn]]
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Rows of the columns NAMES and the body. `scope`: what was to be seen when it was read."""
+    """Rows of the columns NAMES and the body. `erased`: the tombstones of the moment at which it was read."""
 
     rows: list[list[object]]
-    scope: Scope
+    erased: tuple[Erased, ...]
     is_last: bool
 
 
@@ -98,8 +98,8 @@ class Pages:
             while True:
                 found = await ahead
                 async with self._turns() as turn:
-                    scope = turn.scope
-                if scope != found.scope:
+                    erased = turn.scope.erased
+                if erased != found.erased:
                     found = await self._page(after)
                 if found.rows:
                     after = _position(found.rows[-1])
@@ -126,7 +126,7 @@ class Pages:
                 self._rows = max(MIN_PAGE_ROWS, limit // 8)
                 continue
             self._adapt(rows)
-            return Page(rows, turn.scope, len(rows) < limit)
+            return Page(rows, turn.scope.erased, len(rows) < limit)
 
     def _adapt(self, rows: list[list[object]]) -> None:
         """As many rows as make a page, by the size of the last ones; growing no faster than twofold."""

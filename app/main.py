@@ -49,6 +49,7 @@ from app.settings import Settings
 from app.spool import Spool
 from app.spool_slot import take_free
 from app.stream import Keys
+from app.tail import TailHandler
 from app.track import Track
 from app.watermark import Watermark
 from app.whereabouts import Stored, Stream
@@ -104,6 +105,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     dead = DeadHandlers(registry, letters, store, settings)
     erasures = Erasures(redis, store, producer.queue)
     asker = Asker(registry, store, freshness, erasures, settings)
+    tail = TailHandler(asker, erasures, settings, lambda: draining.is_set)
 
     def away() -> str:
         return pressure.refusal() or ("events wait in the spool" if spool.groups else "")
@@ -126,12 +128,11 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
             yield
         finally:
             await redis_client.stop_tasks(*tasks)
-            await watermark.close()
+            for first in (tail, watermark):
+                await first.close()
             await asyncio.gather(*(appender.close() for appender in appenders))
-            await presence.close()
-            await replayer.close()
-            await registry.close()
-            await store.close()
+            for last in (presence, replayer, registry, store):
+                await last.close()
             with contextlib.suppress(*UNREACHABLE):
                 await redis.aclose()
 
@@ -149,6 +150,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
             ),
             Route("/v1/query/json", ReadHandlers(asker).query_json, methods=["POST"]),
             Route("/v1/export", ExportHandler(asker, settings), methods=["POST"]),
+            Route("/v1/tail", tail, methods=["GET"]),
             *_erase_routes(EraseHandlers(registry, erasures, asker, settings)),
             *_manage_routes(ManageHandlers(registry, settings)),
             Route("/v1/manage/dead/list", dead.list_letters, methods=["POST"]),

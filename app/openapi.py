@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib.metadata import version
 
-from app import openapi_answers, openapi_batch, openapi_export, openapi_receipt
+from app import openapi_answers, openapi_batch, openapi_export, openapi_receipt, openapi_tail
 from app.errors import Kind
 from app.event_schema import EVENT_SCHEMA, Schema
 from app.filters import Filters
@@ -156,6 +156,7 @@ def openapi() -> Schema:
     paths: Schema = {path: {"post": _post(path, *parts)} for path, parts in _POSTS.items()}
     paths |= {path: {"get": _get(path, *parts)} for path, parts in _GETS.items()}
     paths[openapi_receipt.PATH] = {"get": _receipt()}
+    paths[openapi_tail.PATH] = {"get": openapi_tail.operation(_failure())}
     schemes = {name: {"type": "apiKey", "in": "header", "name": header} for name, header in _SCHEMES.items()}
     schemes["write_in_url"] = {"type": "apiKey", "in": "query", "name": "write_key"}
     models = components(part for _, _, *parts in _POSTS.values() for part in parts)

@@ -36,6 +36,9 @@ LEAVES = {
         "app.export_text",
         "app.export_parquet",
         "app.export_writers",
+        "app.tail_request",
+        "app.tail_frames",
+        "app.shown",
         "app.event_columns",
         "app.event_column_rules",
         "app.batch_body",
@@ -51,6 +54,7 @@ HANDLERS = {
     "app.batch",
     "app.read",
     "app.export",
+    "app.tail",
     "app.manage",
     "app.manage_dead",
     "app.probes",
@@ -118,6 +122,7 @@ def test_who_talks_to_what() -> None:
     talks_to_redis |= {"app.names", "app.registry", "app.dead", "app.ledger_reader"}
     talks_to_redis |= {"app.watermark", "app.whereabouts"}
     talks_to_redis |= {"app.layout", "app.presence", "app.erasures"}
+    talks_to_redis |= {"app.tail_follower", "app.tail_reader"}
     assert {name for name in users_of("redis") if name.startswith("app.")} == talks_to_redis
     assert {name for name in users_of("httpx") if name.startswith("app.")} == {"app.store"}
     assert users_of("chdb") <= {name for name in MODULES if name.startswith("workers.embedded")}

@@ -1,0 +1,90 @@
+"""One client of the tail: which events it wants, and a bounded queue of what it has not taken yet. No I/O.
+
+Whoever reads more slowly than events come loses some, and is told how many in their place: the queue never
+grows beyond its bound, and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+
+from app.match import Test
+from app.tail_frames import Dropped, EntryId, Positions, message, named
+
+MAX_QUEUED_BYTES = 512 * 1024
+# Why events are missing.
+SLOW = "slow_reader"  # the client takes them more slowly than they come
+BUSY = "too_many_events"  # more than an edge looks into for its tails
+MISSED = "read_too_late"  # stored and trimmed before this edge had read them
+RESUMED = "away_too_long"  # the client was cut off for longer than this edge remembers
+
+
+class Listener:
+    """`holds`: are these events wanted? `positions`: what it has been shown, by partition."""
+
+    def __init__(self, project_id: str, customer_identifier: str | None, holds: Test) -> None:
+        self.project_id = project_id
+        self.shown = 0
+        self.positions: Positions = {}
+        self._customer_identifier = customer_identifier
+        self._holds = holds
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._dropped: dict[str, int | None] = {}
+        self._end = ""
+        self._changed = asyncio.Event()
+
+    def wants(self, event: Mapping[str, object]) -> bool:
+        """Within its key's bounds and its filters?"""
+        customer = self._customer_identifier
+        return (customer is None or event["customer_identifier"] == customer) and self._holds(event)
+
+    def show(self, lines: list[bytes], partition: int, entry: EntryId) -> None:
+        """All that it wants of one entry."""
+        before = self.positions
+        self.positions = {**before, partition: max(entry, before.get(partition, entry))}
+        for number, line in enumerate(lines, 1):
+            self._put(message(line, self.positions if number == len(lines) else None))
+
+    def miss(self, count: int | None, reason: str) -> None:
+        """`count` events are missing here; None: nobody can tell how many."""
+        so_far = self._dropped.get(reason, 0)
+        self._dropped[reason] = None if count is None or so_far is None else so_far + count
+        self._changed.set()
+
+    def end(self, reason: str) -> None:
+        """Nothing follows what is queued by now."""
+        self._end = self._end or reason
+        self._changed.set()
+
+    @property
+    def ends(self) -> str:
+        """The reason, once there is one."""
+        return self._end
+
+    async def take(self, seconds: float) -> list[bytes]:
+        """What waits, all of it; nothing after `seconds` without anything new, or at the end."""
+        if not self._queue and not self._dropped and not self._end:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+            except TimeoutError:
+                return []
+        found = list(self._queue)
+        self._queue.clear()
+        self._queued_bytes = 0
+        dropped, self._dropped = self._dropped, {}
+        # Behind what was queued before: that is where they would have stood, or a little later.
+        return found + [named(Dropped(count, reason), self.positions) for reason, count in dropped.items()]
+
+    def _put(self, piece: bytes) -> None:
+        if self._queued_bytes + len(piece) > MAX_QUEUED_BYTES:
+            self.miss(1, SLOW)
+            return
+        self.shown += 1
+        self._queue.append(piece)
+        self._queued_bytes += len(piece)
+        self._changed.set()

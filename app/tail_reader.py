@@ -1,0 +1,285 @@
+"""One reader of the stream for all tails of an edge, while somebody listens and a minute longer.
+
+Each partition is followed by a task. An entry is looked into only if it holds events of a project that
+somebody listens to, and then once for all who do. What that may cost is bounded: beyond SHARE of the
+processor's time events are passed over, and their listeners are told how many. The last entries are
+remembered, so that a client that was cut off goes on where it was.
+
+What is erased is not shown: the tombstones of each project are asked for with every read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+
+from app import redis_client
+from app.enrich import Geography
+from app.ledger import decode_counts, split_bucket
+from app.match import Test, erased_test
+from app.redis_client import UNREACHABLE
+from app.scope import Erased
+from app.shown import as_shown
+from app.store import StoreError
+from app.stream import Keys, Record, split_group
+from app.tail_follower import Entry, Follower
+from app.tail_frames import EntryId, Positions, event_line
+from app.tail_listener import BUSY, MISSED, RESUMED, Listener
+
+SHARE = 0.25  # of one processor, for looking into events
+BURST_SECONDS = 0.25
+STEP_RECORDS = 50  # looked into before others have a turn: about a millisecond
+LINGER_SECONDS = 60.0
+MAX_REMEMBERED_BYTES = 8 * 1024 * 1024  # of entries, in each partition
+BEHIND_SECONDS = 3.0  # reading without reaching the end; then the newest entries are more use than all
+RETRY_SECONDS = 0.2
+
+log = structlog.get_logger()
+
+
+class Hiding(Protocol):
+    """Who knows what is erased."""
+
+    async def hidden(self, project_id: str) -> tuple[Erased, ...]: ...
+
+
+class Budget:
+    """Seconds of work: SHARE of those that pass, and what was saved for a burst."""
+
+    def __init__(self) -> None:
+        self._left = BURST_SECONDS
+        self._at = time.monotonic()
+
+    def spend(self, seconds: float) -> None:
+        """So much was worked."""
+        now = time.monotonic()
+        self._left = min(BURST_SECONDS, self._left + (now - self._at) * SHARE) - seconds
+        self._at = now
+
+    @property
+    def is_spent(self) -> bool:
+        self.spend(0.0)
+        return self._left <= 0
+
+
+class _Partition:
+    """What is known of one: the follower, and the last entries, of which none behind `since` is left out."""
+
+    def __init__(self, number: int, follower: Follower) -> None:
+        self.number = number
+        self.follower = follower
+        self.since: EntryId = (0, 0)
+        self.behind_since = 0.0  # monotonic seconds; 0 unless each read since then has brought more
+        self.entries: deque[Entry] = deque()
+        self._bytes = 0
+
+    async def begin(self) -> None:
+        await self.follower.begin()
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing up to the follower's position is remembered."""
+        self.entries.clear()
+        self._bytes, self.since = 0, self.follower.position
+
+    def behind(self, position: EntryId) -> Entry | None:
+        """The first remembered entry behind `position`."""
+        return next((entry for entry in self.entries if entry.id > position), None)
+
+    def remember(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        self._bytes += len(entry.payload)
+        while self._bytes > MAX_REMEMBERED_BYTES and len(self.entries) > 1:
+            oldest = self.entries.popleft()
+            self._bytes -= len(oldest.payload)
+            self.since = oldest.id
+
+
+class TailReader:
+    """One for each edge process. `open_geography` is called before the first event is looked into."""
+
+    def __init__(
+        self, redis: Redis, queue: str, shards: int, hiding: Hiding, open_geography: Callable[[], Geography]
+    ) -> None:
+        self._redis = redis
+        self._hiding = hiding
+        self._open_geography = open_geography
+        self._geography: Geography | None = None
+        self._partitions = [_Partition(n, Follower(redis, Keys(queue, n))) for n in range(shards)]
+        self._listeners: dict[str, list[Listener]] = {}
+        self._budget = Budget()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._starting = asyncio.Lock()
+        self._turn = asyncio.Lock()  # to show an entry, or to begin to listen
+        self._left_at = 0.0
+        self._erased: dict[str, tuple[tuple[Erased, ...], Test]] = {}
+
+    async def listen(self, listener: Listener, after: Positions | None) -> None:
+        """From the return on it is shown what comes; with `after` also what came since.
+
+        Errors: redis_client.UNREACHABLE, StoreError.
+        """
+        async with self._starting:
+            if self._geography is None:
+                self._geography = await asyncio.to_thread(self._open_geography)
+            if not self._tasks or any(task.done() for task in self._tasks):
+                await self.close()
+                for one in self._partitions:
+                    await one.begin()
+                self._left_at = time.monotonic()
+                self._tasks = [asyncio.create_task(self._follow(one)) for one in self._partitions]
+        if after is not None:
+            self._go_back(listener, after)
+            await self._catch_up(listener)
+        async with self._turn:  # no entry is being shown: none comes twice, and none is left out
+            if after is not None:
+                await self._catch_up(listener)
+            listener.positions = {one.number: one.follower.position for one in self._partitions}
+            self._listeners.setdefault(listener.project_id, []).append(listener)
+
+    def leave(self, listener: Listener) -> None:
+        """It is gone."""
+        some = self._listeners.get(listener.project_id, [])
+        if listener in some:
+            some.remove(listener)
+        if not some:
+            self._listeners.pop(listener.project_id, None)
+            self._erased.pop(listener.project_id, None)
+        self._left_at = time.monotonic()
+
+    async def close(self) -> None:
+        """Stop reading."""
+        if self._tasks:
+            await redis_client.stop_tasks(*self._tasks)
+
+    def _go_back(self, listener: Listener, after: Positions) -> None:
+        listener.positions = {one.number: after.get(one.number, (0, 0)) for one in self._partitions}
+        if any(listener.positions[one.number] < one.since for one in self._partitions):
+            listener.miss(None, RESUMED)
+
+    async def _catch_up(self, listener: Listener) -> None:
+        """What is remembered and it was not shown, until there is no more."""
+        hides = {listener.project_id: await self._hides(listener.project_id)}
+        for one in self._partitions:
+            while (entry := one.behind(listener.positions[one.number])) is not None:
+                await self._look_into(entry, one.number, [listener], hides)
+
+    async def _follow(self, partition: _Partition) -> None:
+        """While somebody listens; whatever fails is tried again."""
+        failures = 0
+        while self._listeners or time.monotonic() - self._left_at < LINGER_SECONDS:
+            try:
+                entries, is_gap = await partition.follower.read()
+                await self._deliver(partition, entries, is_gap=is_gap)
+                if not entries:
+                    await partition.follower.wait()
+                failures = 0
+            except (*UNREACHABLE, StoreError) as error:
+                if not failures:
+                    log.warning("tail_cannot_read", partition=partition.number, error=type(error).__name__)
+                failures += 1
+                await asyncio.sleep(RETRY_SECONDS)
+        partition.forget()
+
+    async def _deliver(self, partition: _Partition, entries: list[Entry], *, is_gap: bool) -> None:
+        follower, now = partition.follower, time.monotonic()
+        partition.behind_since = (partition.behind_since or now) if entries else 0.0
+        is_behind = bool(entries) and now - partition.behind_since > BEHIND_SECONDS
+        if is_gap or is_behind:
+            self._tell_all(MISSED if is_gap else BUSY)
+            if is_behind or not entries:
+                await follower.begin()
+                entries, partition.behind_since = [], 0.0
+            partition.forget()
+        named = {project for entry in entries for project in _projects(entry)} & self._listeners.keys()
+        hides = {project: await self._hides(project) for project in named}
+        for entry in entries:
+            async with self._turn:
+                counts = _projects(entry)
+                concerned = [one for project in hides if project in counts for one in self._of(project)]
+                if concerned:
+                    await self._look_into(entry, partition.number, concerned, hides)
+                partition.remember(entry)
+                follower.advance(entry.id)
+
+    async def _look_into(
+        self, entry: Entry, partition: int, listeners: Sequence[Listener], hides: Mapping[str, Test]
+    ) -> None:
+        """Show it to those of `listeners` who want something of it."""
+        lines: dict[Listener, list[bytes]] = {one: [] for one in listeners}
+        of_project: dict[str, list[Listener]] = {}
+        for one in listeners:
+            of_project.setdefault(one.project_id, []).append(one)
+        missed: Counter[str] = Counter()
+        began = time.monotonic()
+        for number, record in enumerate(_records(entry)):
+            if number % STEP_RECORDS == 0:
+                self._budget.spend(time.monotonic() - began)
+                await asyncio.sleep(0)
+                began = time.monotonic()
+            some = of_project.get(record.project_id)
+            if some is None:
+                continue
+            if self._budget.is_spent:
+                missed[record.project_id] += 1
+            else:
+                self._show(record, some, hides[record.project_id], lines)
+        self._budget.spend(time.monotonic() - began)
+        for one in listeners:
+            one.show(lines[one], partition, entry.id)
+            if missed[one.project_id]:
+                one.miss(missed[one.project_id], BUSY)
+
+    def _show(
+        self, record: Record, listeners: Iterable[Listener], hides: Test, lines: dict[Listener, list[bytes]]
+    ) -> None:
+        try:
+            found = as_shown(record, self._geography or Geography(""))
+        except (msgspec.DecodeError, ValueError):  # the drain sets it aside
+            return
+        line: bytes | None = None
+        for one in listeners:
+            if one.wants(found) and not hides(found):
+                line = line or event_line(found, record.body)
+                lines[one].append(line)
+
+    async def _hides(self, project_id: str) -> Test:
+        """Is an event of the project erased by now?"""
+        erased = await self._hiding.hidden(project_id)
+        known = self._erased.get(project_id)
+        if known is None or known[0] != erased:
+            known = self._erased[project_id] = erased, erased_test(erased)
+        return known[1]
+
+    def _of(self, project_id: str) -> list[Listener]:
+        return self._listeners.get(project_id, [])
+
+    def _tell_all(self, reason: str) -> None:
+        for some in self._listeners.values():
+            for one in some:
+                one.miss(None, reason)
+
+
+def _records(entry: Entry) -> list[Record]:
+    try:
+        return split_group(entry.payload)
+    except msgspec.DecodeError:  # the drain sets it aside
+        return []
+
+
+def _projects(entry: Entry) -> Counter[str]:
+    """Events of each project in the entry."""
+    found: Counter[str] = Counter()
+    try:
+        for where, number in decode_counts(entry.counts).items():
+            found[split_bucket(where)[0]] += number
+    except ValueError:
+        pass
+    return found
