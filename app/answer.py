@@ -67,7 +67,7 @@ def render(
     accepted: Accepted = formats.JSON,
 ) -> Rendered:
     """The answer to `query`, whose `statement` returned `rows`."""
-    found, period = data(query, statement, rows), _shown(query.period)
+    found, period = data(query, statement, rows), show(query.period)
     if accepted.format is Format.JSON:
         answer = Answer(found, len(found), period, round(elapsed_ms, 3), fresh_as_of)
         return Rendered(_ENCODER.encode(answer), accepted.content_type, {})
@@ -86,7 +86,7 @@ def render(
     return Rendered(content, accepted.content_type, headers)
 
 
-def _shown(period: Period) -> ShownPeriod:
+def show(period: Period) -> ShownPeriod:
     return ShownPeriod(format_timestamp(period.start_ms), format_timestamp(period.end_ms))
 
 

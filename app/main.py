@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 from app import redis_client
 from app import store as store_client
+from app.analyse import AnalyseHandlers
 from app.append import Appender
 from app.ask import Asker
 from app.batch import Batch
@@ -48,6 +49,7 @@ from app.replay import Replayer
 from app.settings import Settings
 from app.spool import Spool
 from app.spool_slot import take_free
+from app.store import Store
 from app.stream import Keys
 from app.tail import TailHandler
 from app.track import Track
@@ -102,7 +104,6 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     watermark = Watermark(redis, settings, letters)
     track = Track(registry, appenders, watermark, settings)
     batch = Batch(registry, appenders, track.limits, settings)
-    dead = DeadHandlers(registry, letters, store, settings)
     erasures = Erasures(redis, store, producer.queue)
     asker = Asker(registry, store, freshness, erasures, settings)
     tail = TailHandler(asker, erasures, settings, lambda: draining.is_set)
@@ -148,15 +149,11 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
                     retention_days=settings.store.retention_days,
                 ).receipt,
             ),
-            Route("/v1/query/json", ReadHandlers(asker).query_json, methods=["POST"]),
             Route("/v1/export", ExportHandler(asker, settings), methods=["POST"]),
             Route("/v1/tail", tail, methods=["GET"]),
+            *_query_routes(asker),
             *_erase_routes(EraseHandlers(registry, erasures, asker, settings)),
-            *_manage_routes(ManageHandlers(registry, settings)),
-            Route("/v1/manage/dead/list", dead.list_letters, methods=["POST"]),
-            Route("/v1/manage/dead/show", dead.show, methods=["POST"]),
-            Route("/v1/manage/dead/replay", dead.replay, methods=["POST"]),
-            Route("/v1/manage/dead/purge", dead.purge, methods=["POST"]),
+            *_manage_routes(registry, letters, store, settings),
             Route("/livez", probes.livez),
             Route("/readyz", probes.readyz),
             Route("/metrics", probes.metrics),
@@ -175,6 +172,17 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     return Gate(app, settings, direct={"/post": track, "/batch": batch})
 
 
+def _query_routes(asker: Asker) -> list[Route]:
+    """What a QUERY key is for."""
+    read, analyse = ReadHandlers(asker), AnalyseHandlers(asker)
+    return [
+        Route("/v1/query/json", read.query_json, methods=["POST"]),
+        Route("/v1/query/funnel", analyse.funnel, methods=["POST"]),
+        Route("/v1/query/retention", analyse.retention, methods=["POST"]),
+        Route("/v1/query/fields", analyse.fields, methods=["POST"]),
+    ]
+
+
 def _erase_routes(erase: EraseHandlers) -> list[Route]:
     return [
         Route("/v1/delete/events", erase.delete_events, methods=["POST"]),
@@ -182,7 +190,9 @@ def _erase_routes(erase: EraseHandlers) -> list[Route]:
     ]
 
 
-def _manage_routes(manage: ManageHandlers) -> list[Route]:
+def _manage_routes(registry: Registry, letters: DeadLetters, store: Store, settings: Settings) -> list[Route]:
+    """What the master keys are for."""
+    manage, dead = ManageHandlers(registry, settings), DeadHandlers(registry, letters, store, settings)
     return [
         Route("/v1/manage/project/create", manage.create_project, methods=["POST"]),
         Route("/v1/manage/project/list", manage.list_projects, methods=["POST"]),
@@ -193,6 +203,10 @@ def _manage_routes(manage: ManageHandlers) -> list[Route]:
         Route("/v1/manage/apikey/delete", manage.delete_key, methods=["POST"]),
         Route("/v1/manage/name/list", manage.list_names, methods=["POST"]),
         Route("/v1/manage/name/delete", manage.delete_names, methods=["POST"]),
+        Route("/v1/manage/dead/list", dead.list_letters, methods=["POST"]),
+        Route("/v1/manage/dead/show", dead.show, methods=["POST"]),
+        Route("/v1/manage/dead/replay", dead.replay, methods=["POST"]),
+        Route("/v1/manage/dead/purge", dead.purge, methods=["POST"]),
     ]
 
 

@@ -13,6 +13,7 @@ from app import openapi_answers, openapi_batch, openapi_export, openapi_receipt,
 from app.errors import Kind
 from app.event_schema import EVENT_SCHEMA, Schema
 from app.filters import Filters
+from app.openapi_analyse import POSTS as _ANALYSE_POSTS
 from app.openapi_dead import POSTS as _DEAD_POSTS
 from app.openapi_erase import posts as _erase_posts
 from app.openapi_schema import INTEGER as _INTEGER
@@ -118,6 +119,7 @@ _POSTS: dict[str, tuple[str, str, Described, Described]] = {
         _object("project_id", **_PROJECT_ID, event_names=_NAMES, field_paths=_NAMES),
         _object("status"),
     ),
+    **_ANALYSE_POSTS,
     **_DEAD_POSTS,
     **_erase_posts(schema_of(Filters), schema_of(TimePeriod)),
 }  # fmt: skip

@@ -35,6 +35,11 @@ def where(scope: Scope, period: Period, filters: Iterable[Condition], parameters
     return " AND ".join(conditions)
 
 
+def holds(conditions: Iterable[Condition], parameters: Parameters) -> str:
+    """Do all of them hold for an event that `where` lets through? True; else false or NULL."""
+    return f"({' AND '.join(condition_in_sql(one, parameters) for one in conditions) or 'true'})"
+
+
 def asked(scope: Scope, filters: Iterable[Condition]) -> Iterator[Field]:
     """Every field that `where` names for them."""
     yield from (item.field for item in each_filter(filters))
