@@ -39,6 +39,8 @@ And a question's way back:
         app.sql         a Query within a Scope -> SQL and parameters (app.sql_filters: the WHERE of all reads)
         app.ask         the way to the store, within limits
         app.analyse     questions about one event after the other: app.funnel, app.cohorts, the SQL of each
+        app.iframe      the answer as a page with a chart (app.chart_request, _data, _svg, _page); app.embeds
+                        keeps the tokens that embed one (app.embed_token)
 
 Events leave by the thousand, too: `app.export` (what is asked: app.export_request; a page at a time:
 app.export_pages, app.export_sql; the file: app.export_writers, app.export_text, app.export_parquet).
@@ -65,7 +67,8 @@ What watches over both: `app.ledger` (every event has one fate, counted with the
 Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `grant`, `timestamp`, `event`,
 `query`, `sql`, `settings`, `metrics`, `stream` and what they are split into) import only leaves. Redis is
 imported by `producer`, `partition`, `layout`, `presence`, `dead`, `watermark`, `whereabouts`,
-`ledger_reader`, `erasures`, the registry's modules and `redis_client`; httpx by `store` alone; chDB by the
-embedded store alone. Handlers (`track`, `batch`, `read`, `analyse`, `export`, `tail`, `receipt`, `manage`,
-`manage_dead`, `erase`, `probes`) never import one another. `app` imports no server, and never `workers`.
+`ledger_reader`, `erasures`, `embeds`, the registry's modules and `redis_client`; httpx by `store` alone; chDB
+by the embedded store alone. Handlers (`track`, `batch`, `read`, `analyse`, `iframe`, `export`, `tail`,
+`receipt`, `manage`, `manage_dead`, `erase`, `probes`) never import one another. `app` imports no server, and
+never `workers`.
 """

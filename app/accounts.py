@@ -198,7 +198,12 @@ class Accounts:
             grant = None if payload is None else _decode(payload)
             api_key_id = grant.api_key_id if grant is not None and grant.project_id == project_id else ""
         hashed = api_key_id and await self._delete_key(
-            keys=[scripts.keys(project_id), scripts.key(api_key_id)], args=[api_key_id]
+            keys=[
+                scripts.keys(project_id),
+                scripts.key(api_key_id),
+                scripts.embeds(scripts.project(project_id)),
+            ],
+            args=[api_key_id],
         )
         if not hashed:
             raise invalid_body([Problem(path, "the project has no such key; it may be revoked already")])

@@ -50,6 +50,9 @@ _OWN_LIMITS = {
     396: "size of the answer",
 }
 _EVICTED = (776, 777)  # the largest of those that were more than the memory for all questions holds
+# Groups are formed a block at a time, and a value of any type costs a few steps for each block, so blocks are
+# large; in bytes too they are bounded, which counts where values are long.
+GROUPED = {"max_block_size": 131_072, "preferred_block_size_bytes": 16_000_000}
 _log = structlog.get_logger(__name__)
 
 

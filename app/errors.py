@@ -75,11 +75,14 @@ class Kind(enum.Enum):
         "not_a_project_key",
         "Please use a project master key for project requests. Invalid x-eventbunker-apikey",
     )
+    INVALID_CHART_TOKEN = Row(401, "invalid_chart_token", "Invalid chart token")
     # 404 to 429
     NOT_FOUND = Row(404, "not_found", "Not found")
     METHOD_NOT_ALLOWED = Row(405, "method_not_allowed", "Method not allowed")
     NOT_ACCEPTABLE = Row(406, "not_acceptable", "Not acceptable")
     REQUEST_TIMEOUT = Row(408, "request_timeout", "Request timeout")
+    CHART_TOKEN_EXPIRED = Row(410, "chart_token_expired", "Chart token expired")
+    CHART_TOKEN_REVOKED = Row(410, "chart_token_revoked", "Chart token revoked")
     BODY_TOO_LARGE = Row(413, "body_too_large", "Body too large")
     UNSUPPORTED_ENCODING = Row(415, "unsupported_content_encoding", "Unsupported content encoding")
     DEAD_LETTER = Row(422, "dead_letter", "Event set aside")

@@ -27,12 +27,14 @@ from app.ask import Asker
 from app.batch import Batch
 from app.canary import Canary
 from app.dead import DeadLetters
+from app.embeds import Embeds
 from app.erase import EraseHandlers
 from app.erasures import Erasures
 from app.errors import ApiError, Kind
 from app.export import ExportHandler
 from app.gate import Gate
 from app.http import answer_bug, answer_error
+from app.iframe import IframeHandlers
 from app.layout import Expected, Layout
 from app.manage import ManageHandlers
 from app.manage_dead import DeadHandlers
@@ -152,6 +154,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
             Route("/v1/export", ExportHandler(asker, settings), methods=["POST"]),
             Route("/v1/tail", tail, methods=["GET"]),
             *_query_routes(asker),
+            *_chart_routes(IframeHandlers(asker, Embeds(redis))),
             *_erase_routes(EraseHandlers(registry, erasures, asker, settings)),
             *_manage_routes(registry, letters, store, settings),
             Route("/livez", probes.livez),
@@ -180,6 +183,15 @@ def _query_routes(asker: Asker) -> list[Route]:
         Route("/v1/query/funnel", analyse.funnel, methods=["POST"]),
         Route("/v1/query/retention", analyse.retention, methods=["POST"]),
         Route("/v1/query/fields", analyse.fields, methods=["POST"]),
+    ]
+
+
+def _chart_routes(charts: IframeHandlers) -> list[Route]:
+    return [
+        Route("/v1/query/iframe", charts.iframe, methods=["GET", "POST"]),
+        Route("/v1/query/iframe/token", charts.create_token, methods=["POST"]),
+        Route("/v1/query/iframe/token/list", charts.list_tokens, methods=["POST"]),
+        Route("/v1/query/iframe/token/revoke", charts.revoke_tokens, methods=["POST"]),
     ]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib.metadata import version
 
-from app import openapi_answers, openapi_batch, openapi_export, openapi_receipt, openapi_tail
+from app import openapi_answers, openapi_batch, openapi_charts, openapi_export, openapi_receipt, openapi_tail
+from app.chart_request import ChartRequest
 from app.errors import Kind
 from app.event_schema import EVENT_SCHEMA, Schema
 from app.filters import Filters
@@ -59,6 +60,7 @@ _POSTS: dict[str, tuple[str, str, Described, Described]] = {
     openapi_batch.PATH: ("Track many events", "write", openapi_batch.REQUEST, openapi_batch.ANSWER),
     "/v1/query/json": ("Ask a question of the events", "query", QueryRequest, _ANSWER),
     openapi_export.PATH: openapi_export.OPERATION,
+    **openapi_charts.POSTS,
     "/v1/manage/project/create": (
         "Create a project",
         "apikey",
@@ -157,11 +159,12 @@ def openapi() -> Schema:
     """The whole description, as JSON."""
     paths: Schema = {path: {"post": _post(path, *parts)} for path, parts in _POSTS.items()}
     paths |= {path: {"get": _get(path, *parts)} for path, parts in _GETS.items()}
+    paths[openapi_charts.PATH] = openapi_charts.page(_failure())
     paths[openapi_receipt.PATH] = {"get": _receipt()}
     paths[openapi_tail.PATH] = {"get": openapi_tail.operation(_failure())}
     schemes = {name: {"type": "apiKey", "in": "header", "name": header} for name, header in _SCHEMES.items()}
     schemes["write_in_url"] = {"type": "apiKey", "in": "query", "name": "write_key"}
-    models = components(part for _, _, *parts in _POSTS.values() for part in parts)
+    models = components([ChartRequest, *(part for _, _, *parts in _POSTS.values() for part in parts)])
     return {
         "openapi": "3.1.0",
         "info": {

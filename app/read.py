@@ -13,17 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.answer import Rendered, render
-from app.ask import Asker
+from app.ask import GROUPED, Asker
 from app.formats import Accepted, choose
 from app.grant import Grant
 from app.http import while_connected
 from app.query import Query, read_query
 from app.sql import Statement, to_statement
 from app.store import Result
-
-# Groups are formed a block at a time, and a value of any type costs a few steps for each block, so blocks are
-# large; in bytes too they are bounded, which counts where values are long.
-_GROUPED = {"max_block_size": 131_072, "preferred_block_size_bytes": 16_000_000}
 
 
 class ReadHandlers:
@@ -60,6 +56,6 @@ class ReadHandlers:
         """The rows, and the moment up to which they are complete."""
         async with self._asker.turn(grant) as turn:
             statement = to_statement(query, turn.scope)
-            settings = {} if query.is_raw else _GROUPED
+            settings = {} if query.is_raw else GROUPED
             result = await turn.ask(statement.sql, statement.parameters, settings)
             return turn.fresh_as_of, statement, result

@@ -8,6 +8,10 @@
     eb:registry:key:<id>               hash: what a list shows of a key, and its digest
     eb:registry:grant:<digest>         JSON of the Grant; deleting it revokes
     eb:registry:used                   hash: api key id -> last use, Unix ms
+    eb:registry:embed:<id>             JSON of the Embed; gone when it expires; deleting it revokes
+    eb:registry:key:<id>:embeds, eb:registry:project:<id>:embeds
+                                       sorted sets of ids of embeds by the time they expire
+    eb:registry:signing                list: keys that sign tokens of embeds, the newest first
     eb:registry:changes                stream; every process follows it to forget what it cached
     eb:registry:changes:count          how many changes there were; each entry carries its number
     eb:registry:deleted                set of project ids whose events wait for erasure
@@ -24,6 +28,7 @@ PREFIX = "eb:registry:"
 CHANGES = f"{PREFIX}changes"
 DELETED = f"{PREFIX}deleted"
 USED = f"{PREFIX}used"
+SIGNING = f"{PREFIX}signing"
 CHANGES_KEPT = 100_000  # a process that is further behind forgets everything instead
 
 
@@ -54,6 +59,27 @@ def key(api_key_id: str) -> str:
 
 def grant(digest: str) -> str:
     return f"{PREFIX}grant:{digest}"
+
+
+def embed(token_id: str) -> str:
+    return f"{PREFIX}embed:{token_id}"
+
+
+def embeds(key: str) -> str:
+    """Of a project's or an API key's own Redis key."""
+    return f"{key}:embeds"
+
+
+# Of one API key, when it dies: its embeds die with it. Their project's set may be one that is gone.
+_DROP_EMBEDS = f"""
+local function drop_embeds(key, of_project)
+  for _, id in ipairs(redis.call('ZRANGE', key .. ':embeds', 0, -1)) do
+    redis.call('DEL', '{PREFIX}embed:' .. id)
+    redis.call('ZREM', of_project, id)
+  end
+  redis.call('DEL', key .. ':embeds')
+end
+"""
 
 
 def _tell(what: str, identity: str) -> str:
@@ -98,6 +124,7 @@ return old
 # KEYS: account's projects, project, project's keys. ARGV: project id, now -> 1, 0 without such a project
 DELETE_PROJECT = f"""
 if redis.call('SREM', KEYS[1], ARGV[1]) == 0 then return 0 end
+{_DROP_EMBEDS}
 local function revoke(key)
   local digest = redis.call('HGET', key, 'digest')
   if digest then redis.call('DEL', '{PREFIX}grant:' .. digest) end
@@ -105,6 +132,7 @@ end
 revoke(KEYS[2])
 for _, id in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
   revoke('{PREFIX}key:' .. id)
+  drop_embeds('{PREFIX}key:' .. id, KEYS[2] .. ':embeds')
   redis.call('DEL', '{PREFIX}key:' .. id)
   redis.call('HDEL', '{USED}', id)
 end
@@ -126,9 +154,11 @@ redis.call('SET', '{PREFIX}grant:' .. ARGV[2], ARGV[3])
 return 1
 """
 
-# KEYS: project's keys, key. ARGV: api key id -> its digest, "" without such a key
+# KEYS: project's keys, key, project's embeds. ARGV: api key id -> its digest, "" without such a key
 DELETE_KEY = f"""
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return '' end
+{_DROP_EMBEDS}
+drop_embeds(KEYS[2], KEYS[3])
 local digest = redis.call('HGET', KEYS[2], 'digest')
 redis.call('DEL', KEYS[2], '{PREFIX}grant:' .. digest)
 redis.call('HDEL', '{USED}', ARGV[1])
@@ -192,4 +222,41 @@ for i = 1, #ARGV, 2 do
   end
 end
 return 1
+"""
+
+# KEYS: project, key, project's embeds, key's embeds, embed
+# ARGV: id, when it expires, now, most of a project, most of a key, JSON
+# -> 1, 0 where the key is gone, -1 where the project has too many, -2 where the key has
+CREATE_EMBED = """
+if redis.call('HGET', KEYS[1], 'status') ~= 'ACTIVE' or redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+for i = 3, 4 do
+  redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', ARGV[3])
+  if redis.call('ZCARD', KEYS[i]) >= tonumber(ARGV[i + 1]) then return 2 - i end
+end
+redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
+redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
+redis.call('SET', KEYS[5], ARGV[6], 'PXAT', ARGV[2])
+return 1
+"""
+
+# KEYS: project's embeds, key's embeds. ARGV: ids, or none: all of the key's -> how many were revoked
+REVOKE_EMBEDS = f"""
+local ids, revoked = ARGV, 0
+if #ids == 0 then ids = redis.call('ZRANGE', KEYS[2], 0, -1) end
+for _, id in ipairs(ids) do
+  if redis.call('ZREM', KEYS[2], id) == 1 then
+    redis.call('ZREM', KEYS[1], id)
+    revoked = revoked + redis.call('DEL', '{PREFIX}embed:' .. id)
+  end
+end
+return revoked
+"""
+
+# KEYS: signing. ARGV: a new key, is it to be the newest even if there is one? -> all keys
+SIGNING_KEYS = """
+if redis.call('LLEN', KEYS[1]) == 0 or ARGV[2] == '1' then
+  redis.call('LPUSH', KEYS[1], ARGV[1])
+  redis.call('LTRIM', KEYS[1], 0, 1)
+end
+return redis.call('LRANGE', KEYS[1], 0, -1)
 """

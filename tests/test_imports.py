@@ -32,6 +32,10 @@ LEAVES = {
         "app.sql",
         "app.sql_funnel",
         "app.sql_cohorts",
+        "app.chart",
+        "app.chart_page",
+        "app.chart_request",
+        "app.embed_token",
         "app.match",
         "app.export_request",
         "app.export_sql",
@@ -58,6 +62,7 @@ HANDLERS = {
     "app.export",
     "app.tail",
     "app.analyse",
+    "app.iframe",
     "app.manage",
     "app.manage_dead",
     "app.probes",
@@ -123,7 +128,7 @@ def test_leaves_know_no_redis_no_store_and_no_http(leaf: str) -> None:
 def test_who_talks_to_what() -> None:
     talks_to_redis = {"app.producer", "app.partition", "app.redis_client", "app.accounts", "app.changes"}
     talks_to_redis |= {"app.names", "app.registry", "app.dead", "app.ledger_reader"}
-    talks_to_redis |= {"app.watermark", "app.whereabouts"}
+    talks_to_redis |= {"app.watermark", "app.whereabouts", "app.embeds"}
     talks_to_redis |= {"app.layout", "app.presence", "app.erasures"}
     talks_to_redis |= {"app.tail_follower", "app.tail_reader"}
     assert {name for name in users_of("redis") if name.startswith("app.")} == talks_to_redis

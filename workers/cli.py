@@ -208,3 +208,18 @@ def account_create(context: _Context, name: str, as_json: bool) -> None:
     from workers.account import create  # noqa: PLC0415
 
     sys.exit(create(context.settings(), name=name, as_json=as_json))
+
+
+@main.group()
+def charts() -> None:
+    """Tokens that embed charts in pages."""
+
+
+@charts.command("rotate-key")
+@click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one.")
+@_pass
+def charts_rotate_key(context: _Context, state: Path | None) -> None:
+    """Sign new tokens with a new key. Those of the key before work until the next rotation."""
+    from workers.charts import rotate_key  # noqa: PLC0415
+
+    sys.exit(rotate_key(context.settings(state=state)))

@@ -1,0 +1,212 @@
+"""A Plot -> inline SVG, drawn by pygal: a drawing for each width of the page. Pure, and slow (20 to 500 ms).
+
+What pygal draws is used as it is, but for what a page with a strict policy cannot have: its styles and
+scripts are taken out, and `chart.css` dresses the classes; what a mark says when it is pointed at is a
+`<title>`, which browsers show by themselves. pygal is imported with the first chart: an edge that draws none
+does not carry it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import msgspec
+
+from app.chart_data import Plot, Series, labels_of, shortened, total
+from app.chart_numbers import compact, full, ticks
+
+if TYPE_CHECKING:
+    from app.chart import Type
+    from app.query import Query
+
+UNITS_A_DOT = 16  # closer than this, dots hide their line
+_DROPPED = ("defs", "script", "style", "desc")
+_FRACTION = re.compile(r"(\d+\.\d)\d+")
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """A drawing for pages of a certain width; `chart.css` shows the one that fits.
+
+    Sizes are in the drawing's own units, which are 0.8 to 1.4 pixels. `characters`: of a group's name.
+    """
+
+    name: str
+    width: int
+    height: int
+    font: int
+    characters: int
+    x_labels: int
+    y_labels: int
+
+
+LAYOUTS = (
+    Layout("narrow", 340, 230, 12, 13, 4, 4),
+    Layout("medium", 600, 270, 15, 20, 6, 5),
+    Layout("wide", 1100, 430, 15, 30, 9, 6),
+    Layout("widest", 1600, 560, 15, 40, 14, 7),
+)
+_ROUND = Layout("round", 300, 300, 15, 0, 0, 0)
+
+
+def draw(kind: Type, plot: Plot, query: Query, unit: str) -> list[tuple[str, str]]:
+    """Name of the layout and SVG, for each layout."""
+    if kind == "pie":
+        return [(_ROUND.name, _pie(plot, unit))]
+    return [(layout.name, _axes(kind, plot, query, unit, layout)) for layout in LAYOUTS]
+
+
+def _pygal() -> Any:
+    import pygal  # noqa: PLC0415
+    from pygal.etree import etree  # noqa: PLC0415
+
+    etree.to_etree()  # also where lxml is installed: `_clean` knows the standard library's tree
+    return pygal
+
+
+def _axes(kind: Type, plot: Plot, query: Query, unit: str, layout: Layout) -> str:
+    pygal = _pygal()
+    is_sideways = not plot.moments
+    stacked = plot.stacks and len(plot.series) > 1
+    form = {
+        ("line", False): pygal.Line,
+        ("area", False): pygal.Line,
+        ("area", True): pygal.StackedLine,
+        ("bar", False): pygal.HorizontalBar if is_sideways else pygal.Bar,
+        ("bar", True): pygal.HorizontalStackedBar if is_sideways else pygal.StackedBar,
+    }[kind, stacked and kind != "line"]
+    factor = _factor(plot)
+    scale = _scale(plot, factor, layout, stacked=stacked and kind != "line", from_zero=kind != "line")
+    step = scale[1] - scale[0]
+    chart = form(
+        **_look(layout),
+        fill=kind == "area",
+        show_dots=kind != "bar" and len(plot.names) * UNITS_A_DOT <= layout.width,
+        dots_size=max(2.5, layout.font / 5),
+        y_labels=[
+            {"value": value, "label": compact(value * factor, step * factor) + _short(unit)}
+            for value in scale
+        ],
+        range=(scale[0], scale[-1]),
+    )
+    if is_sideways:
+        plot = _upside_down(plot)  # pygal begins at the bottom
+        chart.config(height=_height(plot, layout, stacked=stacked))
+        chart.x_labels = [shortened(name, layout.characters) for name in plot.names]
+    else:
+        chart.x_labels = labels_of(plot, query, layout.x_labels)
+        chart.x_labels_major = [label for label in chart.x_labels if label]
+        chart.config(show_minor_x_labels=False)
+    for one in plot.series:
+        chart.add(
+            one.name, [_mark(one, at, plot, factor, unit) for at in range(len(plot.names))], rounded_bars=2
+        )
+    return _clean(chart.render_tree(), plot)
+
+
+def _pie(plot: Plot, unit: str) -> str:
+    chart = _pygal().Pie(**_look(_ROUND) | {"margin": 4, "margin_right": 4}, inner_radius=0.62)
+    factor = _factor(plot)
+    for one in plot.series:
+        value = one.values[0] or 0
+        told = f"{one.name}: {_shown(value, unit)}"
+        chart.add(one.name, [{"value": max(0.0, value) / factor, "tooltip": told}])
+    root = chart.render_tree()
+    whole = total(max(0, one.values[0] or 0) for one in plot.series)
+    middle = ElementTree.SubElement(root, "text", {"x": "150", "y": "150", "class": "total"})
+    middle.text = compact(whole or 0) + _short(unit)
+    return _clean(root, plot)
+
+
+def _look(layout: Layout) -> dict[str, Any]:
+    """Fonts decide the margins; what colours there are is `chart.css`'s business."""
+    style = _pygal().style.Style(label_font_size=layout.font, major_label_font_size=layout.font)
+    return {
+        "width": layout.width,
+        "height": layout.height,
+        "style": style,
+        "css": [],
+        "js": [],
+        "margin": 8,
+        "margin_right": 2 * layout.font,
+        "spacing": 6,
+        "show_legend": False,
+        "truncate_label": -1,
+        "no_prefix": True,
+    }
+
+
+def _upside_down(plot: Plot) -> Plot:
+    turned = tuple(msgspec.structs.replace(one, values=one.values[::-1]) for one in plot.series)
+    return msgspec.structs.replace(plot, names=plot.names[::-1], series=turned)
+
+
+def _height(plot: Plot, layout: Layout, *, stacked: bool) -> int:
+    """Bars of groups are as thick as a line of text, so the drawing is as high as they are many."""
+    lines = len(plot.names) * (1 if stacked else max(1, len(plot.series) * 0.6))
+    return int(max(layout.font * 10, lines * layout.font * 2.1 + layout.font * 4))
+
+
+def _factor(plot: Plot) -> float:
+    """Sums and distances of the largest floats are beyond all floats: such are drawn a good deal smaller."""
+    largest = max((abs(v) for one in plot.series for v in one.values if v is not None), default=0)
+    return 1e100 if largest > 1e200 else 1.0
+
+
+def _scale(plot: Plot, factor: float, layout: Layout, *, stacked: bool, from_zero: bool) -> list[float]:
+    columns = list(zip(*(one.values for one in plot.series), strict=True))
+    numbers = [v / factor for column in columns for v in column if v is not None]
+    if stacked:
+        numbers = [sum(v / factor for v in column if v is not None) for column in columns]
+    low, high = min(numbers, default=0.0), max(numbers, default=0.0)
+    most = layout.y_labels if plot.moments else max(3, layout.x_labels - 1)
+    return ticks(low, high, most, from_zero=from_zero)
+
+
+def _mark(one: Series, at: int, plot: Plot, factor: float, unit: str) -> dict[str, Any] | None:
+    """A value, and what a browser shows of it when it is pointed at."""
+    value = one.values[at]
+    if value is None:
+        return None
+    of = f", {one.name}" if len(plot.series) > 1 else ""
+    return {"value": value / factor, "tooltip": f"{plot.names[at]}{of}: {_shown(value, unit)}"}
+
+
+def _shown(value: float, unit: str) -> str:
+    return f"{full(value)} {unit}".rstrip()
+
+
+def _short(unit: str) -> str:
+    """Beside an axis there is room for a sign, or a word of two letters, not for more."""
+    if len(unit) > 2:
+        return ""
+    return f"\N{NARROW NO-BREAK SPACE}{unit}" if unit.isalpha() else unit
+
+
+def _clean(root: ElementTree.Element, plot: Plot) -> str:
+    """Without styles, scripts, comments and what only a script would show; `chart.css` does the colours."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if not isinstance(child.tag, str) or child.tag in _DROPPED or _is_empty(child):
+                parent.remove(child)
+        for name in ("style", "id"):
+            parent.attrib.pop(name, None)
+        for name, value in parent.attrib.items():
+            if "." in value:
+                parent.set(name, _FRACTION.sub(r"\1", value))
+    for title in root.findall("title"):
+        root.remove(title)
+    for group in root.iter("g"):
+        for word in group.get("class", "").split():
+            if word.startswith("serie-"):
+                index = int(word.removeprefix("serie-"))
+                group.set("class", f"series color-{'other' if plot.series[index].is_other else index}")
+    root.set("aria-hidden", "true")
+    root.attrib.pop("class", None)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _is_empty(node: ElementTree.Element) -> bool:
+    words = node.get("class", "").split()
+    return any(word in words for word in ("tooltip-overlay", "titles", "background", "text-overlay"))

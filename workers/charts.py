@@ -1,0 +1,35 @@
+"""`eventbunker charts rotate-key`: the operator replaces the key that signs tokens of embedded charts."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from app import redis_client
+from app.embeds import Embeds
+from app.errors import ApiError
+from app.settings import Settings
+from workers.running import NotRunning, find_running
+
+
+def rotate_key(settings: Settings) -> int:
+    """Sign with a new key from now on. Returns the exit code."""
+    try:
+        asyncio.run(_rotate(find_running(settings, needs_store=False)))
+    except NotRunning as error:
+        click.echo(str(error), err=True)
+        return 1
+    except ApiError:
+        click.echo("Redis does not answer; check REDIS_URL", err=True)
+        return 1
+    click.echo("New tokens are signed with a new key. Those of the key before work until the next rotation.")
+    return 0
+
+
+async def _rotate(settings: Settings) -> None:
+    redis = redis_client.connect(settings)
+    try:
+        await Embeds(redis).rotate()
+    finally:
+        await redis.aclose()
