@@ -1,6 +1,6 @@
 """The computations of a query: JSON -> functions of fields, each with the name of its column. Pure.
 
-What a function means is `app.sql`'s business.
+What a function means is `app.sql_functions`' business.
 Next reader: `app.query`.
 """
 
@@ -28,9 +28,17 @@ class Function(enum.Enum):
     AVG = "avg"
     MIN = "min"
     MAX = "max"
+    MEDIAN = "median"
+    P90 = "p90"
+    P95 = "p95"
+    P99 = "p99"
+    STDDEV = "stddev"
+    FIRST = "first"
+    LAST = "last"
 
 
-OF_ANY_VALUE = frozenset((Function.COUNT, Function.COUNT_DISTINCT))
+QUANTILES = {Function.MEDIAN: 0.5, Function.P90: 0.9, Function.P95: 0.95, Function.P99: 0.99}
+OF_ANY_VALUE = frozenset((Function.COUNT, Function.COUNT_DISTINCT, Function.FIRST, Function.LAST))
 OF_TIMES = OF_ANY_VALUE | {Function.MIN, Function.MAX}
 
 
@@ -93,7 +101,7 @@ def _unfit(function: Function, field: Field) -> str:
         return ""
     if field.kind is Kind.TIME and function in OF_TIMES:
         return ""
-    others = " or ".join(sorted(one.value for one in OF_ANY_VALUE))
+    others = "count, count_distinct, first or last"
     return f"{function.value} sees numbers only, and `{field.name}` never holds one; use {others}"
 
 

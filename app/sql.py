@@ -1,4 +1,4 @@
-"""A Query within a Scope -> one SELECT and its parameters. Pure; says what each operator and function means.
+"""A Query within a Scope -> one SELECT and its parameters. Pure.
 
 Values are parameters (`{p0:String}`), never text. Field names pass through `app.sql_fields` alone. Every
 output column arrives as JSON text or NULL, so a type survives the trip; times arrive as Unix milliseconds.
@@ -12,7 +12,6 @@ from functools import partial
 
 import msgspec
 
-from app.computations import Computation, Function
 from app.fields import COLUMNS, Field, Kind, resolve
 from app.filters import Filter
 from app.operators import Op
@@ -21,19 +20,16 @@ from app.query_request import Bucket
 from app.scope import Scope
 from app.sql_fields import (
     column,
-    distinct,
     elements,
     in_order,
-    is_null,
     json_text,
     key,
     milliseconds,
     order_of_key,
-    other_number,
     text_of_key,
-    whole_number,
 )
 from app.sql_filters import asked, where
+from app.sql_functions import compute
 from app.sql_literals import Parameter, Parameters
 
 RAW_COLUMNS = tuple(field for name, field in COLUMNS.items() if name != "project_id")
@@ -142,15 +138,12 @@ def _grouped(query: Query, named: str, conditions: str, parameters: Parameters) 
     keys = [f"k{index}" for index in range(len(inner))]
     selected = [f"{expression} AS {alias}" for expression, alias in zip(inner, keys, strict=True)]
     for index, computation in enumerate(query.computations):
-        aggregates, result = _computation(computation, f"a{index}_")
-        selected += aggregates
-        counts = computation.function in (Function.COUNT, Function.COUNT_DISTINCT)
+        computed = compute(computation, f"a{index}_", query.computations)
+        selected += computed.aggregates
         by_text = partial(in_order, f"o{len(outer)}")
-        orders.append(partial(_plain_order, f"a{index}_n") if counts else by_text)
-        outer.append(result)
-        is_time = computation.field is not None and computation.field.kind is Kind.TIME
-        is_time = is_time and computation.function in (Function.MIN, Function.MAX)
-        outputs.append(Output(computation.output, is_time=is_time))
+        orders.append(partial(_plain_order, computed.sorted_by) if computed.sorted_by else by_text)
+        outer.append(computed.result)
+        outputs.append(Output(computation.output, is_time=computed.is_time))
     texts = [f"{expression} AS o{index}" for index, expression in enumerate(outer)]
     names = [output.name for output in outputs]
     order = [orders[names.index(o.output)](o.descending) for o in query.order_by]
@@ -171,49 +164,3 @@ def _plain_order(expression: str, descending: bool) -> str:
 def _limit(query: Query, parameters: Parameters) -> str:
     limit = parameters.add(query.limit, "UInt64")
     return f"LIMIT {limit} OFFSET {parameters.add(query.offset, 'UInt64')}"
-
-
-def _computation(computation: Computation, alias: str) -> tuple[list[str], str]:
-    """The aggregates of one computation, named `alias` + letter, and the text of its result."""
-    field, function = computation.field, computation.function
-    if function is Function.COUNT:
-        counted = "count()" if field is None else f"countIf(NOT {is_null(field)})"
-        return [f"{counted} AS {alias}n"], f"toString({alias}n)"
-    if field is None:  # app.query lets only `count` through without a field
-        raise ValueError(f"{function.value} needs a field")
-    if function is Function.COUNT_DISTINCT:
-        return [f"{distinct(field)} AS {alias}n"], f"toString({alias}n)"
-    if field.kind is Kind.TIME:
-        name = column(field)
-        moment = f"if(count() = 0, NULL, toUnixTimestamp64Milli({function.value}({name})))"
-        return [f"{moment} AS {alias}n"], f"toString({alias}n)"
-    return _numeric(function, field, alias)
-
-
-def _numeric(function: Function, field: Field, alias: str) -> tuple[list[str], str]:
-    """Integers and other numbers are aggregated apart, so that integers stay exact at any size."""
-    whole, other = f"{alias}i", f"{alias}f"
-    if function in (Function.MIN, Function.MAX):
-        name = function.value
-        aggregates = [
-            f"{name}({whole_number(field)}) AS {whole}",
-            f"{name}({other_number(field)}) AS {other}",
-        ]
-        closer = "<=" if function is Function.MIN else ">"
-        result = (
-            f"multiIf(isNull({other}), toString({whole}), isNull({whole}), {_real(other)}, "
-            f"toFloat64({whole}) {closer} {other}, toString({whole}), {_real(other)})"
-        )
-        return aggregates, result
-    aggregates = [f"sum({whole_number(field)}) AS {whole}", f"sumKahan({other_number(field)}) AS {other}"]
-    total = f"(ifNull(toFloat64({whole}), 0) + ifNull({other}, 0))"
-    if function is Function.SUM:
-        return aggregates, f"if(isNull({other}), toString({whole}), {_real(total)})"
-    number = f"{alias}n"
-    aggregates.append(f"count({whole_number(field)}) + count({other_number(field)}) AS {number}")
-    return aggregates, f"if({number} = 0, NULL, {_real(f'({total} / {number})')})"
-
-
-def _real(expression: str) -> str:
-    """JSON text of a float; NULL beyond its range, which JSON cannot say."""
-    return f"if(isFinite({expression}), toJSONString({expression}), NULL)"

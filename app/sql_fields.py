@@ -158,6 +158,12 @@ def other_number(field: Field) -> str:
     return f"if(isNull({small}), if({_is_whole(real)}, NULL, {real}), NULL)"
 
 
+def number(field: Field) -> str:
+    """The field where it holds a number of any type, as a Nullable(Float64)."""
+    small, large, real = (element(field, kind) for kind in ("Int64", "UInt64", "Float64"))
+    return f"if(isNull({small}), if(isNull({real}), toFloat64({large}), {real}), toFloat64({small}))"
+
+
 def in_order(text: str, descending: bool) -> str:
     """ORDER BY terms for JSON text: numbers, then strings by their bytes, then the rest; nulls last.
 

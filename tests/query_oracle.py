@@ -10,14 +10,17 @@ import functools
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
 
 Json = Any
 Event = dict[str, Json]  # columns and custom fields together; event_time in Unix milliseconds
 
+MAX_FLOAT = Fraction(sys.float_info.max)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -128,6 +131,32 @@ def bucket_of(moment_ms: int, length: str, zone: str) -> int:
     return int(day.timestamp()) * 1000
 
 
+LEVELS = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+def _sequence(event: Event) -> Json:
+    return event["event_time"], event["time_recorded"], event["unique_req_id"]
+
+
+def _quantile(numbers: list[float], level: float) -> Json:
+    """Interpolated between neighbours; null where they are further apart than a float can say."""
+    place = level * (len(numbers) - 1)
+    below = numbers[math.floor(place)]
+    above = numbers[min(math.floor(place) + 1, len(numbers) - 1)]
+    found = below + (place - math.floor(place)) * (above - below)
+    return Rough(found, max(abs(below), abs(above))) if math.isfinite(found) else None
+
+
+def _deviation(numbers: list[float]) -> Json:
+    """Of all numbers, not of a sample; null where the squares are larger than a float can be."""
+    exact = [Fraction(number) for number in numbers]
+    mean = sum(exact) / len(exact)
+    squares = sum((number - mean) ** 2 for number in exact)
+    if squares > MAX_FLOAT or max(exact) - min(exact) > MAX_FLOAT:
+        return None
+    return Rough(math.sqrt(squares / len(exact)), 1000 * max(map(abs, numbers)))
+
+
 def compute(function: str, name: str | None, events: Sequence[Event]) -> Json:
     if name is None:
         return len(events)
@@ -136,9 +165,17 @@ def compute(function: str, name: str | None, events: Sequence[Event]) -> Json:
         return len(values)
     if function == "count_distinct":
         return len(set(map(same, values)))
+    if function in ("first", "last"):
+        having = [event for event in events if value_of(event, name) is not None]
+        pick = min if function == "first" else max
+        return value_of(pick(having, key=_sequence), name) if having else None
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if not numbers:
         return None
+    if function in LEVELS:
+        return _quantile(sorted(map(float, numbers)), LEVELS[function])
+    if function == "stddev":
+        return _deviation([float(number) for number in numbers])
     if function in ("min", "max"):
         return min(numbers) if function == "min" else max(numbers)
     if function == "sum" and all(

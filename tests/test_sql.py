@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.computations import Function
 from app.query import read_query
 from app.scope import Erased, Scope
 from app.sql import to_statement
@@ -76,19 +77,46 @@ def test_sums_of_integers_keep_every_digit(engine: Engine) -> None:
 
 
 def test_nothing_found_is_a_count_of_0_and_null_otherwise(engine: Engine) -> None:
-    functions = ["count", "count_distinct", "sum", "avg", "min", "max"]
+    functions = [function.value for function in Function]
     rows = ask(
         engine,
         {
             "computations": [
                 *({"function": function, "field_name": "x", "as": function} for function in functions),
-                {"function": "min", "field_name": "event_time"},
+                *({"function": function, "field_name": "event_time"} for function in ("min", "first")),
+                {"function": "last", "field_name": "event_name"},
             ],
             "filters": [{"field_name": "event_name", "op": "equals", "value": "nobody sent this"}],
         },
     )
-    empty = {"sum": None, "avg": None, "min": None, "max": None, "min_event_time": None}
-    assert rows == [{"count": 0, "count_distinct": 0, **empty}]
+    empty = dict.fromkeys((*functions, "min_event_time", "first_event_time", "last_event_name"))
+    assert rows == [{**empty, "count": 0, "count_distinct": 0}]
+
+
+def test_the_first_and_the_last_are_those_of_the_same_event_for_columns_too(engine: Engine) -> None:
+    names = ["event_time", "time_recorded", "unique_req_id", "event_name", "is_bot", "customer_identifier"]
+    computations = [
+        {"function": function, "field_name": name} for name in names for function in ("first", "last")
+    ]
+    found = ask(engine, {"computations": computations})[0]
+    events = sorted(EVENTS, key=lambda e: (e["event_time"], e["time_recorded"], e["unique_req_id"]))
+    for name in names:
+        having = [event[name] for event in events if event[name] is not None]
+        for function, wanted in (("first", having[0]), ("last", having[-1])):
+            cell = found[f"{function}_{name}"]
+            is_time = name in ("event_time", "time_recorded")
+            assert (datetime.fromisoformat(cell).timestamp() * 1000 if is_time else cell) == wanted
+
+
+def test_quantiles_of_one_field_come_from_one_list_of_its_values() -> None:
+    computations = [
+        *({"function": function, "field_name": "x"} for function in ("p99", "median", "p90")),
+        {"function": "median", "field_name": "y"},
+    ]
+    query = read_query(json.dumps({**WHOLE, "computations": computations}).encode(), 0)
+    sql = to_statement(query, Scope("p")).sql
+    assert sql.count("quantilesExactInclusive(0.5, 0.9, 0.99)") == 3
+    assert sql.count("quantilesExactInclusive(0.5)(") == 1
 
 
 def test_a_key_bound_to_a_customer_sees_that_customer_whatever_the_request_says(engine: Engine) -> None:
