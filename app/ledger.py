@@ -60,6 +60,14 @@ def of_month(project_id: str, hour: int) -> str:
     return f"{project_id}|{datetime.fromtimestamp(hour * 3600, UTC):%Y-%m}"
 
 
+def places(where: str) -> tuple[str, str, str]:
+    """Where the events of an hour's bucket are counted: there, or folded by now. Errors: ValueError."""
+    project_id, hour = split_bucket(where)
+    if hour is None:
+        raise ValueError(f"{where} is no bucket of an hour")
+    return where, of_month(project_id, hour), folded(project_id)
+
+
 def split_bucket(where: str) -> tuple[str, int | None]:
     """Project and hour of a bucket; None for the folded ones. Errors: ValueError."""
     project_id, _, hour = where.rpartition("|")

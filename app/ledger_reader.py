@@ -61,6 +61,10 @@ class LedgerReader:
         """The writing end of every partition."""
         return [LedgerMover(self._redis, keys) for _, keys in await self.partitions()]
 
+    async def movers_by_partition(self) -> dict[int, LedgerMover]:
+        """The same by the number of the partition."""
+        return {partition: LedgerMover(self._redis, keys) for partition, keys in await self.partitions()}
+
     async def read(self) -> list[Snapshot]:
         """Every partition's numbers."""
         return [await self._read(partition, keys) for partition, keys in await self.partitions()]
@@ -99,6 +103,7 @@ class LedgerMover:
         self._redis = redis
         self._keys = keys
         self._move = redis.register_script(ledger_scripts.MOVE)
+        self._move_some = redis.register_script(ledger_scripts.MOVE_SOME)
         self._fold = redis.register_script(ledger_scripts.FOLD)
         self._split = redis.register_script(ledger_scripts.SPLIT)
 
@@ -132,6 +137,14 @@ class LedgerMover:
                 )
             )
         return moved
+
+    async def move_some(self, round_number: int, moves: Mapping[str, int], to: str) -> int:
+        """So many stored events of each bucket met fate `to`; how many, -1 if this round was here before."""
+        keys = [self._keys.ledger, self._keys.hours, self._keys.progress]
+        parts: list[str | int] = []
+        for where, number in moves.items():
+            parts += [*ledger.places(where), number]
+        return int(await self._move_some(keys=keys, args=[round_number, ledger.STORED, to, *parts]))
 
     async def stored_until(self, end_hour: int) -> dict[str, int]:
         """Bucket -> stored events, of every bucket that ends at `end_hour` or before."""

@@ -61,6 +61,32 @@ end
 return moved
 """
 
+# So many stored events of these buckets met another fate. Once for each round of an eraser: rounds are
+# numbered, and one ends before the next begins. What was folded meanwhile is taken from the larger buckets.
+# KEYS: ledger, hours, progress. ARGV: round, from fate, to fate, then of each bucket itself, that of its month,
+# that of all folded hours, and the number.
+# -> events moved; -1 when this round, or a later one, has moved its events already
+MOVE_SOME = """
+if tonumber(redis.call('HGET', KEYS[3], 'round') or 0) >= tonumber(ARGV[1]) then return -1 end
+redis.call('HSET', KEYS[3], 'round', ARGV[1])
+local moved = 0
+for i = 4, #ARGV, 4 do
+  local left = tonumber(ARGV[i + 3])
+  for place = 0, 2 do
+    local bucket = ARGV[i + place] .. '|'
+    local number = math.min(left, tonumber(redis.call('HGET', KEYS[2], bucket .. ARGV[2]) or 0))
+    if number > 0 then
+      redis.call('HINCRBY', KEYS[2], bucket .. ARGV[2], -number)
+      redis.call('HINCRBY', KEYS[2], bucket .. ARGV[3], number)
+      redis.call('HINCRBY', KEYS[1], ARGV[2], -number)
+      redis.call('HINCRBY', KEYS[1], ARGV[3], number)
+      left, moved = left - number, moved + number
+    end
+  end
+end
+return moved
+"""
+
 # Buckets are merged into larger ones; totals stay. From which hour on buckets are whole is said in the same
 # step, for whoever compares them with the store.
 # KEYS: hours, progress. ARGV: first hour that is kept, then triples of bucket, larger bucket and fate.

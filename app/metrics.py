@@ -55,6 +55,14 @@ ROWS_STORED = Counter("eventbunker_rows_stored", "Rows that the store confirmed.
 DEAD_LETTERS = Counter("eventbunker_dead_letters", "Events set aside with their reason.")
 DUPLICATES = Counter("eventbunker_duplicates", "Events that were copies, by event id, of stored ones.")
 ERASED = Counter("eventbunker_erased", "Events that an erasure meant and that were therefore not stored.")
+ERASURES = Gauge(
+    "eventbunker_erasures", "Erasures that are not done, by how far they are.", ["stage"],
+    multiprocess_mode="livemostrecent",
+)  # fmt: skip
+ERASURE_AGE_SECONDS = Gauge(
+    "eventbunker_erasure_oldest_seconds", "Age of the oldest erasure that is not done.",
+    multiprocess_mode="livemostrecent",
+)  # fmt: skip
 EVENT_ID_SECONDS = Histogram(
     "eventbunker_event_id_lookup_duration_seconds", "One batch's event ids looked up.", buckets=FAST_SECONDS
 )

@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.stream import Keys
 from workers.drain import IDLE_WAIT_MS, PartitionDrain
 from workers.erase import ProjectEraser
+from workers.eraser import Eraser
 from workers.retention import Retention
 from workers.sharing import Sharing, life_seconds
 from workers.store_proof import StoreProof
@@ -35,6 +36,7 @@ from workers.tidy import Tidy
 from workers.tombstones import Tombstones
 
 ERASE_MARGIN_MS = 60_000  # on top of what an edge may remember a key for
+ERASURE_MARGIN_MS = 5_000  # on top of what an append may take: edges tell of their spools by then
 MAX_CONNECTIONS = 1000  # a partition blocks one in its read, and has another for its lease
 
 log = structlog.get_logger()
@@ -82,7 +84,14 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         sharing = Sharing(redis, presence, keys, drains, settings)
         days = settings.store.retention_days
         tidy = Tidy(redis, store, reader, Retention(redis, store, reader, days) if days else None)
-        await asyncio.gather(eraser.run(stop), tidy.run(stop), sharing.run(stop))
+        append_ms = int(limits.append_timeout * 1000)
+        erasures = Eraser(
+            *(redis, store, reader, tombstones),
+            queue=producer.queue,
+            owner=slot,
+            margin_ms=append_ms + ERASURE_MARGIN_MS,
+        )
+        await asyncio.gather(eraser.run(stop), erasures.run(stop), tidy.run(stop), sharing.run(stop))
     finally:
         await store.close()
         await redis.aclose()

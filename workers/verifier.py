@@ -20,7 +20,8 @@ from typing import cast
 import msgspec
 from redis.asyncio import Redis
 
-from app import canary, dead_letter, ledger, registry_scripts
+from app import canary, dead_letter, erasure_scripts, ledger, registry_scripts
+from app.erasures import decode_open
 from app.ledger import HOUR_MS, Buckets
 from app.ledger_reader import LedgerReader
 from app.retention import month_begin_ms, oldest_ms
@@ -155,7 +156,9 @@ class Verifier:
     async def _deleting(self) -> set[str]:
         """Projects whose rows are being deleted: the ledger follows when they are gone."""
         marked = cast("set[bytes]", await self._redis.smembers(registry_scripts.DELETED))
-        return {one.decode() for one in marked}
+        open_ = cast("list[bytes]", await self._redis.hvals(erasure_scripts.OPEN))
+        erased = {one.project_id for one in map(decode_open, open_) if one.stage == "hidden"}
+        return {one.decode() for one in marked} | erased
 
     def _is_going(self, where: str, deleting: set[str]) -> bool:
         """Are rows of this bucket deleted just now, or soon, so that the ledger follows?"""

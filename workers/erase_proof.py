@@ -1,0 +1,209 @@
+"""Proves that nothing of an erasure is left, and only then calls it done.
+
+After its rows are gone from the store (`workers.erase_round`), in this order:
+
+    spools        no edge holds events that were recorded before the erasure, or they went to the stream
+    stream        what was there then is acknowledged
+    dead letters  given up where they are meant
+    store         counted once more: no row, no fate that names a customer; its copy of the tombstone is gone
+    files         none of the store's directory holds former versions of the rows
+    redis         its file is written anew, so that it does not remember the events either
+
+What is not so yet stands in the report, and is looked at again. Whatever this process only remembers (marks,
+moments) is found out once more after a restart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+
+from app import erasure_scripts as scripts
+from app import presence, tombstone
+from app.erasures import Counted, Open, Report, decode_report, encode_open, encode_report
+from app.scope import Erased
+from app.store import Store
+from app.tombstone import KEPT_DAYS, Tombstone
+from workers import erase_sql as sql
+from workers.erase_letters import Letters
+from workers.marks import Mark, Marks
+from workers.redis_file import rewrite
+
+_COUNTED = (
+    "SELECT splitByChar(' ', detail)[1] AS erasure, splitByChar(' ', detail)[2], uniqExact(unique_req_id)"
+    " FROM fates WHERE project_id IN {projects:Array(String)} AND fate = 'erased'"
+    " AND erasure IN {ids:Array(String)} GROUP BY 1, 2"
+)
+_COPIES = "SELECT count() FROM erasures WHERE erasure_id IN {ids:Array(String)}"
+_FORGET_COPIES = (
+    "ALTER TABLE erasures DELETE WHERE erasure_id IN {ids:Array(String)} SETTINGS mutations_sync = 2"
+)
+_FILES = (
+    "SELECT (SELECT count() FROM system.parts WHERE database = currentDatabase() AND NOT active"
+    " AND table IN {tables:Array(String)} AND remove_time <= fromUnixTimestamp({before:Int64}))"
+    " + (SELECT count() FROM system.detached_parts WHERE database = currentDatabase()"
+    " AND table IN {tables:Array(String)})"
+)
+
+# Former parts go when the engine next looks for them, which may be in minutes where nobody writes. It looks
+# when a partition is dropped, also one that there cannot be.
+_LOOK_FOR_FORMER = "ALTER TABLE {} DROP PARTITION ID 'none'"
+
+Ones = Mapping[str, tuple[Tombstone, Erased]]
+log = structlog.get_logger()
+
+
+class Proof:
+    """For the one eraser at work. Methods raise redis_client.UNREACHABLE, StoreError and plan.Halted.
+
+    `margin_ms`: how long after an erasure an edge may still append or spool what it had recorded before.
+    """
+
+    def __init__(
+        self, redis: Redis, store: Store, letters: Letters, marks: Marks, queue: str, *, margin_ms: int
+    ) -> None:
+        self._redis = redis
+        self._store = store
+        self._letters = letters
+        self._marks = marks
+        self._queue = queue
+        self._margin_ms = margin_ms
+        self._taken: dict[str, Mark] = {}
+        self._settled: dict[str, int] = {}  # since when, Unix seconds, nothing but files is left
+        self._advance = redis.register_script(scripts.ADVANCE)
+        self._reopen = redis.register_script(scripts.REOPEN)
+        self._mark_clean = redis.register_script(scripts.MARK_CLEAN)
+
+    async def mark_clean(self, erasures: Mapping[str, Open]) -> None:
+        """The store holds no row of these any more."""
+        now_ms = time.time_ns() // 1_000_000
+        for erasure_id, one in erasures.items():
+            clean = Open(one.project_id, one.up_to_ms, "clean", now_ms)
+            report = await self._report(erasure_id)
+            report.rows_gone_at, report.remaining.store = now_ms, 0
+            keys = [scripts.hidden(one.project_id), scripts.CLEAN, scripts.OPEN, scripts.report(erasure_id)]
+            await self._mark_clean(keys=keys, args=[erasure_id, encode_open(clean), encode_report(report)])
+
+    async def prove(self, erasures: Mapping[str, Open]) -> None:
+        """One look at those whose rows are gone."""
+        clean = {id_: one for id_, one in erasures.items() if one.stage == "clean"}
+        if clean:
+            await self._prove(clean)
+        closing = {id_: one for id_, one in erasures.items() if one.stage == "closing"}
+        if closing:
+            await self._close(closing)
+
+    async def _prove(self, clean: Mapping[str, Open]) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        due = [one for one, how in clean.items() if how.up_to_ms + self._margin_ms < now_ms]
+        if not due:
+            return
+        spools = sum(one.spooled for one in await presence.listed(self._redis, self._queue, "edge"))
+        await self._tell(due, spools=spools)
+        if spools:
+            return
+        ready = []
+        for erasure_id in due:  # only now: what the spools held is in the stream
+            if erasure_id not in self._taken:
+                self._taken[erasure_id] = await self._marks.take()
+            left = await self._marks.left(self._taken[erasure_id])
+            await self._tell([erasure_id], stream=left)
+            if not left:
+                ready.append(erasure_id)
+        if ready:
+            await self._count(await self._tombstones(ready), clean)
+
+    async def _count(self, ones: Ones, clean: Mapping[str, Open]) -> None:
+        _, doubtful = await self._letters.purge([one for one, _ in ones.values()])
+        left: dict[str, int] = {}
+        for choice in sql.choices(ones.values()):
+            tables = ("events", "fates") if choice.is_of_customers else ("events",)
+            number = 0
+            for table in tables:
+                which = {"project": choice.project_id}
+                found = await self._store.ask(choice.count(table), which, timeout_seconds=sql.SECONDS)
+                number += int(str(found.rows[0][0]))
+            left |= dict.fromkeys(choice.ids, number)
+        if (await self._store.ask(_COPIES, {"ids": [*ones]})).rows != [[0]]:
+            await self._store.command(_FORGET_COPIES, {"ids": [*ones]}, timeout_seconds=sql.SECONDS)
+        for erasure_id in ones:
+            await self._tell(
+                [erasure_id], dead_letters=0, store=left[erasure_id], unreadable=doubtful.get(erasure_id, 0)
+            )
+            if left[erasure_id]:
+                log.error("rows of an erasure are back", erasure=erasure_id, rows=left[erasure_id])
+                await self._begin_again(erasure_id, clean[erasure_id])
+            elif erasure_id not in doubtful:
+                self._settled.setdefault(erasure_id, int(time.time()) + 1)
+        await self._look_at_files([one for one in ones if one in self._settled], clean)
+
+    async def _look_at_files(self, ids: Sequence[str], clean: Mapping[str, Open]) -> None:
+        for table in sql.TABLES if ids else ():
+            await self._store.command(_LOOK_FOR_FORMER.format(table), timeout_seconds=sql.SECONDS)
+        for before in sorted({self._settled[one] for one in ids}):
+            which: dict[str, Any] = {"before": before, "tables": [*sql.TABLES]}
+            files = int(str((await self._store.ask(_FILES, which)).rows[0][0]))
+            some = [one for one in ids if self._settled[one] == before]
+            await self._tell(some, files=files)
+            for erasure_id in some if not files else ():
+                report = await self._report(erasure_id)
+                report.verified_at = time.time_ns() // 1_000_000
+                one = msgspec.structs.replace(clean[erasure_id], stage="closing", since_ms=report.verified_at)
+                await self._set(erasure_id, encode_open(one), report)
+
+    async def _close(self, closing: Mapping[str, Open]) -> None:
+        """From here on Redis holds nothing by name; what its file remembers goes with a new one."""
+        how = await rewrite(self._redis)
+        which = {"projects": sorted({one.project_id for one in closing.values()}), "ids": [*closing]}
+        counted: dict[str, Counted] = {}
+        for erasure_id, place, number in (await self._store.ask(_COUNTED, which)).rows:
+            if place in Counted.__struct_fields__:
+                setattr(counted.setdefault(str(erasure_id), Counted()), str(place), int(str(number)))
+        for erasure_id in closing:
+            report = await self._report(erasure_id)
+            report.counted = counted.get(erasure_id, Counted())
+            report.redis_file, report.state = how, "done"
+            report.done_at = time.time_ns() // 1_000_000
+            await self._set(erasure_id, b"", report)
+            log.info("erasure done", erasure=erasure_id, **msgspec.structs.asdict(report.counted))
+            self._taken.pop(erasure_id, None)
+            self._settled.pop(erasure_id, None)
+
+    async def _begin_again(self, erasure_id: str, one: Open) -> None:
+        self._taken.pop(erasure_id, None)
+        self._settled.pop(erasure_id, None)
+        keys = [scripts.CLEAN, scripts.hidden(one.project_id), scripts.OPEN]
+        await self._reopen(keys=keys, args=[erasure_id, encode_open(Open(one.project_id, one.up_to_ms))])
+
+    async def _tombstones(self, ids: Sequence[str]) -> dict[str, tuple[Tombstone, Erased]]:
+        payloads = await self._redis.hmget(scripts.CLEAN, list(ids))
+        return {
+            one: (tombstone.decode(payload), tombstone.to_erased(payload))
+            for one, payload in zip(ids, payloads, strict=True)
+            if payload is not None
+        }
+
+    async def _report(self, erasure_id: str) -> Report:
+        payload = await self._redis.get(scripts.report(erasure_id))
+        if payload is None:  # somebody has cut it out of Redis; the work goes on
+            return Report(erasure_id=erasure_id, project_id="", asked_at=0, up_to=0)
+        return decode_report(payload)
+
+    async def _set(self, erasure_id: str, open_: bytes, report: Report) -> None:
+        keys = [scripts.CLEAN, scripts.OPEN, scripts.report(erasure_id)]
+        seconds = KEPT_DAYS * 86_400
+        await self._advance(keys=keys, args=[erasure_id, open_, encode_report(report), seconds])
+
+    async def _tell(self, ids: Sequence[str], **remaining: int) -> None:
+        for erasure_id in ids:
+            report = await self._report(erasure_id)
+            before = encode_report(report)
+            for name, number in remaining.items():
+                setattr(report.remaining, name, number)
+            if (after := encode_report(report)) != before:
+                await self._redis.set(scripts.report(erasure_id), after)
