@@ -63,8 +63,8 @@ return moved
 
 # So many stored events of these buckets met another fate. Once for each round of an eraser: rounds are
 # numbered, and one ends before the next begins. What was folded meanwhile is taken from the larger buckets.
-# KEYS: ledger, hours, progress. ARGV: round, from fate, to fate, then of each bucket itself, that of its month,
-# that of all folded hours, and the number.
+# KEYS: ledger, hours, progress. ARGV: round, from fate, to fate, then each bucket, that of its month, that of
+# all folded hours, and the number.
 # -> events moved; -1 when this round, or a later one, has moved its events already
 MOVE_SOME = """
 if tonumber(redis.call('HGET', KEYS[3], 'round') or 0) >= tonumber(ARGV[1]) then return -1 end

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from app import erasure_scripts as scripts
+from app.enrich import Geography
 from app.erasures import Erasures, Report
 from app.ledger_reader import LedgerReader
 from app.stream import Record
@@ -20,7 +21,6 @@ from tests.pipeline_kit import POISON, Bench, assert_conserved, dead_letters, le
 from tests.pipeline_steps import Open, opened
 from tests.store_fixture import StoreServer, store_database, store_server  # noqa: F401
 from tests.waiting import async_until
-from workers.enrich import Geography
 from workers.eraser import Eraser
 from workers.tombstones import Tombstones
 from workers.verifier import Verifier
