@@ -78,7 +78,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int, grow: Grow
     """
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
-        raise _too_large(limit_bytes, int(declared))
+        raise body_too_large(limit_bytes, int(declared))
     first = b""
     arriving: Awaitable[Message] = receive()
     while isinstance(arriving, CoroutineType):
@@ -102,9 +102,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int, grow: Grow
         async with asyncio.timeout(seconds):
             body = await _read_pieces(scope, first, await arriving, receive, limit_bytes, grow=grow)
     except TimeoutError:
-        raise ApiError(
-            Kind.REQUEST_TIMEOUT, f"The body did not arrive within {seconds:g} seconds; send it faster."
-        ) from None
+        raise body_too_late(seconds) from None
     scope[BODY_IS_READ] = True
     return body
 
@@ -176,11 +174,11 @@ async def _read_pieces(
     while True:
         if message["type"] == "http.disconnect":
             scope[BODY_IS_READ] = True  # nothing follows
-            raise ApiError(Kind.INVALID_BODY, "The client left before the body was complete.")
+            raise body_cut_short()
         piece: bytes = message.get("body", b"")
         size = len(first) + len(joined) + len(piece)
         if size > limit_bytes:
-            raise _too_large(limit_bytes, size)
+            raise body_too_large(limit_bytes, size)
         if grow is not None:
             grow(len(piece))
         if first:
@@ -192,11 +190,24 @@ async def _read_pieces(
         message = await receive()
 
 
-def _too_large(limit_bytes: int, seen_bytes: int) -> ApiError:
+def body_too_large(limit_bytes: int, seen_bytes: int) -> ApiError:
+    """413: what was announced or has come is more than may."""
     return ApiError(
         Kind.BODY_TOO_LARGE,
         f"The body may have at most {limit_bytes} bytes; {seen_bytes} were announced or received.",
     )
+
+
+def body_too_late(seconds: float) -> ApiError:
+    """408: the sender stalls."""
+    return ApiError(
+        Kind.REQUEST_TIMEOUT, f"The body did not arrive within {seconds:g} seconds; send it faster."
+    )
+
+
+def body_cut_short() -> ApiError:
+    """400, which nobody will see."""
+    return ApiError(Kind.INVALID_BODY, "The client left before the body was complete.")
 
 
 async def read_json_body(request: Request, limit_bytes: int) -> bytes:

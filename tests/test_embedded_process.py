@@ -182,6 +182,26 @@ class TestProcess:
         assert server.post(b" " * 100_001).status_code == 413
         assert server.text(b"SELECT 1" + b" " * 90_000) == "1"
 
+    def test_rows_are_bounded_and_whole(self, own: Callable[..., StoreServer]) -> None:
+        """They go into a file as they come: announced or in chunks, too many of them or none."""
+        server = own("--limits", '{"max_body_bytes": 100000}')
+        server.text("CREATE DATABASE d")
+        server.text("CREATE TABLE d.t (x UInt64) ENGINE = MergeTree ORDER BY ()")
+        insert = "INSERT INTO d.t FORMAT RowBinary"
+
+        def chunked(size: int) -> httpx.Response:
+            pieces = (b"\0" * (size // 4) for _ in range(4))
+            headers = {"X-ClickHouse-Key": server.token}
+            return httpx.post(server.url, params={"query": insert}, content=pieces, headers=headers)
+
+        assert server.insert(insert, b"\0" * 100_008).status_code == 413
+        assert chunked(100_064).status_code == 413
+        assert server.text("SELECT count() FROM d.t") == "0"
+        assert server.insert(insert, b"\0" * 80_000).status_code == 200
+        assert chunked(64_000).status_code == 200
+        assert server.insert(insert, b"").status_code == 200
+        assert server.text("SELECT count(), sum(x) FROM d.t") == "18000\t0"
+
     def test_memory_stays_bounded(self, own: Callable[..., StoreServer]) -> None:
         server = own("--limits", '{"max_memory_bytes": 500000000}')
         heavy = "SELECT count() FROM (SELECT number, toString(number) s FROM numbers(1e8) GROUP BY number, s)"

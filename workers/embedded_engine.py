@@ -17,8 +17,8 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 
 import msgspec
@@ -37,7 +37,11 @@ _ENCODINGS = frozenset({"gzip", "deflate", "br", "lz4", "zstd", "xz", "bz2"})
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One statement with all that goes with it. `data` is an INSERT's rows in `statement.format`."""
+    """One statement with all that goes with it.
+
+    An INSERT's rows, in `statement.format`, are in `statement.data` and after it in `data`; or all of them
+    are in `file`, which is closed when nobody has the job any more.
+    """
 
     statement: Statement
     query_id: str
@@ -46,6 +50,7 @@ class Job(msgspec.Struct, frozen=True):
     database: str = ""
     default_format: str = "TabSeparated"
     data: tuple[bytes, ...] = ()
+    file: FileIO | None = None
     is_question: bool = False  # of a client, not of the service
     quota_key: str = ""  # whose question
 
@@ -154,8 +159,8 @@ class Engine:
         try:
             _query(connection, f"SET max_memory_usage = {4 * max_bytes}".encode(), "Null", {})
             _query(connection, b"CREATE TEMPORARY TABLE body (b String) ENGINE = Memory", "Null", {})
-            with self._file((body,)) as name:
-                sql = f"INSERT INTO body FROM INFILE '{name}' COMPRESSION '{encoding}' FORMAT RawBLOB"
+            with self.file(body) as file:
+                sql = f"INSERT INTO body FROM INFILE '{_name(file)}' COMPRESSION '{encoding}' FORMAT RawBLOB"
                 _query(connection, sql.encode(), "Null", {})
             inflated = _query(connection, b"SELECT b FROM body", "RawBLOB", {}).bytes()
         finally:
@@ -177,8 +182,8 @@ class Engine:
         name = job.statement.format or "Values"
         if not name.isalnum():
             raise EngineError(73, "Unknown format. (UNKNOWN_FORMAT)")
-        with self._file((job.statement.data or b"", *job.data)) as file:
-            source = f"\nFROM INFILE '{file}' COMPRESSION 'none' ".encode()
+        with self._rows(job) as file:
+            source = f"\nFROM INFILE '{_name(file)}' COMPRESSION 'none' ".encode()
             sql = job.statement.text + source + job.statement.settings + f"\nFORMAT {name}".encode()
             result = _query(connection, sql, "Null", job.parameters)
         self._room.check()  # the engine's OK alone does not mean that there was room
@@ -199,27 +204,39 @@ class Engine:
                 raise EngineError(_TOO_MANY, "Inserts wait to start. (TOO_MANY_SIMULTANEOUS_QUERIES)")
             time.sleep(SETTLE_POLL_SECONDS)
 
-    @contextmanager
-    def _file(self, pieces: tuple[bytes, ...]) -> Iterator[str]:
-        """A file that holds `pieces`, by a name that lives as long as the context; in memory on Linux."""
+    def file(self, *pieces: bytes) -> FileIO:
+        """A file that begins with `pieces`, for rows; it has no name but its number. In memory on Linux."""
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("insert", os.MFD_CLOEXEC)
         else:
             descriptor, name = tempfile.mkstemp(dir=self._path)
             os.unlink(name)
-        try:
-            with open(descriptor, "wb", closefd=False) as file:
-                file.writelines(pieces)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            yield f"/dev/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
+        file = FileIO(descriptor, "wb")
+        for piece in pieces:
+            write(file, piece)
+        return file
+
+    def _rows(self, job: Job) -> FileIO:
+        file = job.file or self.file(job.statement.data or b"", *job.data)
+        file.seek(0)
+        return file
 
     def _connect(self, arguments: str = "") -> Connection:
         try:
             return self._chdb.connect(self._path + arguments)
         except RuntimeError as error:
             raise _engine_error(error) from None
+
+
+def write(file: FileIO, content: bytes) -> None:
+    """All of it: the system may take a part at a time."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _name(file: FileIO) -> str:
+    return f"/dev/fd/{file.fileno()}"
 
 
 def _prepare(connection: Connection, job: Job) -> None:

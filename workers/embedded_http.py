@@ -1,7 +1,8 @@
 """ClickHouse's HTTP interface, the part that its clients use, in front of the embedded engine.
 
-Owns: authentication, the URL's meaning, statuses and headers, which lane a statement takes, and ending a
-query whose client went away. Knows no chDB: it hands `Job`s to `workers.embedded_engine`.
+Owns: authentication, statuses and headers, which lane a statement takes, and ending a query whose client went
+away. What a request says is read in `workers.embedded_request`. Knows no chDB: it hands `Job`s to
+`workers.embedded_engine`.
 Next: `workers.embedded_store`, the process around it.
 
 Source: https://clickhouse.com/docs/interfaces/http
@@ -15,7 +16,6 @@ import binascii
 import hmac
 import re
 import uuid
-from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.applications import Starlette
@@ -25,22 +25,15 @@ from starlette.routing import Route
 
 from app.errors import ApiError
 from app.http import read_body
-from workers.embedded_config import QUESTIONS, Limits
+from workers.embedded_config import Limits
 from workers.embedded_engine import Answer, Engine, Job
 from workers.embedded_lane import Lane
 from workers.embedded_library import EngineError
+from workers.embedded_request import encoding, make_job, read_options, receive
 from workers.embedded_statement import parse
 
 END_AGAIN_SECONDS = 0.2
 _TOO_MANY, _CANCELLED = 202, 394
-# Parameters of the protocol itself; every other one is a setting of the query.
-_OWN = frozenset(
-    {
-        *("query", "database", "user", "password", "default_format", "query_id", "quota_key", "role"),
-        *("session_id", "session_timeout", "session_check", "close_session", "stacktrace"),
-        *("compress", "decompress", "buffer_size", "wait_end_of_query", "client_protocol_version"),
-    }
-)
 _STATUSES = {
     **dict.fromkeys((6, 8, 15, 25, 26, 27, 36, 38, 41, 44, 53, 55, 56, 62, 72, 117, 167, 168, 223), 400),
     **dict.fromkeys((321, 376, 427, 441, 675, 676, 677), 400),
@@ -92,7 +85,7 @@ class Interface:
         query_id = request.query_params.get("query_id") or str(uuid.uuid4())
         headers = {**self._common, "X-ClickHouse-Query-Id": _header_value(query_id)}
         try:
-            options = _options(request)
+            options = read_options(request)
             self._authenticate(request, options)
             if request.method == "GET" and "query" not in options:
                 return PlainTextResponse("Ok.\n", headers=headers)
@@ -114,8 +107,7 @@ class Interface:
             raise _too_many()
         self._buffered_bytes += reserved
         try:
-            body = await self._body(request)
-            job = _job(request, options, query_id, body, self._limits)
+            job = await self._job(request, options, query_id)
             answer = await self._run(request, job)
         finally:
             self._buffered_bytes -= reserved
@@ -123,15 +115,31 @@ class Interface:
         headers["X-ClickHouse-Summary"] = _summary(answer)
         return Response(answer.body, 200, headers, media_type=_media_type(answer.format))
 
+    async def _job(self, request: Request, options: dict[str, str], query_id: str) -> Job:
+        query, data, rows = options.get("query", "").encode(), b"", None
+        statement = parse(query + b"\n")
+        takes_rows = bool(query) and statement.data is not None
+        if takes_rows and request.method == "POST" and not encoding(request):
+            rows = self._engine.file(statement.data or b"")
+            if not await receive(request, rows, self._limits.max_body_bytes):
+                statement, rows = parse(query), None
+        else:
+            body = await self._body(request)
+            if takes_rows and body:
+                data = body
+            else:  # the statement is here or there, or goes on in the body
+                statement = parse(query + b"\n" + body if query and body else query or body)
+        return make_job(request, options, query_id, statement, self._limits, data=data, rows=rows)
+
     async def _body(self, request: Request) -> bytes:
         if request.method == "GET":
             return b""
         body = await read_body(request.scope, request.receive, self._limits.max_body_bytes)
-        encoding = request.headers.get("content-encoding", "").strip().lower()
-        if encoding in ("", "identity") or not body:
+        encoded = encoding(request)
+        if not encoded or not body:
             return body
         inflate, limit = self._engine.inflate, self._limits.max_body_bytes
-        return await asyncio.to_thread(inflate, body, encoding, limit)
+        return await asyncio.to_thread(inflate, body, encoded, limit)
 
     async def _run(self, request: Request, job: Job) -> Answer:
         self._engine.admit(job)
@@ -179,54 +187,6 @@ class Interface:
                 f"{name[:64]}: Authentication failed: password is incorrect, or there is no user with such"
                 " name. (AUTHENTICATION_FAILED)",
             )
-
-
-def _options(request: Request) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(
-            request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict"
-        )
-    except (UnicodeDecodeError, ValueError):
-        raise EngineError(36, "The URL is not percent-encoded UTF-8. (BAD_ARGUMENTS)") from None
-    return dict(pairs)
-
-
-def _job(request: Request, options: dict[str, str], query_id: str, body: bytes, limits: Limits) -> Job:
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise EngineError(48, "Multipart bodies are not served. (NOT_IMPLEMENTED)")
-    if options.get("decompress", "0") not in ("0", "false") or options.get("compress", "0") not in (
-        "0",
-        "false",
-    ):
-        raise EngineError(48, "Native compression is not served: leave it out. (NOT_IMPLEMENTED)")
-    query = options.get("query", "").encode()
-    statement = parse(query + b"\n" if query and body else query or body)
-    data: tuple[bytes, ...] = ()
-    if query and body:
-        if statement.data is not None:
-            data = (body,)
-        else:  # the statement goes on in the body
-            statement = parse(query + b"\n" + body)
-    settings = {k: v for k, v in options.items() if k not in _OWN and not k.startswith("param_")}
-    if request.method == "GET":
-        settings["readonly"] = "2"  # a link must not change anything; settings may still be given
-    is_question = settings.get("workload") == QUESTIONS
-    if is_question:
-        given = settings.get("max_memory_usage", "")
-        most = limits.question_memory_bytes
-        settings["max_memory_usage"] = str(min(int(given), most) if given.isdigit() else most)
-    return Job(
-        statement=statement,
-        query_id=query_id,
-        settings=settings,
-        parameters={k[6:]: v for k, v in options.items() if k.startswith("param_")},
-        database=options.get("database") or request.headers.get("x-clickhouse-database", ""),
-        default_format=options.get("default_format")
-        or request.headers.get("x-clickhouse-format", "TabSeparated"),
-        data=data,
-        is_question=is_question,
-        quota_key=options.get("quota_key", ""),
-    )
 
 
 def _summary(answer: Answer) -> str:
