@@ -30,7 +30,7 @@ from tests.waiting import until
 from workers import plan as plans
 from workers.event_ids import EventIds
 from workers.migrate import migrate
-from workers.plan import Item
+from workers.plan import Items
 from workers.rows import INSERT, INSERT_SETTINGS, Rows, event_key
 
 PROJECT, DATABASE = "prj_test", "bench"
@@ -110,9 +110,9 @@ def _batch(kind: str, count: int, rows: int, step: int, chance: random.Random) -
     return [one(position) for position in range(count)]
 
 
-def _items(records: list[Record]) -> list[Item]:
+def _items(records: list[Record]) -> Items:
     rows = Rows()
-    return [plans._item("1-0", one, Geography(""), rows) for one in records]
+    return Items(plans._item("1-0", one, Geography(""), rows) for one in records)
 
 
 async def lookups(figures: Figures, rows: int) -> None:
@@ -137,7 +137,7 @@ async def lookups(figures: Figures, rows: int) -> None:
     await _ask_all(figures, rows, 1)
 
 
-def _stored(records: list[Record]) -> tuple[plans.Plan, list[Item]]:
+def _stored(records: list[Record]) -> tuple[plans.Plan, Items]:
     items = _items(records)
     return plans.make("bench", items), items
 

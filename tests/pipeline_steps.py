@@ -25,7 +25,7 @@ from tests.store_fixture import StoreServer
 from tests.waiting import async_until
 from workers import plan as plans
 from workers.insert import Inserter
-from workers.plan import Item, Plan
+from workers.plan import Items, Plan
 from workers.rows import Rows
 
 Open = Callable[..., AbstractAsyncContextManager[Bench]]
@@ -86,7 +86,7 @@ def refusing(code: int) -> Fault:
 class Work:
     """One batch under a lease, its plan saved, as the drain does it."""
 
-    def __init__(self, made: Bench, items: list[Item], plan: Plan, inserter: Inserter) -> None:
+    def __init__(self, made: Bench, items: Items, plan: Plan, inserter: Inserter) -> None:
         self.made = made
         self.items = items
         self.plan = plan
@@ -101,7 +101,7 @@ async def start(made: Bench, records: Sequence[Record]) -> Work:
     partition = made.partition()
     assert await partition.acquire(LEASE_MS)
     entries, rows = await partition.read(None, 100, 2**30), Rows()
-    items = [item for entry in entries for item in plans.read_items(entry, Geography(""), rows)]
+    items = Items(item for entry in entries for item in plans.read_items(entry, Geography(""), rows))
     plan = plans.make("plan1", items)
     await partition.save_plan(plans.encode(plan))
 

@@ -20,7 +20,7 @@ from tests.waiting import async_until
 from workers import event_ids, verdict
 from workers import plan as plans
 from workers.migrate import read_migrations
-from workers.plan import Item
+from workers.plan import Items
 from workers.rows import Rows, event_key
 from workers.verdict import WINDOW_MS, Copy, find_duplicates
 
@@ -72,9 +72,9 @@ def hex_of(one: Record) -> str:
 # The rule, without any store.
 
 
-def items_of(*records: Record) -> list[Item]:
+def items_of(*records: Record) -> Items:
     rows = Rows()
-    return [plans._item("1-0", one, Geography(""), rows) for one in records]
+    return Items(plans._item("1-0", one, Geography(""), rows) for one in records)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from workers import verdict
 from workers.event_ids import EventIds
 from workers.insert import Inserter
 from workers.patience import Patience
-from workers.plan import Halted, Item
+from workers.plan import Halted, Items
 from workers.reading import Batch, Reader
 from workers.rows import Rows
 from workers.store_proof import PROOF_SECONDS, StoreProof
@@ -194,7 +194,7 @@ class PartitionDrain:
         log.info("settling an unfinished plan", plan=plan.id, rows=sum(len(part.rows) for part in plan.parts))
         entries = await self._partition.read_range(plan.first, plan.last)
         rows = Rows()
-        items = [item for entry in entries for item in plans.read_items(entry, self._geography, rows)]
+        items = Items(item for entry in entries for item in plans.read_items(entry, self._geography, rows))
         plans.check_same(plan, items)
         await self._carry_out(plan, items, resumed=True)
 
@@ -221,8 +221,8 @@ class PartitionDrain:
         oldest = oldest_ms(self._retention_days, time.time_ns() // 1_000_000)
         expired = verdict.find_expired(batch.items, oldest, erased)
         gone = {*(position for position, _ in erased), *expired}
-        rows = [row for row in range(len(batch.items)) if row not in gone]
-        duplicates = verdict.find_duplicates(batch.items, rows, known)
+        keyed = [row for row in batch.items.keyed if row not in gone]
+        duplicates = verdict.find_duplicates(batch.items, keyed, known)
         plan = plans.make(uuid.uuid4().hex, batch.items, duplicates, erased, expired)
         await self._partition.save_plan(plans.encode(plan))
         following, ahead = Batch(batch.after), None
@@ -241,10 +241,10 @@ class PartitionDrain:
         self._next_insert = 0.0 if batch.is_full else began + self._consumer.max_batch_timeout
         if not following.items:
             return Batch()  # from the beginning: whatever is in the stream by then is unacknowledged
-        following.spent = batch.items if following.is_full else []
+        following.spent = batch.items if following.is_full else Items()
         return following
 
-    async def _carry_out(self, plan: plans.Plan, items: list[Item], *, resumed: bool) -> None:
+    async def _carry_out(self, plan: plans.Plan, items: Items, *, resumed: bool) -> None:
         await self._inserter.carry_out(plan, items, resumed=resumed)
         await self._patience.insist(lambda: self._event_ids.remember(plan, items))
         await self._patience.insist(lambda: self._write_fates(plan, items))
@@ -260,7 +260,7 @@ class PartitionDrain:
         if time.monotonic() > self._next_proof:
             await self._record_proof()
 
-    async def _write_fates(self, plan: plans.Plan, items: list[Item]) -> None:
+    async def _write_fates(self, plan: plans.Plan, items: Items) -> None:
         fated = [(row, ledger.DUPLICATE, first_copy) for row, first_copy in plan.duplicates]
         fated += [(row, ledger.EXPIRED, "") for row in plan.expired]
         found = [

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from app import metrics
 from app.store import Store
-from workers.plan import Item, Plan
+from workers.plan import Item, Items, Plan
 from workers.rows import encode_length
 from workers.verdict import WINDOW_MS, Copy, stored_rows
 
@@ -55,12 +55,12 @@ class EventIds:
         self._store = store
         self._timeout_seconds = timeout_seconds
 
-    async def look_up(self, items: Sequence[Item]) -> dict[bytes, list[Copy]]:
+    async def look_up(self, items: Items) -> dict[bytes, list[Copy]]:
         """The stored copies of `items`: event_key -> copies, oldest first. Without ids nothing is asked."""
         recent_from = time.time_ns() // 1_000_000 - RECENT_MS
         moments: dict[str, dict[bytes, list[int]]] = {_RECENT: {}, _STORED: {}}
-        for item in items:
-            if item.event_key and item.record is not None:
+        for item in map(items.__getitem__, items.keyed):
+            if item.record is not None:
                 recorded = item.record.time_recorded
                 table = _RECENT if recorded >= recent_from else _STORED
                 moments[table].setdefault(item.event_key, []).append(recorded)
@@ -93,9 +93,9 @@ class EventIds:
         asked = set(keys)
         return [(key, copy) for key, copy in rows if key in asked]
 
-    async def remember(self, plan: Plan, items: Sequence[Item]) -> None:
+    async def remember(self, plan: Plan, items: Items) -> None:
         """Write the ids of the rows that `plan` has stored. Safe to repeat."""
-        block = b"".join(_row(items[row]) for row in stored_rows(plan, items) if items[row].event_key)
+        block = b"".join(_row(items[row]) for row in stored_rows(plan, items.keyed))
         if block:
             await self._store.insert(
                 INSERT,

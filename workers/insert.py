@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -29,7 +29,7 @@ from workers import plan as plans
 from workers import verdict
 from workers.held import Held
 from workers.patience import Patience
-from workers.plan import Halted, Item, Part, Plan
+from workers.plan import Halted, Items, Part, Plan
 from workers.rows import INSERT, INSERT_SETTINGS, to_row
 
 # The data is at fault: nothing was written, and another try would say the same.
@@ -71,7 +71,7 @@ class Inserter:
         self._pause = patience.pause
         self._held = Held(store, fence, patience, timeout_seconds=timeout_seconds)
 
-    async def carry_out(self, plan: Plan, items: Sequence[Item], *, resumed: bool) -> None:
+    async def carry_out(self, plan: Plan, items: Items, *, resumed: bool) -> None:
         """Store every row of `plan` once; rows that the store refuses become dead letters of the plan.
 
         `plan` is already in Redis. `resumed` says that another life may have sent its inserts before.
@@ -109,7 +109,7 @@ class Inserter:
             )
             await self._save(plan)
 
-    async def _send(self, plan: Plan, part: Part, items: Sequence[Item], *, instead: bytes = b"") -> None:
+    async def _send(self, plan: Plan, part: Part, items: Items, *, instead: bytes = b"") -> None:
         """One insert of one part, or of another block under its token; fenced and timed."""
         await self._fence()
         began = time.monotonic()
@@ -132,7 +132,7 @@ class Inserter:
             metrics.INSERT_ROWS.observe(len(part.rows))
 
     async def _after_refusal(
-        self, plan: Plan, part: Part, items: Sequence[Item], error: StoreRefused, failures: int
+        self, plan: Plan, part: Part, items: Items, error: StoreRefused, failures: int
     ) -> list[Part]:
         """What takes the place of `part` after the server's own exception: a retry, halves, or nothing."""
         if error.code in BLOCKING_CODES or (
@@ -168,7 +168,7 @@ class Inserter:
             return self._max_retries
         return RETRIES_OF_A_ROW if len(part.rows) == 1 else 0
 
-    async def _settle(self, plan: Plan, part: Part, items: Sequence[Item]) -> list[Part]:
+    async def _settle(self, plan: Plan, part: Part, items: Items) -> list[Part]:
         """Find out what became of an insert of unknown state; the part that is still missing, if any."""
         failures = 0
         while True:
@@ -186,7 +186,7 @@ class Inserter:
                 await self._pause(failures, error)
         return await self._held.missing(plan, part, items)
 
-    async def _burn(self, plan: Plan, part: Part, items: Sequence[Item]) -> None:
+    async def _burn(self, plan: Plan, part: Part, items: Items) -> None:
         """Use up the token of `part`: afterwards no copy of its insert adds a row, however late it comes.
 
         Tiny blocks are sent in its place, since the engine compares tokens and not rows: the part's own first
@@ -221,7 +221,7 @@ class Inserter:
         await self._partition.save_plan(plans.encode(plan))
 
 
-def burners(part: Part, items: Sequence[Item]) -> list[bytes]:
+def burners(part: Part, items: Items) -> list[bytes]:
     """The blocks that may be sent in place of `part`: one row for each month, its own or nobody's.
 
     The engine keeps tokens by partition of the table, which is the month of `time_recorded`.

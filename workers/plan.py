@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, lru_cache
 
 import msgspec
 
@@ -82,6 +82,38 @@ class Item(msgspec.Struct, gc=False):
         return None if self.rows is None else self.rows.cut(self.start, self.size)
 
 
+class Items(list[Item]):
+    """The items of a batch, once it is complete, and what they say together.
+
+    Each of these is a walk through ten thousand items. Who reads ahead asks for them (`sum_up`), so that
+    nothing is left of it for the moment between two inserts, when the store waits.
+    """
+
+    def sum_up(self) -> None:
+        """Find out all of it. Nothing may be added any more."""
+        _ = (self.keyed, self.rowless, self.buckets, self.token)
+
+    @cached_property
+    def keyed(self) -> list[int]:
+        """Those with an event id."""
+        return [row for row, item in enumerate(self) if item.event_key]
+
+    @cached_property
+    def rowless(self) -> list[int]:
+        """Those of which no row can be made."""
+        return [row for row, item in enumerate(self) if item.rows is None]
+
+    @cached_property
+    def buckets(self) -> Counter[str]:
+        """How many events the ledger counts where; entries that cannot be read are none."""
+        return Counter([item.bucket for item in self if item.record is not None])
+
+    @cached_property
+    def token(self) -> str:
+        """The token of all of them, when they are sent for the first time."""
+        return _token(self, 0)
+
+
 MAX_DEAD_ROWS = 100  # of one batch, once they outnumber the others: then it is our bug, not the data's
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -121,7 +153,7 @@ def _bucket(project_id: str, hour: int) -> str:
 
 def make(
     plan_id: str,
-    items: Sequence[Item],
+    items: Items,
     duplicates: Sequence[tuple[int, str]] = (),
     erased: Sequence[tuple[int, str]] = (),
     expired: Sequence[int] = (),
@@ -132,9 +164,9 @@ def make(
     these is stored.
     """
     out = {*(position for position, _ in (*duplicates, *erased)), *expired}
-    left = [(position, item) for position, item in enumerate(items) if position not in out]
-    rows = [position for position, item in left if item.rows is not None]
-    dead = [(position, item.reason) for position, item in left if item.rows is None]
+    dead = [(position, items[position].reason) for position in items.rowless if position not in out]
+    out.update(items.rowless)
+    rows = [position for position in range(len(items)) if position not in out]
     parts = [Part(rows)] if rows else []
     return Plan(
         *(plan_id, items[0].entry, items[-1].entry, parts, 0, dead),
@@ -145,12 +177,12 @@ def make(
     )
 
 
-def check_readable(items: Sequence[Item]) -> None:
+def check_readable(items: Items) -> None:
     """Before a plan is made: if most events cannot be read, that is our bug, or another version wrote them.
 
     Errors: Halted.
     """
-    rowless = [item for item in items if item.rows is None]
+    rowless = [items[row] for row in items.rowless]
     events = sum(max(1, sum(_counts(item).values())) for item in rowless)
     if events >= MAX_DEAD_ROWS and events > len(items) - len(rowless):
         raise Halted(f"{events} of the next {events + len(items) - len(rowless)} events: {rowless[0].reason}")
@@ -183,14 +215,20 @@ def set_rowless_aside(plan: Plan, items: Sequence[Item]) -> list[int]:
     return rowless
 
 
-def token(part: Part, items: Sequence[Item]) -> str:
+def token(part: Part, items: Items) -> str:
     """The deduplication token of `part`: a digest of its ordered ids, where they lie, and the attempt.
 
     Anything less would let the engine drop different rows silently under a reused token. The entries tell a
     dead letter that was put back from its former life, whose token the engine may know without the row.
     """
-    pieces = [part.attempt.to_bytes(4, "big")]
-    for item in map(items.__getitem__, part.rows):
+    if not part.attempt and len(part.rows) == len(items):
+        return items.token
+    return _token(map(items.__getitem__, part.rows), part.attempt)
+
+
+def _token(items: Iterable[Item], attempt: int) -> str:
+    pieces = [attempt.to_bytes(4, "big")]
+    for item in items:
         pieces += (item.entry.encode(), b"/", item.identity)
     return hashlib.sha256(b"".join(pieces)).hexdigest()
 
@@ -224,13 +262,13 @@ def halves(part: Part) -> list[Part]:
     return [Part(part.rows[:middle], part.attempt + 1), Part(part.rows[middle:], part.attempt + 1)]
 
 
-def ledger_changes(plan: Plan, items: Sequence[Item]) -> dict[str, int]:
+def ledger_changes(plan: Plan, items: Items) -> dict[str, int]:
     """What the acknowledgement of a finished plan adds to the ledger: field -> number of events."""
     others = [(row, ledger.DUPLICATE) for row, _ in plan.duplicates]
     others += [(row, ledger.DEAD) for row, _ in plan.dead]
     others += [(row, ledger.ERASED) for row, _ in plan.erased]
     others += [(row, ledger.EXPIRED) for row in plan.expired]
-    stored = Counter([item.bucket for item in items if item.record is not None])
+    stored = items.buckets.copy()
     changes: Counter[str] = Counter()
     for row, fate in others:
         item = items[row]

@@ -14,7 +14,7 @@ from app.enrich import Geography
 from app.partition import Partition
 from app.settings import Consumer
 from workers import plan as plans
-from workers.plan import Item
+from workers.plan import Items
 from workers.rows import Rows
 
 BITE_ENTRIES = 256  # of one question; `Partition.read` bounds its bytes
@@ -29,8 +29,8 @@ class Batch:
     """
 
     def __init__(self, after: str | None = None) -> None:
-        self.items: list[Item] = []
-        self.spent: list[Item] = []
+        self.items = Items()
+        self.spent = Items()
         self.rows = Rows()
         self.after = after
         self.bytes = 0
@@ -46,7 +46,7 @@ class Reader:
         self._max_rows = consumer.max_batch_size
         self._max_bytes = consumer.max_batch_bytes
 
-    async def fill_ahead(self, batch: Batch, spent: list[Item]) -> None:
+    async def fill_ahead(self, batch: Batch, spent: Items) -> None:
         """`fill` beside an insert: when its block is on its way, which needs this thread too.
 
         To free the ten thousand items of a former batch takes milliseconds: here nobody waits for that.
@@ -71,4 +71,5 @@ class Reader:
                 if len(batch.items) >= self._max_rows or batch.bytes >= self._max_bytes:
                     batch.is_full = True
                     batch.rows.whole()  # put together here, where nothing waits for it
+                    batch.items.sum_up()
                     break

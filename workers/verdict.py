@@ -79,10 +79,10 @@ def promote(plan: Plan, items: Sequence[Item], dead_row: int) -> None:
         plan.parts.append(Part(promoted))
 
 
-def stored_rows(plan: Plan, items: Sequence[Item]) -> list[int]:
-    """The rows that the store holds once the plan has been carried out."""
+def stored_rows(plan: Plan, rows: Iterable[int]) -> list[int]:
+    """Those of `rows` that the store holds once the plan has been carried out."""
     others = {*(row for row, _ in (*plan.dead, *plan.duplicates, *plan.erased)), *plan.expired}
-    return [row for row in range(len(items)) if row not in others]
+    return [row for row in rows if row not in others]
 
 
 def _kept(plan: Plan, items: Sequence[Item], key: bytes, waiting: Sequence[int]) -> Known:
@@ -90,7 +90,7 @@ def _kept(plan: Plan, items: Sequence[Item], key: bytes, waiting: Sequence[int])
     return {
         key: [
             Copy(record.time_recorded, record.unique_req_id.hex())
-            for row in stored_rows(plan, items)
+            for row in stored_rows(plan, range(len(items)))
             if row not in waiting and items[row].event_key == key
             if (record := items[row].record) is not None
         ]
