@@ -21,7 +21,7 @@ it, workers.edge_hypercorn (edge_connections, edge_http1, edge_head) or workers.
                         workers.reading makes the next batch while the store takes the one before
      9  workers.event_ids, workers.verdict   copies of stored events, told by their ids
     10  workers.plan    what is inserted under which token, written down before it is done
-    11  app.enrich, workers.rows   record -> row
+    11  app.enrich, workers.rows   record -> row (workers.items: those of a batch)
     12  workers.insert  carries the plan out: exactly once, or a dead letter
     13  app.store       the one ClickHouse client
 

@@ -29,8 +29,8 @@ from tests.store_fixture import StoreServer, start_store
 from tests.waiting import until
 from workers import plan as plans
 from workers.event_ids import EventIds
+from workers.items import Items, make_item
 from workers.migrate import migrate
-from workers.plan import Items
 from workers.rows import INSERT, INSERT_SETTINGS, Rows, event_key
 
 PROJECT, DATABASE = "prj_test", "bench"
@@ -112,7 +112,7 @@ def _batch(kind: str, count: int, rows: int, step: int, chance: random.Random) -
 
 def _items(records: list[Record]) -> Items:
     rows = Rows()
-    return Items(plans._item("1-0", one, Geography(""), rows) for one in records)
+    return Items(make_item("1-0", one, Geography(""), rows) for one in records)
 
 
 async def lookups(figures: Figures, rows: int) -> None:

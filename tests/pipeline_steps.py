@@ -25,7 +25,8 @@ from tests.store_fixture import StoreServer
 from tests.waiting import async_until
 from workers import plan as plans
 from workers.insert import Inserter
-from workers.plan import Items, Plan
+from workers.items import Items, read_items
+from workers.plan import Plan
 from workers.rows import Rows
 
 Open = Callable[..., AbstractAsyncContextManager[Bench]]
@@ -101,7 +102,7 @@ async def start(made: Bench, records: Sequence[Record]) -> Work:
     partition = made.partition()
     assert await partition.acquire(LEASE_MS)
     entries, rows = await partition.read(None, 100, 2**30), Rows()
-    items = Items(item for entry in entries for item in plans.read_items(entry, Geography(""), rows))
+    items = Items(item for entry in entries for item in read_items(entry, Geography(""), rows))
     plan = plans.make("plan1", items)
     await partition.save_plan(plans.encode(plan))
 

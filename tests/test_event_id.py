@@ -19,8 +19,8 @@ from tests.pipeline_steps import Open, Real, hang, insert_then_hang, opened
 from tests.waiting import async_until
 from workers import event_ids, verdict
 from workers import plan as plans
+from workers.items import Items, make_item
 from workers.migrate import read_migrations
-from workers.plan import Items
 from workers.rows import Rows, event_key
 from workers.verdict import WINDOW_MS, Copy, find_duplicates
 
@@ -74,7 +74,7 @@ def hex_of(one: Record) -> str:
 
 def items_of(*records: Record) -> Items:
     rows = Rows()
-    return Items(plans._item("1-0", one, Geography(""), rows) for one in records)
+    return Items(make_item("1-0", one, Geography(""), rows) for one in records)
 
 
 @pytest.mark.parametrize(

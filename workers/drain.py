@@ -37,8 +37,9 @@ from workers import plan as plans
 from workers import verdict
 from workers.event_ids import EventIds
 from workers.insert import Inserter
+from workers.items import Items, read_items
 from workers.patience import Patience
-from workers.plan import Halted, Items
+from workers.plan import Halted
 from workers.reading import Batch, Reader
 from workers.rows import Rows
 from workers.store_proof import PROOF_SECONDS, StoreProof
@@ -194,7 +195,7 @@ class PartitionDrain:
         log.info("settling an unfinished plan", plan=plan.id, rows=sum(len(part.rows) for part in plan.parts))
         entries = await self._partition.read_range(plan.first, plan.last)
         rows = Rows()
-        items = Items(item for entry in entries for item in plans.read_items(entry, self._geography, rows))
+        items = Items(item for entry in entries for item in read_items(entry, self._geography, rows))
         plans.check_same(plan, items)
         await self._carry_out(plan, items, resumed=True)
 

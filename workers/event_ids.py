@@ -18,7 +18,8 @@ from collections.abc import Sequence
 
 from app import metrics
 from app.store import Store
-from workers.plan import Item, Items, Plan
+from workers.items import Item, Items
+from workers.plan import Plan
 from workers.rows import encode_length
 from workers.verdict import WINDOW_MS, Copy, stored_rows
 

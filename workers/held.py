@@ -11,8 +11,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from app.store import Store, Value
+from workers.items import Item
 from workers.patience import Patience
-from workers.plan import Item, Part, Plan
+from workers.plan import Part, Plan
 
 IDS_A_QUESTION = 1000  # the address of a request holds 64 KiB
 

@@ -28,8 +28,9 @@ from app.stream import Record
 from workers import plan as plans
 from workers import verdict
 from workers.held import Held
+from workers.items import Items
 from workers.patience import Patience
-from workers.plan import Halted, Items, Part, Plan
+from workers.plan import Halted, Part, Plan
 from workers.rows import INSERT, INSERT_SETTINGS, to_row
 
 # The data is at fault: nothing was written, and another try would say the same.

@@ -7,20 +7,15 @@ Who carries a plan out: `workers.insert`. Why it exists: design, "the life of an
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Sequence
 
 import msgspec
 
 from app import dead_letter, ledger
 from app.dead_letter import DeadLetter
-from app.enrich import Geography
-from app.partition import Entry
-from app.stream import Record, split_group
-from workers.rows import Rows, to_row
+from workers.items import Item, Items, token_of
 
 
 class Part(msgspec.Struct):
@@ -55,65 +50,6 @@ class Halted(Exception):
     """Nothing may be acknowledged until somebody has looked: the message says why."""
 
 
-class Item(msgspec.Struct, gc=False):
-    """One record of a batch, or one entry that holds none. `rows` is None where no row can be made.
-
-    `identity`: the 16 bytes of the event's `unique_req_id`; none of an entry that cannot be read. `bucket`:
-    where the ledger counts it. `counts`: the same for the events of an entry that cannot be read.
-    `event_key`: what copies of one event have in common (`workers.rows.event_key`).
-    """
-
-    entry: str
-    record: Record | None
-    rows: Rows | None = None
-    start: int = 0
-    size: int = 0
-    reason: str = ""
-    payload: bytes = b""
-    counts: str = ""
-    event_key: bytes = b""
-    customer_identifier: str = ""
-    identity: bytes = b""
-    bucket: str = ""
-
-    @property
-    def row(self) -> bytes | None:
-        """In RowBinary."""
-        return None if self.rows is None else self.rows.cut(self.start, self.size)
-
-
-class Items(list[Item]):
-    """The items of a batch, once it is complete, and what they say together.
-
-    Each of these is a walk through ten thousand items. Who reads ahead asks for them (`sum_up`), so that
-    nothing is left of it for the moment between two inserts, when the store waits.
-    """
-
-    def sum_up(self) -> None:
-        """Find out all of it. Nothing may be added any more."""
-        _ = (self.keyed, self.rowless, self.buckets, self.token)
-
-    @cached_property
-    def keyed(self) -> list[int]:
-        """Those with an event id."""
-        return [row for row, item in enumerate(self) if item.event_key]
-
-    @cached_property
-    def rowless(self) -> list[int]:
-        """Those of which no row can be made."""
-        return [row for row, item in enumerate(self) if item.rows is None]
-
-    @cached_property
-    def buckets(self) -> Counter[str]:
-        """How many events the ledger counts where; entries that cannot be read are none."""
-        return Counter([item.bucket for item in self if item.record is not None])
-
-    @cached_property
-    def token(self) -> str:
-        """The token of all of them, when they are sent for the first time."""
-        return _token(self, 0)
-
-
 MAX_DEAD_ROWS = 100  # of one batch, once they outnumber the others: then it is our bug, not the data's
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -121,34 +57,6 @@ _PLAN_DECODER = msgspec.msgpack.Decoder(Plan)
 
 encode = _ENCODER.encode
 decode = _PLAN_DECODER.decode
-
-
-def read_items(entry: Entry, geography: Geography, rows: Rows) -> Iterator[Item]:
-    """The items of one entry: the reason where no row can be made, the others' rows are added to `rows`."""
-    try:
-        records = split_group(entry.payload)
-    except msgspec.DecodeError as error:
-        reason = f"{dead_letter.UNREADABLE}: {error}"
-        yield Item(entry.id, None, reason=reason, payload=entry.payload, counts=entry.counts)
-        return
-    for record in records:
-        yield _item(entry.id, record, geography, rows)
-
-
-def _item(entry_id: str, record: Record, geography: Geography, rows: Rows) -> Item:
-    bucket = _bucket(record.project_id, record.time_recorded // ledger.HOUR_MS)
-    try:
-        row = to_row(record, geography)
-    except (msgspec.DecodeError, ValueError) as error:
-        reason = f"{dead_letter.ROWLESS}: {error}"
-        return Item(entry_id, record, reason=reason, identity=record.unique_req_id, bucket=bucket)
-    data, about = row.data, (row.event_key, row.customer_identifier, row.identity, bucket)
-    return Item(entry_id, record, rows, rows.add(data), len(data), "", b"", "", *about)
-
-
-@lru_cache(maxsize=1024)
-def _bucket(project_id: str, hour: int) -> str:
-    return ledger.bucket(project_id, hour * ledger.HOUR_MS)
 
 
 def make(
@@ -223,14 +131,7 @@ def token(part: Part, items: Items) -> str:
     """
     if not part.attempt and len(part.rows) == len(items):
         return items.token
-    return _token(map(items.__getitem__, part.rows), part.attempt)
-
-
-def _token(items: Iterable[Item], attempt: int) -> str:
-    pieces = [attempt.to_bytes(4, "big")]
-    for item in items:
-        pieces += (item.entry.encode(), b"/", item.identity)
-    return hashlib.sha256(b"".join(pieces)).hexdigest()
+    return token_of(map(items.__getitem__, part.rows), part.attempt)
 
 
 def block(part: Part, items: Sequence[Item]) -> bytes:

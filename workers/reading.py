@@ -13,8 +13,7 @@ import asyncio
 from app.enrich import Geography
 from app.partition import Partition
 from app.settings import Consumer
-from workers import plan as plans
-from workers.plan import Items
+from workers.items import Items, read_items
 from workers.rows import Rows
 
 BITE_ENTRIES = 256  # of one question; `Partition.read` bounds its bytes
@@ -62,7 +61,7 @@ class Reader:
             if not entries:
                 return
             for entry in entries:
-                for item in plans.read_items(entry, self._geography, batch.rows):
+                for item in read_items(entry, self._geography, batch.rows):
                     batch.items.append(item)
                     if not len(batch.items) % SLICE:
                         await asyncio.sleep(0)

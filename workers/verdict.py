@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from workers.plan import Item, Part, Plan
+from workers.items import Item
+from workers.plan import Part, Plan
 
 WINDOW_MS = 7 * 24 * 3_600_000
 
