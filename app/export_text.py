@@ -18,7 +18,6 @@ from app.formats import Cell
 Row = Sequence[object]
 TIMESTAMP = "timestamp"  # the client's own text of what `event_time` says
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ENCODER = msgspec.json.Encoder()
 
 
 class UnknownField(Exception):
@@ -34,7 +33,7 @@ def event_of(row: Row) -> dict[str, object]:
 
 def ndjson(rows: Iterable[Row]) -> bytes:
     """An event a line."""
-    return _ENCODER.encode_lines(map(event_of, rows))
+    return formats.ndjson([event_of(row) for row in rows])
 
 
 class Csv:

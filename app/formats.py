@@ -63,6 +63,7 @@ _FORMULAS = "formulas=escaped"
 # What spreadsheets take for the beginning of a formula. Source: https://owasp.org/www-community/attacks/CSV_Injection
 _FORMULA = re.compile(r"[=+\-@\t\r\n]")
 _ENCODER = msgspec.json.Encoder()
+_ON_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
 
 def choose(accept: str | None) -> Accepted:
@@ -102,9 +103,13 @@ def _range(item: str) -> _Range | None:
     return _Range(media_type, quality, frozenset(parameters))
 
 
-def ndjson(rows: Sequence[Mapping[str, Cell]]) -> bytes:
+def ndjson(rows: Sequence[Mapping[str, object]]) -> bytes:
     """One object a line, each line ended."""
-    return _ENCODER.encode_lines(rows)
+    lines = _ENCODER.encode_lines(rows)
+    if lines.count(b"\n") == len(rows) and b"\r" not in lines:
+        return lines
+    # In JSON as clients send it a line break is white space between tokens: in a string it is an escape.
+    return b"".join(_ENCODER.encode(row).translate(_ON_ONE_LINE) + b"\n" for row in rows)
 
 
 def columns(known: Iterable[str], rows: Iterable[Mapping[str, Cell]]) -> list[str]:

@@ -111,3 +111,19 @@ def test_formulas_are_data_unless_told(start: str) -> None:
 def test_ndjson_is_one_object_a_line() -> None:
     assert formats.ndjson([]) == b""
     assert formats.ndjson([{"a": raw("x\n")}, {"a": None}]) == b'{"a":"x\\n"}\n{"a":null}\n'
+
+
+def test_an_event_is_one_line_however_its_client_wrote_it() -> None:
+    rows: list[dict[str, Cell]] = [
+        {"a": msgspec.Raw(b'{"x":\r\n 1,\n"y": "\\n"}')},
+        {"a": msgspec.Raw(b"[1,\r2]")},
+        {"a": 1},
+    ]
+    lines = formats.ndjson(rows).split(b"\n")
+    assert lines.pop() == b""
+    assert [msgspec.json.decode(line) for line in lines] == [
+        {"a": {"x": 1, "y": "\n"}},
+        {"a": [1, 2]},
+        {"a": 1},
+    ]
+    assert b"\r" not in b"".join(lines)
