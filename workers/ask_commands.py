@@ -65,6 +65,7 @@ def query_command(
     key. Exit code 0: answered. 1: the query is refused, each problem is named. 2: it could not be asked.
     """
     from workers import ask_query  # noqa: PLC0415
+    from workers.asking import Wanted  # noqa: PLC0415
 
     if url and (project or customer is not None):
         raise click.UsageError("--project and --customer are the key's to say, with --url")
@@ -74,12 +75,13 @@ def query_command(
         raise click.UsageError("--customer is not empty")
     text = ask_content.read(query, "give a query")
     if url:
-        sys.exit(ask_query.ask_edge(url, _key(key_file), text, format_=_chosen(format_)))
-    wanted = ask_query.Wanted(project, customer)
+        sys.exit(ask_query.ask_edge(url, read_key(key_file), text, format_=_chosen(format_)))
+    wanted = Wanted(project, customer)
     sys.exit(ask_query.ask_store(context.settings(state=state), wanted, text, format_=_chosen(format_)))
 
 
-def _key(file: TextIO | None) -> str:
+def read_key(file: TextIO | None) -> str:
+    """The QUERY key; never an argument, which others on the machine could read."""
     given = [file.read()] if file is not None else [os.environ.get(name, "") for name in KEY_VARIABLES]
     found = next(filter(None, map(str.strip, given)), "")
     if not found:

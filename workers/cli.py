@@ -17,6 +17,7 @@ import msgspec
 from app.settings import Settings, SettingsError, json_schema, load
 from workers.ask_commands import query_command, sql_command
 from workers.dead_commands import dead
+from workers.export_command import export_command
 from workers.import_command import import_command
 from workers.since import Since
 
@@ -154,6 +155,7 @@ def migrate(context: _Context) -> None:
 
 main.add_command(dead)
 main.add_command(import_command)
+main.add_command(export_command)
 main.add_command(query_command)
 main.add_command(sql_command)
 

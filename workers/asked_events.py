@@ -1,0 +1,105 @@
+"""Which events a command means: its options -> `filters` and `time_period` of a request, and whose they are.
+
+--event purchase --filter price>100 --filter plan=pro --filter page_url~^https://shop
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import click
+import msgspec
+
+from app.fields import COLUMNS, Kind
+from workers.ask_commands import KEY_VARIABLES
+
+F = TypeVar("F", bound=Callable[..., Any])
+OPERATORS = {
+    "!=": "not_equals", ">=": "greater_than_or_equals", "<=": "less_than_or_equals",
+    "=": "equals", ">": "greater_than", "<": "less_than", "~": "matches",
+}  # fmt: skip
+_SUGAR = re.compile(r"([^=!<>~]+)(!=|>=|<=|=|>|<|~)(.*)", re.DOTALL)
+
+
+def whose(command: F) -> F:
+    """Options for whose events are meant: `project`, `customer`, `url`, `key_file`, `state`."""
+    for option in (
+        click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one."),
+        click.option(
+            "--key-file",
+            type=click.File("r"),
+            help=f"With --url. Holds the QUERY key, which else comes from {' or '.join(KEY_VARIABLES)}.",
+        ),
+        click.option(
+            "--url", default="", help="Ask this edge over HTTP, with a QUERY key, and nothing else."
+        ),
+        click.option("--customer", metavar="CUSTOMER_IDENTIFIER", help="This customer's events alone."),
+        click.option("--project", metavar="PROJECT_ID", default="", help="Default: that which `dev` made."),
+    ):
+        command = option(command)
+    return command
+
+
+def which(command: F) -> F:
+    """Options for which events are meant: `event`, `filter_`, `filters`."""
+    for option in (
+        click.option("--filters", default="", metavar="JSON", help="Filters as a query has them."),
+        click.option(
+            "--filter",
+            "filter_",
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="Also != > >= < <= and ~ for a regular expression. Numbers, true and false are what they"
+            ' look like; "in quotes" they are text. Repeatable: all must hold.',
+        ),
+        click.option("--event", default="", metavar="NAME", help="Events of this name."),
+    ):
+        command = option(command)
+    return command
+
+
+def check(project: str, customer: str | None, url: str, key_file: TextIO | None) -> None:
+    """Errors: click.UsageError where options contradict each other."""
+    if url and (project or customer is not None):
+        raise click.UsageError("--project and --customer are the key's to say, with --url")
+    if key_file is not None and not url:
+        raise click.UsageError("--key-file goes with --url; the operator needs no key")
+    if customer == "":
+        raise click.UsageError("--customer is not empty")
+
+
+def read_filters(event: str, sugar: tuple[str, ...], filters: str) -> list[object]:
+    """`filters` of a request. What a filter means is checked where it is asked. Errors: click.UsageError."""
+    found: list[object] = []
+    if event:
+        found.append({"field_name": "event_name", "op": "equals", "value": event})
+    found += map(_filter, sugar)
+    if filters:
+        try:
+            found += msgspec.json.decode(filters, type=list[Any])
+        except msgspec.DecodeError as error:
+            raise click.UsageError(f"--filters is not a JSON array: {error}") from None
+    return found
+
+
+def _filter(text: str) -> dict[str, object]:
+    match = _SUGAR.fullmatch(text)
+    if match is None:
+        raise click.UsageError(f"--filter {text}: write FIELD=VALUE, or != > >= < <= ~ between the two")
+    name, sign, value = match[1].strip(), match[2], match[3]
+    return {"field_name": name, "op": OPERATORS[sign], "value": _value(name, sign, value)}
+
+
+def _value(name: str, sign: str, text: str) -> object:
+    """Where a field holds text alone, or is matched by a pattern, the value is what stands there."""
+    column = COLUMNS.get(name)
+    if sign == "~" or (column is not None and column.kind is not Kind.FLAG):
+        return text
+    try:
+        value: object = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+    return value if isinstance(value, str | int | float) else text

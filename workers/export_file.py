@@ -1,0 +1,223 @@
+"""`eventbunker export`: the events that a request names, into a file that is whole or not there.
+
+As the operator it goes the edge's way, `app.export`, with no edge between. From an edge it takes the answer
+as it comes. Both count what they write, and compare it with what was promised at the start.
+
+Exit codes: 0 the file is whole; 1 refused; 2 could not be begun; 3 broke off; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+import click
+import msgspec
+
+from app.settings import Settings
+from workers import asking
+from workers.asking import Failed, Wanted
+from workers.export_count import Counter, counter_of
+
+PATH = "/v1/export"
+INTERRUPTED = 130
+CONNECT_SECONDS, SILENT_SECONDS = 10.0, 120.0
+
+
+class Target(msgspec.Struct, frozen=True):
+    """`output`: a file's name, or `-`."""
+
+    output: str
+    is_quiet: bool
+
+
+def from_store(settings: Settings, wanted: Wanted, request: Mapping[str, object], target: Target) -> int:
+    """Export as the operator, and return the exit code."""
+    try:
+        running, wanted = asking.find(settings, wanted)
+        with _writing(target) as file:
+            asyncio.run(_from_store(running, wanted, msgspec.json.encode(request), target, file))
+    except Failed as error:
+        return asking.say(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def from_edge(url: str, key: str, request: Mapping[str, object], target: Target) -> int:
+    """Export what an edge answers, and return the exit code."""
+    try:
+        with _writing(target) as file:
+            _from_edge(url, key, request, target, file)
+    except Failed as error:
+        return asking.say(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+async def _from_store(
+    settings: Settings, wanted: Wanted, body: bytes, target: Target, file: IO[bytes]
+) -> None:
+    from app.ask import Turn  # noqa: PLC0415
+    from app.errors import ApiError  # noqa: PLC0415
+    from app.export import open_file  # noqa: PLC0415
+    from app.export_pages import Pages, settle  # noqa: PLC0415
+    from app.export_request import read_export  # noqa: PLC0415
+    from app.export_text import UnknownField  # noqa: PLC0415
+
+    async with asking.operator(settings, wanted) as operator:
+
+        @contextlib.asynccontextmanager
+        async def turns() -> AsyncIterator[Turn]:
+            async with operator.asker.turn(operator.grant) as turn:
+                yield turn
+
+        now_ms = time.time_ns() // 1_000_000
+        export = read_export(body, "", now_ms)
+        bound_ms = await settle(turns, now_ms)
+        found = await open_file(Pages(turns, export, bound_ms), export, bound_ms)
+        with _progress(target, found.count) as progress:
+            try:
+                async for piece in found.pieces():
+                    _write(file, piece)
+                    progress.show(found.rows)
+            except (ApiError, UnknownField) as error:
+                raise Failed(3, f"it broke off after {found.rows:,} events ({error}); run it again") from None
+        _check(found.rows, found.count)
+        progress.say(found.rows, target)
+
+
+def _from_edge(url: str, key: str, request: Mapping[str, object], target: Target, file: IO[bytes]) -> None:
+    import httpx  # noqa: PLC0415 - costs a start that does not need it
+
+    begun, counter = False, None
+    timeout = httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)
+    headers = {"x-eventbunker-query-key": key, "accept-encoding": "identity"}
+    try:
+        with httpx.stream(
+            "POST", url.rstrip("/") + PATH, json=request, headers=headers, timeout=timeout
+        ) as answer:
+            if answer.status_code != 200:
+                raise asking.refused(answer.status_code, answer.read())
+            begun = True
+            count = int(answer.headers.get("x-eventbunker-event-count", "-1"))
+            counter = counter_of(str(request["format"]), str(request["compression"]))
+            with _progress(target, count) as progress:
+                for piece in answer.iter_raw():
+                    _write(file, piece)
+                    progress.show(counter.add(piece))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        if not begun:
+            raise asking.away(url, error) from None
+        raise Failed(3, f"the edge broke off ({type(error).__name__}); run it again") from None
+    _check(_end(counter), count)
+    progress.say(count, target)
+
+
+def _end(counter: Counter) -> int | None:
+    try:
+        return counter.end()
+    except ValueError as error:
+        raise Failed(3, f"the file is not whole ({error}); run it again") from None
+
+
+def _check(rows: int | None, count: int) -> None:
+    """`rows`: None where nobody can tell."""
+    if rows is not None and rows < count:
+        raise Failed(
+            3,
+            f"{count:,} events were there at the start, and {rows:,} came: some were erased or expired "
+            "meanwhile. Run it again",
+        )
+
+
+@contextlib.contextmanager
+def _writing(target: Target) -> Iterator[IO[bytes]]:
+    """Where the bytes go: beside the file, which they become at the end. Errors: Failed."""
+    if target.output == "-":
+        try:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # `| head` has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        return
+    output = Path(target.output)
+    if output.exists() and not output.is_file():  # a device, or a named pipe
+        with _opened(output) as file:
+            yield file
+        return
+    part = output.with_name(output.name + ".part")
+    try:
+        with _opened(part) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(output)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return path.open("wb")
+    except OSError as error:
+        raise Failed(2, f"{path} cannot be written: {error.strerror}") from None
+
+
+def _write(file: IO[bytes], piece: bytes) -> None:
+    try:
+        file.write(piece)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failed(3, f"the file cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _progress(target: Target, count: int) -> Iterator[_Progress]:
+    progress = _Progress(count, is_shown=not target.is_quiet and sys.stderr.isatty())
+    try:
+        yield progress
+    finally:
+        progress.stop()
+
+
+class _Progress:
+    """A bar on a terminal; a word at the end in any case, unless it is to be quiet."""
+
+    def __init__(self, count: int, *, is_shown: bool) -> None:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
+
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            "events",
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not is_shown,
+            transient=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("", total=max(count, 0) or None)
+
+    def show(self, rows: int | None) -> None:
+        if rows is not None:
+            self._bar.update(self._task, completed=rows)
+
+    def stop(self) -> None:
+        self._bar.stop()
+
+    def say(self, rows: int, target: Target) -> None:
+        if not target.is_quiet:
+            where = "" if target.output == "-" else f" in {target.output}"
+            click.echo(f"{rows:,} event{'' if rows == 1 else 's'}{where}", err=True)
