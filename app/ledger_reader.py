@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from app import ledger, ledger_scripts
 from app.ledger import Buckets, Fates
+from app.settings import Settings
 from app.stream import Keys
 
 MAX_PARTITIONS = 256  # as `shards` in deploy.toml
@@ -69,6 +70,26 @@ class LedgerReader:
         """Every partition's numbers."""
         return [await self._read(partition, keys) for partition, keys in await self.partitions()]
 
+    async def of_project(self, project_id: str, hours: range) -> tuple[dict[int, Fates], int]:
+        """Hour -> what met which fate, of one project, summed over all partitions; and the first hour before
+        which hours may be folded already. Only what is asked for is read, whatever else there is."""
+        names = [(hour, fate) for hour in hours for fate in ledger.FATES]
+        buckets = {hour: ledger.bucket(project_id, hour * ledger.HOUR_MS) for hour in hours}
+        fields = [ledger.field(buckets[hour], fate) for hour, fate in names]
+        sums: dict[int, Fates] = {}
+        kept_from_hour = 0
+        for _, keys in await self.partitions() if names else []:
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.hmget(keys.hours, fields)
+            pipeline.hget(keys.progress, "kept_from_hour")
+            counts, kept = await pipeline.execute()
+            kept_from_hour = max(kept_from_hour, int(kept or 0))
+            for (hour, fate), count in zip(names, counts, strict=True):
+                if count is not None:
+                    fates = sums.setdefault(hour, {})
+                    fates[fate] = fates.get(fate, 0) + int(count)
+        return sums, kept_from_hour
+
     async def _read(self, partition: int, keys: Keys) -> Snapshot:
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.hgetall(keys.ledger)
@@ -94,6 +115,12 @@ class LedgerReader:
             int(entries),
             int(kept or 0),
         )
+
+
+def of(redis: Redis, settings: Settings) -> LedgerReader:
+    """The ledger of the service that `settings` describe."""
+    producer = settings.producer
+    return LedgerReader(redis, producer.queue, producer.shards, settings.consumer.dead_letter_queue)
 
 
 class LedgerMover:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from app import redis_client
+from app import ledger_reader, redis_client
 from app import store as store_client
 from app.analyse import AnalyseHandlers
 from app.append import Appender
@@ -38,6 +38,7 @@ from app.iframe import IframeHandlers
 from app.layout import Expected, Layout
 from app.manage import ManageHandlers
 from app.manage_dead import DeadHandlers
+from app.manage_usage import UsageHandler
 from app.partition import Freshness
 from app.presence import EdgePresence
 from app.pressure import Pressure
@@ -157,6 +158,11 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
             *_chart_routes(IframeHandlers(asker, Embeds(redis))),
             *_erase_routes(EraseHandlers(registry, erasures, asker, settings)),
             *_manage_routes(registry, letters, store, settings),
+            Route(
+                "/v1/manage/usage",
+                UsageHandler(registry, asker, ledger_reader.of(redis, settings), settings).usage,
+                methods=["POST"],
+            ),
             Route("/livez", probes.livez),
             Route("/readyz", probes.readyz),
             Route("/metrics", probes.metrics),

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the analyses (`app.analyse`): the types that read and write them. Pure."""
+"""The OpenAPI description of analyses and usage (`app.analyse`, `app.manage_usage`): their types. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from app.cohorts import RetentionAnswer, RetentionRequest
 from app.funnel import FunnelAnswer, FunnelRequest
 from app.openapi_schema import Described
 from app.seen_fields import FieldsAnswer, FieldsRequest
+from app.usage import UsageAnswer, UsageRequest
 
 POSTS: dict[str, tuple[str, str, Described, Described]] = {
     "/v1/query/funnel": (
@@ -19,5 +20,8 @@ POSTS: dict[str, tuple[str, str, Described, Described]] = {
     ),
     "/v1/query/fields": (
         "List event names and fields with types, counts and examples", "query", FieldsRequest, FieldsAnswer,
+    ),
+    "/v1/manage/usage": (
+        "Count stored events by day and event name", "apikey", UsageRequest, UsageAnswer,
     ),
 }  # fmt: skip

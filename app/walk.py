@@ -81,7 +81,7 @@ def _option(value: object, kind: object) -> Any:
     options = [option for option in get_args(bare) if option is not msgspec.UnsetType]
     if len(options) == 1:
         return options[0]
-    shapes: dict[type, Callable[[object], bool]] = {list: _is_array, dict: _is_object}
+    shapes: dict[type, Callable[[object], bool]] = {list: _is_array, dict: _is_object, str: _is_text}
     is_meant = shapes.get(type(value))
     found = [option for option in options if is_meant is not None and is_meant(_bare(option))]
     if found:
@@ -107,6 +107,10 @@ def _is_object(kind: object) -> bool:
 
 def _is_array(kind: object) -> bool:
     return get_origin(kind) is tuple
+
+
+def _is_text(kind: object) -> bool:
+    return kind is str
 
 
 def _words(kind: object) -> list[str]:
