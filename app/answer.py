@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from datetime import datetime, tzinfo
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from app import formats
+from app import cursor, formats
+from app.cursor import Position
 from app.formats import Accepted, Cell, Format
 from app.query import Query
 from app.sql import Output, Statement
@@ -32,13 +34,15 @@ class ShownPeriod(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`fresh_as_of`: Unix milliseconds up to which every event that reached the stream is counted."""
+    """`fresh_as_of`: Unix milliseconds up to which every event that reached the stream is counted. `next`: of
+    raw events, the cursor of the page that follows, None behind the last one."""
 
     data: list[dict[str, Cell]]
     row_count: int
     time_period: ShownPeriod
     elapsed_ms: float
     fresh_as_of: int
+    next: str | UnsetType | None = UNSET
 
 
 class Rendered(msgspec.Struct, frozen=True):
@@ -52,7 +56,7 @@ class Rendered(msgspec.Struct, frozen=True):
 def data(query: Query, statement: Statement, rows: Sequence[Sequence[object]]) -> list[dict[str, Cell]]:
     """What the answer's `data` holds."""
     if query.is_raw:
-        return [_event(statement.outputs, row) for row in rows]
+        return [_event(statement.outputs, row) for row in rows[: query.limit]]
     zone = read_zone(query.timezone)
     return [_group(statement.outputs, row, zone) for row in rows]
 
@@ -68,14 +72,20 @@ def render(
 ) -> Rendered:
     """The answer to `query`, whose `statement` returned `rows`."""
     found, period = data(query, statement, rows), show(query.period)
+    following = _next(query, statement.outputs, rows)
     if accepted.format is Format.JSON:
-        answer = Answer(found, len(found), period, round(elapsed_ms, 3), fresh_as_of)
+        answer = Answer(
+            *(found, len(found), period, round(elapsed_ms, 3), fresh_as_of),
+            next=following if query.is_raw else UNSET,
+        )
         return Rendered(_ENCODER.encode(answer), accepted.content_type, {})
     headers = {
         "x-eventbunker-fresh-as-of": str(fresh_as_of),
         "x-eventbunker-row-count": str(len(found)),
         "x-eventbunker-time-period": f"{period.start}/{period.end}",
     }
+    if following is not None:
+        headers["x-eventbunker-next"] = following
     # Beside what `app.gate` lets the scripts of other origins read of every answer.
     headers["access-control-expose-headers"] = ", ".join([*headers, "content-disposition"])
     if accepted.format is Format.NDJSON:
@@ -84,6 +94,15 @@ def render(
     content = formats.csv(names, found, escapes_formulas=accepted.escapes_formulas)
     headers["content-disposition"] = 'attachment; filename="eventbunker.csv"'
     return Rendered(content, accepted.content_type, headers)
+
+
+def _next(query: Query, outputs: Sequence[Output], rows: Sequence[Sequence[object]]) -> str | None:
+    """The cursor behind the last row that is shown, where there are more."""
+    if not query.is_paged or len(rows) <= query.limit:
+        return None
+    last = {output.name: value for output, value in zip(outputs, rows[query.limit - 1], strict=False)}
+    after = msgspec.convert([last[name] for name in Position.__struct_fields__], Position)
+    return cursor.write(query.digest, query.period, after)
 
 
 def show(period: Period) -> ShownPeriod:

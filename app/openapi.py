@@ -19,7 +19,7 @@ from app.openapi_dead import POSTS as _DEAD_POSTS
 from app.openapi_erase import posts as _erase_posts
 from app.openapi_schema import INTEGER as _INTEGER
 from app.openapi_schema import TEXT as _TEXT
-from app.openapi_schema import Described, components, described, schema_of
+from app.openapi_schema import Described, components, described, or_null, schema_of
 from app.openapi_schema import object_of as _object
 from app.query_request import QueryRequest
 from app.time_period import TimePeriod
@@ -33,6 +33,10 @@ _ANSWER: Schema = _object(
     fresh_as_of={
         "type": "integer",
         "description": "Unix ms up to which every event that arrived is included",
+    },
+    next={
+        **or_null(_TEXT),
+        "description": "Of raw events alone: the `cursor` to ask for those that follow; null behind the last",
     },
 )
 _TRACKED: Schema = _object(

@@ -10,6 +10,7 @@ PATH = "/v1/query/json"
 _HEADERS: dict[str, Schema] = {
     "x-eventbunker-fresh-as-of": {"description": "As `fresh_as_of` of JSON", "schema": INTEGER},
     "x-eventbunker-row-count": {"description": "As `row_count` of JSON", "schema": INTEGER},
+    "x-eventbunker-next": {"description": "As `next` of JSON, where there is one", "schema": TEXT},
     "x-eventbunker-time-period": {"description": "start/end, as `time_period` of JSON", "schema": TEXT},
 }
 

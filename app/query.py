@@ -13,9 +13,12 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET
 
+from app import cursor
 from app.computations import Computation, repeated_outputs, to_computations
+from app.cursor import TIMES, Cursor, Position
 from app.errors import Problem, invalid_body
 from app.fields import Field, resolve, unknown
+from app.fill import too_many
 from app.filters import Condition, to_conditions
 from app.query_request import DEFAULT_LIMIT, Bucket, OrderRequest, QueryRequest, read_period_of
 from app.request import read_members
@@ -32,7 +35,8 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Query(msgspec.Struct, frozen=True):
-    """A checked query."""
+    """A checked query. `after`: the event behind which a page of raw events begins; `digest`: of which query
+    the page is (`app.cursor`)."""
 
     period: Period
     timezone: str = "UTC"
@@ -44,12 +48,18 @@ class Query(msgspec.Struct, frozen=True):
     order_by: tuple[Order, ...] = ()
     limit: int = DEFAULT_LIMIT
     offset: int = 0
-    cursor: str | None = None
+    after: Position | None = None
+    digest: str = ""
 
     @property
     def is_raw(self) -> bool:
         """Does it return events as they came, not groups of them?"""
         return not self.computations and not self.group_by and self.bucket is None
+
+    @property
+    def is_paged(self) -> bool:
+        """Can a cursor say where its next page begins?"""
+        return self.is_raw and all(order.output in TIMES for order in self.order_by)
 
 
 def read_query(body: bytes, now_ms: int) -> Query:
@@ -79,8 +89,13 @@ def to_query(asked: QueryRequest, now_ms: int, problems: list[Problem]) -> Query
             problems.append(Problem("$.cursor", "pages through raw events only; use offset for groups"))
     if asked.fill and bucket is None and "group_by_time" not in paths:
         problems.append(Problem("$.fill", "needs group_by_time: there are no empty buckets without it"))
+    if asked.fill and bucket is not None and period is not None and (words := too_many(period, bucket)):
+        problems.append(Problem("$.fill", words))
+    page = None if problems else _page(asked, problems)
     if problems or period is None:
         raise invalid_body(problems)
+    if page is not None:
+        period = Period(page.start_ms, page.end_ms)
     return Query(
         period=period,
         timezone=asked.timezone,
@@ -91,9 +106,25 @@ def to_query(asked: QueryRequest, now_ms: int, problems: list[Problem]) -> Query
         filters=to_conditions(asked.filters),
         order_by=tuple(Order(term.field_name, term.direction == "DESC") for term in asked.order_by),
         limit=asked.limit,
-        offset=asked.offset,
-        cursor=None if asked.cursor is UNSET else asked.cursor,
+        offset=0 if page is not None else asked.offset,  # which the first page has left out
+        after=None if page is None else page.after,
+        digest=cursor.digest(asked),
     )
+
+
+def _page(asked: QueryRequest, problems: list[Problem]) -> Cursor | None:
+    """The page of raw events that is asked for; None for the first."""
+    if asked.cursor is UNSET:
+        return None
+    if any(term.field_name not in TIMES for term in asked.order_by):
+        words = f"goes on in an order by {' or '.join(TIMES)}; with another order_by use offset"
+        problems.append(Problem("$.cursor", words))
+        return None
+    try:
+        return cursor.read(asked.cursor, cursor.digest(asked))
+    except ValueError as error:
+        problems.append(Problem("$.cursor", str(error)))
+        return None
 
 
 def _problems_of_order(asked: Sequence[OrderRequest], outputs: Sequence[str]) -> list[Problem]:

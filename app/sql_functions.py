@@ -28,7 +28,7 @@ from app.sql_fields import (
 
 # Which of two events comes first.
 _SEQUENCE = "(event_time, time_recorded, unique_req_id)"
-_COUNTS = frozenset((Function.COUNT, Function.COUNT_DISTINCT))
+COUNTS = frozenset((Function.COUNT, Function.COUNT_DISTINCT))
 
 
 class Computed(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ def compute(computation: Computation, alias: str, together: Iterable[Computation
     """The SQL of one computation; its aggregates are named `alias` + letter. `together`: all of the query's,
     since quantiles of one field are found in one list of its values."""
     field, function = computation.field, computation.function
-    if function in _COUNTS:
+    if function in COUNTS:
         return Computed(
             [f"{_count(function, field)} AS {alias}n"], f"toString({alias}n)", sorted_by=f"{alias}n"
         )

@@ -77,6 +77,21 @@ def shown(value: Any) -> str:
 
 
 @pytest.mark.service
+def test_next_leads_through_all_events_in_any_format(project: Client) -> None:
+    query: dict[str, Any] = {"time_period": "minus_1_hours", "limit": 2}
+    first = ask(project, query).json()
+    last = ask(project, {**query, "cursor": first["next"]})
+    assert (last.json()["row_count"], last.json()["next"]) == (1, None)
+    table = ask(project, query, accept="text/csv", origin="https://page.example")
+    assert "x-eventbunker-next" in table.headers["access-control-expose-headers"]
+    rest = ask(
+        project, {**query, "cursor": table.headers["x-eventbunker-next"]}, accept="application/x-ndjson"
+    )
+    assert [json.loads(line) for line in rest.text.splitlines()] == last.json()["data"]
+    assert "x-eventbunker-next" not in rest.headers
+
+
+@pytest.mark.service
 def test_errors_are_json_whatever_is_accepted(project: Client) -> None:
     refused = ask(project, {"time_period": "yestoday"}, accept="text/csv")
     assert (refused.status_code, refused.headers["content-type"]) == (400, "application/json")

@@ -78,4 +78,4 @@ def _print(content: bytes, format_: str) -> None:
     )
     click.echo(f"{len(rows):,} row{'' if len(rows) == 1 else 's'}", err=True)
     if answer.next:
-        click.echo(f'more: add "next": "{answer.next}"', err=True)
+        click.echo(f'there are more: add "cursor": "{answer.next}"', err=True)
