@@ -20,6 +20,7 @@ from workers.dead_commands import dead
 from workers.export_command import export_command
 from workers.import_command import import_command
 from workers.since import Since
+from workers.tail_command import tail_command
 
 
 class _Context:
@@ -156,6 +157,7 @@ def migrate(context: _Context) -> None:
 main.add_command(dead)
 main.add_command(import_command)
 main.add_command(export_command)
+main.add_command(tail_command)
 main.add_command(query_command)
 main.add_command(sql_command)
 

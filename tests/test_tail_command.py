@@ -1,0 +1,122 @@
+"""`eventbunker tail`: the same events as operator and over HTTP; words for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from tests.client import Client, unique
+from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service
+from tests.waiting import until
+from workers.tail_show import pretty
+from workers.tail_watch import Message, messages
+
+SECONDS = 30.0
+
+
+class Watching:
+    """The command, running."""
+
+    def __init__(self, directory: Path, service: Service, key: str, words: tuple[str, ...]) -> None:
+        config = directory / "deploy.toml"
+        config.write_text(f'[dev]\npersist_to = "{service.state}"\n')
+        self._errors = directory / f"stderr{unique('')}"
+        inherited = {name: value for name, value in os.environ.items() if name not in FROM_OUTSIDE}
+        with self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", COMMAND, "-c", str(config), "tail", *words],
+                cwd=ROOT,
+                env={**inherited, "QUERY_KEY": key},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    @property
+    def words(self) -> str:
+        return self._errors.read_text()
+
+    def events(self) -> list[dict[str, Any]]:
+        """All of them, when it has ended by itself."""
+        out, _ = self.process.communicate(timeout=SECONDS)
+        assert self.process.returncode == 0, self.words
+        return [json.loads(line) for line in out.splitlines()]
+
+
+@contextmanager
+def watching(directory: Path, service: Service, client: Client, *words: str) -> Iterator[Watching]:
+    command = Watching(directory, service, client.keys["query_key"], words)
+    try:
+        until(lambda: "watching" in command.words or command.process.poll() is not None, SECONDS, "a word")
+        yield command
+    finally:
+        command.process.kill()
+        command.process.communicate()
+
+
+@pytest.mark.service
+def test_operator_and_key_see_the_same(service: Service, client: Client, tmp_path: Path) -> None:
+    project = client.new_project()
+    words = ("-n", "2", "--event", "e", "--filter", "n>1")
+    own = ("--project", project.keys["project_id"])
+    with (
+        watching(tmp_path, service, project, *words, *own) as one,
+        watching(tmp_path, service, project, *words, "--url", service.url) as other,
+    ):
+        for n in range(4):
+            project.track(event_name="e", n=n)
+        seen = one.events()
+        assert [event["n"] for event in seen] == [2, 3]
+        assert other.events() == seen
+
+
+@pytest.mark.service
+def test_what_cannot_be_watched_is_said(service: Service, client: Client, tmp_path: Path) -> None:
+    nowhere = "http://127.0.0.1:1"
+    for words, code, said in (
+        (("--url", nowhere), 2, "does not answer"),
+        (("--project", "prj_none"), 2, "does not exist"),
+        (("--url", service.url, "--filters", '[{"field_name": "n", "op": "equls"}]'), 1, "did you mean"),
+        (("--filters", '[{"field_name": "n", "op": "equls"}]'), 1, "did you mean"),
+    ):
+        with watching(tmp_path, service, client, *words) as command:
+            assert command.process.wait(SECONDS) == code
+            assert said in command.words
+
+
+def test_messages_are_read_however_they_are_cut() -> None:
+    text = 'retry: 2000\nevent: open\ndata: {}\nid: 0:1-0\n\n: still here\n\ndata: {"a":1}\n\ndata: {}\nid: 0:2-0\n\n'
+    assert list(messages(text.split("\n"))) == [
+        Message("open", b"{}", "0:1-0"),
+        Message("message", b'{"a":1}', ""),
+        Message("message", b"{}", "0:2-0"),
+    ]
+
+
+def test_a_line_for_people_has_nothing_that_a_terminal_obeys() -> None:
+    event = {
+        "event_name": "buy",
+        "event_time": "2026-01-01T12:00:00.250Z",
+        "customer_identifier": "c\x1b[31m1",
+        "unique_req_id": "0" * 32,
+        "user_agent": "x",
+        "text": "a b",
+        "digits": "12",
+        "number": 12,
+        "o": {"x": None, "y": [1, "\x07"]},
+    }
+    line = click.unstyle(pretty(event, 200))
+    assert line.split("  ", 1)[1].split() == [
+        *("buy", r"c\x1b[31m1", 'text="a', 'b"', 'digits="12"', "number=12", "o.x=null", r'o.y=[1,"\u0007"]'),
+    ]  # fmt: skip
+    assert ":00:00.250" in line
+    assert len(click.unstyle(pretty(event, 80))) <= 80
