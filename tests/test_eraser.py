@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
+import pytest
 
 from app import erasure_scripts as scripts
+from app import erasures
+from app import ledger as ledgers
 from app.enrich import Geography
 from app.erasures import Erasures, Report
 from app.ledger_reader import LedgerReader
+from app.store import Store
 from app.stream import Record
 from app.tombstone import Tombstone
-from tests.pipeline_kit import POISON, Bench, assert_conserved, dead_letters, ledger
-from tests.pipeline_steps import Open, opened
+from tests.pipeline_kit import POISON, Bench, assert_conserved, dead_letters, ledger, put_payload
+from tests.pipeline_steps import Open, has_inserted, opened
 from tests.store_fixture import StoreServer, store_database, store_server  # noqa: F401
 from tests.waiting import async_until
+from workers import erase_round
 from workers.eraser import Eraser
 from workers.tombstones import Tombstones
 from workers.verifier import Verifier
@@ -46,10 +53,10 @@ class Scene:
         self.erasures = Erasures(made.redis, made.store, queue)
         self.eraser = self.make()
 
-    def make(self) -> Eraser:
+    def make(self, store: Store | None = None) -> Eraser:
         made = self.made
         return Eraser(
-            *(made.redis, made.store, self.reader, Tombstones(made.redis, Geography(""))),
+            *(made.redis, store or made.store, self.reader, Tombstones(made.redis, Geography(""))),
             queue=made.settings.producer.queue, owner=os.urandom(4).hex(), margin_ms=0,
             round_seconds=0, proof_seconds=0,
         )  # fmt: skip
@@ -72,7 +79,7 @@ class Scene:
 
         return await async_until(is_done, 90, "the erasure to be done")
 
-    async def customers(self) -> list[object]:
+    async def customers(self) -> list[tuple[object, object]]:
         sql = "SELECT customer_identifier, count() FROM events GROUP BY ALL ORDER BY ALL"
         return [(name, number) for name, number in (await self.made.store.ask(sql)).rows]
 
@@ -83,6 +90,12 @@ class Scene:
         ).run()
         assert report.differences == []
         assert report.moving == []
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer need not wait for the clocks of edges that there are not."""
+    monkeypatch.setattr(erasures, "LEAD_MS", 50)
 
 
 @contextlib.asynccontextmanager
@@ -135,5 +148,208 @@ def test_one_customer_of_many_is_gone_and_it_is_proven(opened: Open) -> None:
             await here.assert_clean()
             assert await made.redis.hlen(scripts.OPEN) == 0
             assert await here.eraser.step() is False
+
+    asyncio.run(run())
+
+
+class Killed(BaseException):
+    """What kill -9 is to a task: nothing of ours catches it."""
+
+
+class MortalStore(Store):
+    """Kills whoever uses it: after so many more statements, before or after the last of them is carried out."""
+
+    left = -1
+    is_before = True
+
+    async def _post(self, *arguments: Any, **options: Any) -> bytes:
+        self.left -= 1
+        if self.left == 0 and self.is_before:
+            raise Killed
+        answer = await super()._post(*arguments, **options)
+        if self.left == 0:
+            raise Killed
+        return answer
+
+
+def mortal(made: Bench) -> MortalStore:
+    settings = made.settings
+    return MortalStore(
+        settings.clickhouse_url,
+        database=settings.store.database,
+        username=settings.store.username,
+        password=settings.secret("CLICKHOUSE_PASSWORD"),
+    )
+
+
+async def killed_after(here: Scene, store: MortalStore, statements: int, *, is_before: bool) -> bool:
+    """An eraser that dies; was it still at work?"""
+    store.left, store.is_before = statements, is_before
+    eraser = here.make(store)
+    try:
+        for _ in range(3):
+            await eraser.step()
+    except Killed:
+        return True
+    finally:
+        store.left = -1
+        await here.made.redis.delete(scripts.ERASER)  # its place ends by itself, a minute later
+    return False
+
+
+def test_killed_at_any_statement_it_goes_on_and_counts_once(opened: Open) -> None:
+    """One eraser after the other dies, each at a later statement, with an erasure for each.
+
+    A few statements of them here; all of them, a minute and a half: EVENTBUNKER_LONG=1.
+    """
+    stride = 1 if os.environ.get("EVENTBUNKER_LONG") else 9
+
+    async def run() -> None:
+        async with scene(opened) as here, here.made.draining():
+            made, store = here.made, mortal(here.made)
+            begun: list[str] = []
+            try:
+                for statements in range(6, 100, stride):
+                    customer = f"c{statements}"
+                    await made.put(
+                        [event(customer, ago=n * DAY, event_id=f"{customer}-{n}") for n in range(3)]
+                    )
+                    await made.put([event("stays")])
+                    await async_until(made.is_empty, 15)
+                    begun.append(await here.erase(customer))
+                    if not await killed_after(here, store, statements, is_before=len(begun) % 2 == 0):
+                        break
+            finally:
+                await store.close()
+            assert statements > 15, "a round has so many"
+            reports = [await here.done(erasure) for erasure in begun]
+            number = len(begun)
+            assert [report.counted.store for report in reports] == [3] * number
+            assert await here.customers() == [("stays", number)]
+            counts = await ledger(made.redis, made.keys)
+            assert counts == {"appended": 4 * number, "erased": 3 * number, "stored": number}
+            await assert_conserved(made.redis, made.keys)
+            await here.assert_clean()
+
+    asyncio.run(run())
+
+
+def test_many_rows_go_in_rounds_and_filters_choose_any(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with scene(opened) as here, here.made.draining():
+            made = here.made
+            await made.put([event(f"c{n % 4}", n=n, event_id=f"id{n}") for n in range(40)])
+            await made.put([event("c1", n=1, event_id="id1")])
+            await async_until(made.is_empty, 15)
+            condition = {"field_name": "n", "op": "less_than", "value": 25}
+            erasure = await here.erase("c1", filters=(condition,))
+            every = await here.erase(filters=({"field_name": "n", "op": "greater_than", "value": 37},))
+            report = await here.done(erasure)
+            assert (report.counted.store, (await here.done(every)).counted.store) == (6, 2)
+            assert await here.customers() == [("c0", 10), ("c1", 4), ("c2", 9), ("c3", 9)]
+            # The copy of an erased event named the customer too.
+            named = await made.store.ask("SELECT count() FROM fates WHERE customer_identifier != ''")
+            assert named.rows == [[0]]
+            await here.assert_clean()
+
+    monkeypatch.setattr(erase_round, "ROWS_A_ROUND", 4)
+    asyncio.run(run())
+
+
+def test_what_was_planned_before_and_what_nobody_can_read(opened: Open) -> None:
+    """A batch on its way when the erasure comes is waited for; an unreadable entry goes if it names whom."""
+
+    async def run() -> None:
+        held = asyncio.Event()
+
+        async def hold(real: Any) -> None:
+            await held.wait()
+            await real()
+
+        async with scene(opened) as here:
+            made = here.made
+            made.store.faults = [hold]
+            hour = ledgers.bucket(PROJECT, time.time_ns() // 1_000_000)
+            async with made.draining():
+                await made.put([event("anna"), event("bert")])
+                await async_until(lambda: has_inserted(made, 0), 15)
+                erasure = await here.erase("anna", "zoë")
+                await here.step()
+                report = await here.erasures.report(PROJECT, erasure)
+                assert report is not None
+                assert report.rows_gone_at is None, "a row may still come"
+                held.set()
+                await async_until(made.is_empty, 15)
+                for junk in (b"\xc1 zo\\u00eb", b"\xc1 bert"):
+                    await put_payload(made.redis, made.keys, junk, f"{hour}=2", 2)
+                await async_until(made.is_empty, 15)
+                assert (await here.done(erasure)).counted.store == 1
+                assert await here.customers() == [("bert", 1)]
+                assert [one.body for one in await dead_letters(made.redis, made.keys)] == [b"\xc1 bert"]
+                assert await ledger(made.redis, made.keys) == {
+                    "appended": 6, "stored": 1, "erased": 3, "dead": 2,
+                }  # fmt: skip
+                await here.assert_clean()
+                condition = {"field_name": "event_name", "op": "equals", "value": "none"}
+                doubtful = await here.erase(filters=(condition,))
+                await here.step(6)
+                report = await here.erasures.report(PROJECT, doubtful)
+                assert report is not None
+                assert (report.state, report.remaining.unreadable) == ("pending", 1)
+                await made.redis.delete(made.keys.dead)
+                await here.done(doubtful)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_any_order_of_events_erasures_crashes_and_drains_conserves(opened: Open, seed: int) -> None:
+    """What was recorded before an erasure of its customer is gone, all else is there, and all is counted."""
+    dice = random.Random(seed)
+    customers = ["anna", "bert", "carl"]
+
+    async def run() -> None:
+        async with scene(opened) as here:
+            made, store = here.made, mortal(here.made)
+            sent: list[Record] = []
+            gone: dict[str, int] = {}
+            begun: list[str] = []
+            for _ in range(25):
+                match dice.choice(["put", "put", "late", "erase", "drain", "step", "killed"]):
+                    case "put" | "late" as how:
+                        ago = dice.choice([0, 1, 10, 2 * DAY]) if how == "late" else 0
+                        some = [event(dice.choice(customers), ago=ago) for _ in range(dice.randint(1, 5))]
+                        sent += some
+                        await made.put(some)
+                    case "erase":
+                        customer = dice.choice(customers)
+                        begun.append(await here.erase(customer))
+                        report = await here.erasures.report(PROJECT, begun[-1])
+                        gone[customer] = report.up_to if report else 0
+                    case "drain":
+                        async with made.draining():
+                            await async_until(made.is_empty, 15)
+                    case "step":
+                        await here.eraser.step()
+                        await made.redis.delete(scripts.ERASER)
+                    case "killed":
+                        await killed_after(here, store, dice.randint(1, 25), is_before=dice.random() < 0.5)
+            async with made.draining():
+                await async_until(made.is_empty, 15)
+                for erasure in begun:
+                    await here.done(erasure)
+            await store.close()
+            left = Counter(
+                customer
+                for one in sent
+                for customer in [msgspec.json.decode(one.body)["customer_identifier"]]
+                if one.time_recorded > gone.get(customer, 0)
+            )
+            assert dict(await here.customers()) == dict(left)
+            counts = await ledger(made.redis, made.keys)
+            assert counts.get("stored", 0) == left.total()
+            assert counts.get("erased", 0) == len(sent) - left.total()
+            await assert_conserved(made.redis, made.keys)
+            await here.assert_clean()
 
     asyncio.run(run())

@@ -64,7 +64,6 @@ class Rounds:
         self._store = store
         self._reader = reader
         self._swap = redis.register_script(scripts.SWAP)
-        self._rows_a_round = ROWS_A_ROUND
 
     async def unfinished(self) -> Round | None:
         """The round that somebody began."""
@@ -106,7 +105,7 @@ class Rounds:
 
     async def _choose(self, made: Round) -> Round:
         ones, done = await self._tombstones(made)
-        left = self._rows_a_round
+        left = ROWS_A_ROUND
         complete: set[str] = set()
         for choice in sql.choices(ones):
             if left <= 0:  # the rest is for the next round
@@ -115,7 +114,7 @@ class Rounds:
             for statement in self._statements(choice):
                 await self._store.command(statement, which, timeout_seconds=sql.SECONDS)
             complete.update(choice.ids)
-            left = self._rows_a_round - sum((await self._found(made)).values())
+            left = ROWS_A_ROUND - sum((await self._found(made)).values())
         projects = sorted(set(made.erasures.values()))
         copies: Which = {"round": made.number, "projects": projects}
         await self._store.command(sql.COPIES, copies, timeout_seconds=sql.SECONDS)
