@@ -122,8 +122,12 @@ class Asker:
         """
         grant = await self._registry.authorise(request.headers.get(QUERY_KEY), KeyType.QUERY)
         if not again:
-            self._rates.take(grant)
+            self.count(grant)
         return grant
+
+    def count(self, grant: Grant) -> None:
+        """Count a request of whoever holds `grant` against its `rate_limit`. Errors: ApiError 429."""
+        self._rates.take(grant)
 
     async def body(self, request: Request) -> bytes:
         """The request's body. Errors: ApiError 408, 413, 415."""

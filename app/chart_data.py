@@ -16,7 +16,7 @@ from app.chart import ADDITIVE, Chart, chosen_type
 from app.chart_numbers import full
 from app.chart_time import at, axis_labels, bucket_starts, count_buckets, name, nearest
 from app.computations import Function
-from app.errors import ApiError, Problem, invalid_body
+from app.errors import Problem, invalid_body
 from app.fields import Field
 from app.query import TIME_OUTPUT, Query
 from app.query_request import Bucket
@@ -24,9 +24,12 @@ from app.time_period import Period, read_zone
 from app.timestamp import parse_timestamp
 
 MAX_POINTS = 1500  # buckets on one axis; on a wide screen that is about one for each pixel
+MAX_BARS_OVER_TIME = 300  # of which each is then five pixels wide
 MAX_BARS = 20  # groups on one axis
 MAX_NAME_CHARACTERS = 120
 OTHER = "other"
+_JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
+_NOTHING = "\N{REPLACEMENT CHARACTER}"
 _ZERO_IF_MISSING = (Function.COUNT, Function.COUNT_DISTINCT, Function.SUM)
 
 Row = Mapping[str, object]
@@ -97,14 +100,16 @@ def text_of(cell: object) -> str:
 
 
 def shortened(text: str, characters: int) -> str:
-    """`text` in one line of at most that many characters; what no page can show becomes a replacement."""
+    """`text` in one line of at most that many characters. Of what cannot be seen only the joiners stay, which
+    scripts and emoji are written with: nothing turns the direction of what stands around it."""
     cut = text if len(text) <= characters else text[: characters - 1].rstrip() + "…"
-    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in cut)
+    return "".join(c if c.isprintable() or c in _JOINERS else " " if c.isspace() else _NOTHING for c in cut)
 
 
 def _over_time(chart: Chart, query: Query, bucket: Bucket, rows: Sequence[Row], now_ms: int) -> Plot:
     moments = [parse_timestamp(str(row[TIME_OUTPUT])) for row in rows]
-    starts = _starts(query, bucket, moments, now_ms)
+    most = MAX_BARS_OVER_TIME if chosen_type(chart, query) == "bar" else MAX_POINTS
+    starts = _starts(query, bucket, moments, now_ms, most)
     zone = read_zone(query.timezone)
     several = len(query.computations) > 1
     found: dict[str, list[Value]] = {}
@@ -124,24 +129,20 @@ def _over_time(chart: Chart, query: Query, bucket: Bucket, rows: Sequence[Row], 
     return Plot(names, kept, tuple(starts), additive and _all_positive(kept), notes)
 
 
-def _starts(query: Query, bucket: Bucket, moments: Sequence[int], now_ms: int) -> list[int]:
-    """All buckets of the period up to now; only those with events and between, where that is too many."""
-    end_ms = max(min(query.period.end_ms, now_ms + 1), *(m + 1 for m in moments), query.period.start_ms + 1)
+def _starts(query: Query, bucket: Bucket, moments: Sequence[int], now_ms: int, most: int) -> list[int]:
+    """All buckets of the period up to now; where those are too many, from the first event's to the last's."""
+    if not moments:
+        return []
+    end_ms = max(min(query.period.end_ms, now_ms + 1), max(moments) + 1)
     period = Period(query.period.start_ms, end_ms)
-    if count_buckets(period, bucket) > MAX_POINTS and moments:
+    if count_buckets(period, bucket) > most:
         period = Period(max(min(moments), period.start_ms), max(moments) + 1)
-    if (count := count_buckets(period, bucket)) > MAX_POINTS:
-        if not moments:
-            return []
-        raise _too_many(count, period)
+    if (count := count_buckets(period, bucket)) > most:
+        fitting = [(one.value, n) for one in Bucket if (n := count_buckets(period, one)) <= most]
+        advice = f'; "{fitting[0][0]}" gives about {fitting[0][1]:,}' if fitting else ""
+        message = f"gives {count:,} points, and this chart has at most {most:,}{advice}"
+        raise invalid_body([Problem("$.group_by_time", message)])
     return list(bucket_starts(period, bucket, read_zone(query.timezone)))
-
-
-def _too_many(count: int, period: Period) -> ApiError:
-    fitting = [(b.value, n) for b in Bucket if (n := count_buckets(period, b)) <= MAX_POINTS]
-    advice = f'; "{fitting[0][0]}" gives about {fitting[0][1]:,}' if fitting else ""
-    message = f"gives {count:,} points, and a chart has at most {MAX_POINTS:,}{advice}"
-    return invalid_body([Problem("$.group_by_time", message)])
 
 
 def _parts(chart: Chart, query: Query, rows: Sequence[Row]) -> Plot:

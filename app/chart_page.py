@@ -62,8 +62,11 @@ def chart_page(shown: Shown, refresh_seconds: int | None = None) -> str:
     else:
         content, is_empty = _drawing(kind, shown)
     heading = Markup("<h1><bdi>{}</bdi></h1>").format(chart.title) if chart.title else ""
-    body = Markup('<header>{}<p class="period">{} · {}</p></header>{}{}').format(
-        heading, period, query.timezone, _EMPTY.format(period) if is_empty else content, _footer(shown)
+    told = [period, query.timezone]
+    if shown.fresh_as_of:
+        told.append(f"complete up to {at(shown.fresh_as_of, zone):%Y-%m-%d %H:%M:%S}")
+    body = Markup('<header>{}<p class="period">{}</p></header>{}').format(
+        heading, " · ".join(told), _EMPTY.format(period) if is_empty else content
     )
     return _page(chart.title or "Chart", body, chart.theme, refresh_seconds)
 
@@ -227,12 +230,3 @@ def _exactly(value: float | int | None) -> Markup:
     if value is None or compact(value) == full(value):
         return Markup("")
     return Markup("<p>{}</p>").format(full(value))
-
-
-def _footer(shown: Shown) -> Markup:
-    zone = read_zone(shown.query.timezone)
-    if not shown.fresh_as_of:
-        return Markup("")
-    return Markup("<footer><span>Complete up to {}</span></footer>").format(
-        f"{at(shown.fresh_as_of, zone):%Y-%m-%d %H:%M:%S}"
-    )

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 from xml.etree import ElementTree
 
 import msgspec
 
-from app.chart_data import Plot, Series, labels_of, shortened, total
+from app.chart_data import Plot, Series, labels_of, total
 from app.chart_numbers import compact, full, ticks
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ class Layout(msgspec.Struct, frozen=True):
 
 
 LAYOUTS = (
-    Layout("narrow", 340, 230, 12, 13, 4, 4),
+    Layout("narrow", 300, 210, 12, 13, 4, 4),
     Layout("medium", 600, 270, 15, 20, 6, 5),
     Layout("wide", 1100, 430, 15, 30, 9, 6),
+    Layout("wide-low", 1100, 215, 15, 30, 9, 4),
     Layout("widest", 1600, 560, 15, 40, 14, 7),
+    Layout("widest-low", 1600, 235, 15, 40, 14, 4),
 )
 _ROUND = Layout("round", 300, 300, 15, 0, 0, 0)
 
@@ -54,7 +57,8 @@ def draw(kind: Type, plot: Plot, query: Query, unit: str) -> list[tuple[str, str
     """Name of the layout and SVG, for each layout."""
     if kind == "pie":
         return [(_ROUND.name, _pie(plot, unit))]
-    return [(layout.name, _axes(kind, plot, query, unit, layout)) for layout in LAYOUTS]
+    layouts = [one for one in LAYOUTS if plot.moments or not one.name.endswith("-low")]
+    return [(layout.name, _axes(kind, plot, query, unit, layout)) for layout in layouts]
 
 
 def _pygal() -> Any:
@@ -93,7 +97,9 @@ def _axes(kind: Type, plot: Plot, query: Query, unit: str, layout: Layout) -> st
     if is_sideways:
         plot = _upside_down(plot)  # pygal begins at the bottom
         chart.config(height=_height(plot, layout, stacked=stacked))
-        chart.x_labels = [shortened(name, layout.characters) for name in plot.names]
+        chart.x_labels = labels = [_fitting(name, layout.characters * 0.6) for name in plot.names]
+        # pygal takes every character to be 0.6 of the font's size.
+        chart.config(margin_left=8 + layout.font * max(_ems(one) - 0.6 * len(one) for one in [*labels, ""]))
     else:
         chart.x_labels = labels_of(plot, query, layout.x_labels)
         chart.x_labels_major = [label for label in chart.x_labels if label]
@@ -135,6 +141,22 @@ def _look(layout: Layout) -> dict[str, Any]:
         "truncate_label": -1,
         "no_prefix": True,
     }
+
+
+def _ems(text: str) -> float:
+    """About how wide `text` is, in sizes of its font; rather too much than too little."""
+    return sum(
+        1.3 if east_asian_width(c) in "WF" else 0.9 if c.isupper() or c in "mw@%" else 0.6 for c in text
+    )
+
+
+def _fitting(text: str, ems: float) -> str:
+    if _ems(text) <= ems:
+        return text
+    cut = text
+    while _ems(cut) > ems - 0.6:
+        cut = cut[:-1]
+    return cut.rstrip() + "…"
 
 
 def _upside_down(plot: Plot) -> Plot:

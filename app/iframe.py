@@ -39,6 +39,7 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-robots-tag": "noindex",
 }
+_FOR_READERS = {400: "This chart cannot be drawn", 503: "This chart is away for a moment"}  # who sent no body
 _ROWS = msgspec.json.Decoder(list[dict[str, object]])
 
 
@@ -103,7 +104,8 @@ class IframeHandlers:
                 raise
             # An outage passes; a page that waits for its end shows the chart again by itself.
             again = None if error.retry_after_seconds is None else max(10, error.retry_after_seconds)
-            page = message_page(error.row.error, error.detail, again)
+            title = _FOR_READERS.get(error.row.status, error.row.error)
+            page = message_page(title, error.detail, again)
             answer = await answer_error(error, request.scope, request.receive)
             headers = {
                 name: value for name, value in answer.headers.items() if not name.startswith("content-")
@@ -115,6 +117,7 @@ class IframeHandlers:
         if len(tokens) != 1 or not tokens[0]:
             raise ApiError(Kind.INVALID_CHART_TOKEN, "The address of this chart has no token: ?token=….")
         embed = await self._embeds.find(tokens[0])
+        self._asker.count(embed.grant)
         await self._asker.body(request)  # there is none; `while_connected` wants it read
         asked = read_chart_query(embed.body.encode(), _now_ms())
         refresh = None if asked.chart.refresh_seconds is UNSET else asked.chart.refresh_seconds
