@@ -37,7 +37,9 @@ And a question's way back:
         app.query       the request -> a Query (its parts: app.filters, app.computations, app.time_period)
     16  app.scope       what the key may see: one project, perhaps one customer, nothing that was erased
         app.sql         a Query within a Scope -> SQL and parameters (app.sql_filters: the WHERE of all reads)
+                        (app.fill, app.sql_fill: empty buckets; app.cursor: where a page of events begins)
         app.ask         the way to the store, within limits
+        app.answer      rows -> the answer, in the format that `Accept` names (app.formats)
         app.analyse     questions about one event after the other: app.funnel, app.cohorts, the SQL of each
         app.iframe      the answer as a page with a chart (app.chart_request, _data, _svg, _page); app.embeds
                         keeps the tokens that embed one (app.embed_token)
@@ -58,6 +60,8 @@ And it is taken back by
 
     20  app.erase       POST /v1/delete/events: a tombstone (app.tombstone, app.erasures), which every query
                         applies from then on
+
+or goes by itself, when it is older than events are kept (app.retention: hidden; workers.retention: dropped).
 
 Files of events come in by another door, through the same rules: `workers.import_run`.
 

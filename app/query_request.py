@@ -95,9 +95,7 @@ class QueryRequest(PeriodRequest, frozen=True, kw_only=True):
         Annotated[Bucket, Meta(description="One row for each stretch of time, which begins at `event_time`.")]
         | UnsetType
     ) = UNSET
-    fill: Annotated[bool, Meta(description="Rows for empty stretches too; with `group_by_time` alone.")] = (
-        False
-    )
+    fill: Annotated[bool, Meta(description="Rows for empty stretches too; needs `group_by_time`.")] = False
     computations: Computations = ()
     order_by: Annotated[
         tuple[OrderRequest, ...],

@@ -17,6 +17,7 @@ from workers.asking import Failed, Wanted
 
 PATH = "/v1/query/json"
 HTTP_SECONDS = 60.0
+_FIRST = ("event_time", "event_name", "customer_identifier")  # what an event is known by
 _NULL = msgspec.Raw(b"null")
 FORMATS = {"table": Format.JSON, "json": Format.JSON, "ndjson": Format.NDJSON, "csv": Format.CSV}
 
@@ -70,7 +71,8 @@ def _print(content: bytes, format_: str) -> None:
         return
     answer = msgspec.json.decode(content, type=_Answer)
     rows = answer.data
-    names = dict.fromkeys(name for row in rows for name in row)
+    first = _FIRST if rows and "unique_req_id" in rows[0] else ()
+    names = dict.fromkeys((*first, *(name for row in rows for name in row)))
     # An event has two dozen columns of its own; those that are empty throughout tell nothing.
     shown = [name for name in names if any(bytes(row.get(name, _NULL)) != b"null" for row in rows)]
     table.show(

@@ -192,6 +192,17 @@ def _no_look_at_the_disk() -> None:
     _replace(Room, "check", lambda self: None)
 
 
+def _own_clock_alone() -> None:
+    import time
+
+    from workers.retention import Retention
+
+    async def now(self: Any) -> int:
+        return time.time_ns() // 1_000_000
+
+    _replace(Retention, "_now", now)
+
+
 SAFEGUARDS = (
     Safeguard(
         "plan",
@@ -300,6 +311,12 @@ SAFEGUARDS = (
         "a full disk ends the store before it answers",
         "tests/chaos/test_full_store.py",
         _no_look_at_the_disk,
+    ),
+    Safeguard(
+        "clock",
+        "events are dropped by age only as far as two clocks agree",
+        "tests/test_retention.py::test_a_clock_that_is_wrong_deletes_nothing",
+        _own_clock_alone,
     ),
 )
 
