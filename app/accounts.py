@@ -16,10 +16,13 @@ import msgspec
 from msgspec.structs import astuple
 from redis.asyncio import Redis
 
+from app import erasure_scripts, tombstone
 from app import registry_scripts as scripts
 from app.account_types import CreatedAccount, CreatedKey, CreatedProject, ListedKey, Project, describe
+from app.erasure_report import Open, Report, decode_report, encode_open, encode_report, new_id
 from app.errors import ApiError, Kind, Problem, invalid_body
 from app.grant import Grant, KeyType, digest, new_secret
+from app.tombstone import of_project
 
 MAX_PROJECTS = 100  # an account
 _GRANT = msgspec.json.Encoder()
@@ -102,15 +105,35 @@ class Accounts:
         self._changed("grant", old.decode())
         return secret
 
-    async def delete_project(self, account_id: str, project_id: str) -> None:
-        """All its keys are dead; its events are marked for erasure. Errors: ApiError 400."""
+    async def delete_project(self, account_id: str, project_id: str) -> str:
+        """All its keys are dead; its events are being erased. The id of the erasure. Errors: ApiError 400."""
+        now_ms = _now_ms()
+        erasure_id = new_id(now_ms)
+        report = Report(erasure_id=erasure_id, project_id=project_id, asked_at=now_ms, up_to=now_ms)
         done = await self._delete_project(
             keys=[scripts.projects(account_id), scripts.project(project_id), scripts.keys(project_id)],
-            args=[project_id, _now_ms()],
+            args=[
+                *(project_id, now_ms, erasure_id, tombstone.encode(of_project(erasure_id, project_id))),
+                *(encode_open(Open(project_id, now_ms, "project")), encode_report(report)),
+            ],
         )
         if not done:
             raise ApiError(Kind.INVALID_PROJECT, "The account has no project with this project_id.")
         self._changed("project", project_id)
+        return erasure_id
+
+    async def erasure(self, account_id: str, project_id: str) -> Report:
+        """How far the erasure of a deleted project is. Errors: ApiError 400."""
+        owner, erasure = cast(
+            "list[bytes | None]",
+            await self._redis.hmget(scripts.project(project_id), ["account_id", "erasure"]),
+        )
+        payload = None
+        if owner == account_id.encode() and erasure is not None:
+            payload = await self._redis.get(erasure_scripts.report(erasure.decode()))
+        if payload is None:
+            raise ApiError(Kind.INVALID_PROJECT, "The account has deleted no project with this project_id.")
+        return decode_report(payload)
 
     async def create_key(
         self,

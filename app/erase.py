@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.ask import Asker, Turn
 from app.erase_request import Wanted, read_erasure, read_status
-from app.erasures import Erasures, Report, TooMany
+from app.erasure_report import Report
+from app.erasures import Erasures, TooMany
 from app.errors import ApiError, Kind, Problem, invalid_body
 from app.grant import Grant, KeyType
 from app.http import json_response, read_json_body, while_connected
@@ -69,11 +69,11 @@ class EraseHandlers:
                 if found is None or (owner and found.owner != owner):
                     problem = "the project has no such erasure; leave it out to list them"
                     raise invalid_body([Problem("$.erasure_id", problem)])
-                return json_response(_told(found))
+                return json_response(found.told())
             reports, cursor = await self._erasures.page(grant.project_id, owner, wanted.cursor, wanted.limit)
         except UNREACHABLE:
             raise _unavailable("The registry does not answer; ask again.") from None
-        return json_response({"erasures": [_told(one) for one in reports], "cursor": cursor})
+        return json_response({"erasures": [one.told() for one in reports], "cursor": cursor})
 
     async def _begin(self, wanted: Wanted, matched: int, grant: Grant) -> Report:
         try:
@@ -104,14 +104,6 @@ def _owner(grant: Grant) -> str:
     """Another customer's key must not learn of an erasure; and nobody needs the name to tell."""
     customer = grant.customer_identifier
     return "" if customer is None else digest(grant.project_id, customer)
-
-
-def _told(report: Report) -> dict[str, object]:
-    told = msgspec.to_builtins(report)
-    del told["project_id"], told["owner"]
-    if report.time_period is not None:
-        told["time_period"] = {"start": report.time_period.start_ms, "end": report.time_period.end_ms}
-    return dict(told)
 
 
 def _unavailable(why: str) -> ApiError:

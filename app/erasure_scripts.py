@@ -67,6 +67,16 @@ redis.call('SET', KEYS[4], ARGV[3])
 return 1
 """
 
+# The same of a deleted project, which is hidden by having no keys. KEYS: clean, open, report.
+# ARGV: id, tombstone, open, report
+PROJECT_CLEAN = """
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+redis.call('SET', KEYS[3], ARGV[4])
+return 1
+"""
+
 # Rows were found after all. KEYS: clean, hidden, open. ARGV: id, open
 REOPEN = """
 local payload = redis.call('HGET', KEYS[1], ARGV[1])

@@ -11,7 +11,6 @@ was answered before is not after it, and what is recorded after the answer is no
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from typing import cast
 
@@ -20,10 +19,10 @@ from redis.asyncio import Redis
 
 from app import erasure_scripts as scripts
 from app import presence, tombstone
+from app.erasure_report import Open, Report, decode_report, encode_open, encode_report, new_id
 from app.redis_client import UNREACHABLE
 from app.scope import Erased
 from app.store import Store
-from app.time_period import Period
 from app.tombstone import Tombstone
 
 MAX_HIDDEN = 1000  # erasures of one project whose rows are not gone yet: each is a condition of every query
@@ -41,65 +40,6 @@ class TooMany(Exception):
     """The project has as many erasures under way as may be."""
 
 
-class Open(msgspec.Struct, frozen=True):
-    """How far an erasure is that is not done. `stage`: its rows are `hidden`, or the store is `clean` of them
-    (`since_ms`), or all is gone and Redis's file is to be rewritten (`closing`)."""
-
-    project_id: str
-    up_to_ms: int
-    stage: str = "hidden"
-    since_ms: int = 0
-
-
-class Counted(msgspec.Struct):
-    """Events that were erased, by where they were."""
-
-    store: int = 0
-    stream: int = 0
-    dead_letters: int = 0
-
-
-class Remaining(msgspec.Struct):
-    """What was left at the last count; None where nobody has counted yet. All of it is 0 when it is done."""
-
-    store: int | None = None
-    stream: int | None = None  # groups of events that were there before the tombstone was known to its drain
-    dead_letters: int | None = None
-    spools: int | None = None  # groups of events, anybody's, that wait in edges' spools
-    files: int | None = None  # of the store that hold former versions of its rows
-    unreadable: int | None = None  # dead letters that may be meant, and that nobody can read
-
-
-class Report(msgspec.Struct, kw_only=True):
-    """The status of an erasure; times are Unix milliseconds, None for what has not happened.
-
-    `owner`: the digest of the customer to which the key was bound that asked for it.
-    """
-
-    erasure_id: str
-    project_id: str
-    owner: str = ""
-    state: str = "pending"
-    asked_at: int
-    up_to: int
-    customers: int | None = None
-    time_period: Period | None = None
-    filters: int = 0
-    matched: int = 0
-    counted: Counted = msgspec.field(default_factory=Counted)
-    remaining: Remaining = msgspec.field(default_factory=Remaining)
-    rows_gone_at: int | None = None
-    verified_at: int | None = None
-    redis_file: str = ""
-    done_at: int | None = None
-
-
-encode_report = msgspec.json.Encoder().encode
-decode_report = msgspec.json.Decoder(Report).decode
-encode_open = msgspec.json.Encoder().encode
-decode_open = msgspec.json.Decoder(Open).decode
-
-
 class Erasures:
     """Methods raise redis_client.UNREACHABLE and StoreError."""
 
@@ -113,7 +53,7 @@ class Erasures:
         """From the return on no query sees the events. Errors: TooMany, and TimeoutError when writing took so
         long each time that events may have been recorded after the moment and before the answer."""
         asked_at = _now_ms()
-        erasure_id = f"era_{asked_at:012x}{secrets.token_hex(8)}"
+        erasure_id = new_id(asked_at)
         for _ in range(ATTEMPTS):
             clocks = await self._clocks()
             up_to = clocks.latest_ms + LEAD_MS

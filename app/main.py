@@ -216,6 +216,7 @@ def _manage_routes(registry: Registry, letters: DeadLetters, store: Store, setti
         Route("/v1/manage/project/list", manage.list_projects, methods=["POST"]),
         Route("/v1/manage/project/reset_master_key", manage.reset_master_key, methods=["POST"]),
         Route("/v1/manage/project/delete", manage.delete_project, methods=["POST"]),
+        Route("/v1/manage/project/erasure", manage.project_erasure, methods=["POST"]),
         Route("/v1/manage/apikey/create", manage.create_key, methods=["POST"]),
         Route("/v1/manage/apikey/list", manage.list_keys, methods=["POST"]),
         Route("/v1/manage/apikey/delete", manage.delete_key, methods=["POST"]),

@@ -103,8 +103,14 @@ class ManageHandlers:
 
     async def delete_project(self, request: Request) -> Response:
         asked = await self._requests.of_account(request, ProjectOfAccount)
-        await answered(self._accounts.delete_project(asked.account_id, asked.project_id))
-        return json_response({"project_id": asked.project_id, "status": "DELETED"})
+        erasure_id = await answered(self._accounts.delete_project(asked.account_id, asked.project_id))
+        answer = {"project_id": asked.project_id, "status": "DELETED", "erasure_id": erasure_id}
+        return json_response(answer)
+
+    async def project_erasure(self, request: Request) -> Response:
+        asked = await self._requests.of_account(request, ProjectOfAccount)
+        report = await answered(self._accounts.erasure(asked.account_id, asked.project_id))
+        return json_response({"project_id": asked.project_id, **report.told()})
 
     async def create_key(self, request: Request) -> Response:
         asked = await self._requests.of_project(request, CreateKey)

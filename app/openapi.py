@@ -16,6 +16,7 @@ from app.event_schema import EVENT_SCHEMA, Schema
 from app.filters import Filters
 from app.openapi_analyse import POSTS as _ANALYSE_POSTS
 from app.openapi_dead import POSTS as _DEAD_POSTS
+from app.openapi_erase import REPORT as _ERASURE
 from app.openapi_erase import posts as _erase_posts
 from app.openapi_schema import INTEGER as _INTEGER
 from app.openapi_schema import TEXT as _TEXT
@@ -84,7 +85,13 @@ _POSTS: dict[str, tuple[str, str, Described, Described]] = {
         "Delete a project",
         "apikey",
         _object("account_id project_id", **_ACCOUNT_ID, **_PROJECT_ID),
-        _object("status"),
+        _object("status erasure_id", erasure_id=_TEXT),
+    ),
+    "/v1/manage/project/erasure": (
+        "How far the erasure of a deleted project is",
+        "apikey",
+        _object("account_id project_id", **_ACCOUNT_ID, **_PROJECT_ID),
+        _ERASURE,
     ),
     "/v1/manage/apikey/create": (
         "Create a key",

@@ -8,7 +8,7 @@ from app.openapi_schema import INTEGER, TEXT, object_of, or_null
 _MOMENT: Schema = {"type": "integer", "description": "Unix milliseconds"}
 _COUNT: Schema = or_null({"type": "integer", "description": "null where nobody has counted yet"})
 _STATE: Schema = {"enum": ["pending", "done", "dry_run"]}
-_REPORT: Schema = object_of(
+REPORT: Schema = object_of(
     "erasure_id state asked_at up_to matched counted remaining done_at",
     erasure_id=TEXT,
     state=_STATE,
@@ -59,9 +59,9 @@ def posts(filters: Schema, time_period: Schema) -> dict[str, tuple[str, str, Sch
             ),
             {
                 "anyOf": [
-                    _REPORT,
+                    REPORT,
                     object_of(
-                        "erasures cursor", erasures={"type": "array", "items": _REPORT}, cursor=or_null(TEXT)
+                        "erasures cursor", erasures={"type": "array", "items": REPORT}, cursor=or_null(TEXT)
                     ),
                 ]
             },

@@ -121,7 +121,9 @@ redis.call('SET', '{PREFIX}grant:' .. ARGV[2], ARGV[3])
 return old
 """
 
-# KEYS: account's projects, project, project's keys. ARGV: project id, now -> 1, 0 without such a project
+# Drains store nothing of it from here on. KEYS: account's projects, project, project's keys.
+# ARGV: project id, now, id of the erasure, its tombstone, how far it is, its report
+# -> 1, 0 without such a project
 DELETE_PROJECT = f"""
 if redis.call('SREM', KEYS[1], ARGV[1]) == 0 then return 0 end
 {_DROP_EMBEDS}
@@ -137,7 +139,10 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
   redis.call('HDEL', '{USED}', id)
 end
 redis.call('DEL', KEYS[3], KEYS[2] .. ':event_name', KEYS[2] .. ':field_path')
-redis.call('HSET', KEYS[2], 'status', 'DELETED', 'deleted_at', ARGV[2])
+redis.call('HSET', KEYS[2], 'status', 'DELETED', 'deleted_at', ARGV[2], 'erasure', ARGV[3])
+redis.call('XADD', '{PREFIX}erasures', '*', 't', ARGV[4])
+redis.call('HSET', '{PREFIX}erasures:open', ARGV[3], ARGV[5])
+redis.call('SET', '{PREFIX}erasures:report:' .. ARGV[3], ARGV[6])
 redis.call('HDEL', KEYS[2], 'digest')
 redis.call('SADD', '{DELETED}', ARGV[1])
 {_tell("'project'", "ARGV[1]")}

@@ -19,7 +19,7 @@ from app.scope import Erased
 from app.time_period import Period
 
 KEPT_DAYS = 400  # a spool that is older must not be brought back; docs/erase.md says so
-FOREVER_MS = 2**53  # of a deleted project
+FOREVER_MS = 2**42  # the year 2109: of a deleted project
 
 
 class Tombstone(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -56,6 +56,11 @@ def decode(payload: bytes) -> Tombstone:
 def digest(project_id: str, customer_identifier: str) -> str:
     """What is kept of a customer's identifier. Whoever can guess the identifier can compute it."""
     return hashlib.sha256(f"{project_id}\0{customer_identifier}".encode()).hexdigest()[:32]
+
+
+def of_project(erasure_id: str, project_id: str) -> Tombstone:
+    """Everything of a project that is deleted, whenever it comes."""
+    return Tombstone(erasure_id, project_id, FOREVER_MS)
 
 
 def without_names(one: Tombstone) -> Tombstone:

@@ -21,6 +21,7 @@ from app import dead_letter, redis_client
 from app import ledger as ledgers
 from app.dead_letter import DeadLetter
 from app.enrich import Geography
+from app.ledger_reader import LedgerReader
 from app.partition import Partition
 from app.settings import Settings, load
 from app.store import Store
@@ -28,6 +29,9 @@ from app.stream import Keys, Record, encode_record, join_group, split_group
 from app.stream_scripts import APPEND
 from tests.store_fixture import StoreServer
 from workers.drain import PartitionDrain
+from workers.erase import ProjectEraser
+from workers.erase_letters import Letters
+from workers.marks import Marks
 from workers.migrate import migrate
 from workers.tombstones import Tombstones
 
@@ -180,6 +184,12 @@ class FaultyStore(Store):
         """Rows, and distinct ids among them."""
         result = await self.ask("SELECT count(), uniqExact(unique_req_id) FROM events")
         return int(str(result.rows[0][0])), int(str(result.rows[0][1]))
+
+
+def make_project_eraser(redis: Redis, store: Store, reader: LedgerReader) -> ProjectEraser:
+    """As a drain process has one."""
+    letters = Letters(redis, store, reader, Tombstones(redis, Geography("")))
+    return ProjectEraser(redis, store, reader, letters, Marks(redis, reader))
 
 
 class Bench:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections import Counter
 from typing import cast
 
@@ -16,13 +15,12 @@ from app import redis_client, registry_scripts
 from app import store as store_client
 from app.dead_letter import DeadLetter
 from app.ledger_reader import LedgerReader
-from app.partition import Freshness
 from app.settings import Settings, load
 from app.stream import Keys, Record
 from tests.client import Client, equals
+from tests.pipeline_kit import make_project_eraser
 from tests.service import Service
 from tests.waiting import until
-from workers.erase import ProjectEraser
 
 pytestmark = pytest.mark.service
 
@@ -45,9 +43,7 @@ def dead_letter(project_id: str) -> bytes:
     return dead_letters.encode(DeadLetter("a reason", 0, "1-0", record))
 
 
-def erase(
-    settings: Settings, project_ids: list[str], margin_ms: int
-) -> tuple[list[str], list[str], list[list[object]]]:
+def erase(settings: Settings, project_ids: list[str]) -> tuple[list[str], list[str], list[list[object]]]:
     """(what was erased, whose dead letters are left, rows left by project)"""
 
     async def run() -> tuple[list[str], list[str], list[list[object]]]:
@@ -61,8 +57,7 @@ def erase(
             for project_id in project_ids:
                 await count_dead(redis, keys, project_id, 3)
             reader = LedgerReader(redis, settings.producer.queue, 1, "erase-test")
-            freshness = Freshness(redis, settings.producer.queue, 1)
-            eraser = ProjectEraser(redis, store, reader, freshness, margin_ms=margin_ms)
+            eraser = make_project_eraser(redis, store, reader)
             erased = await eraser.erase_due()
             again = await eraser.erase_due()
             assert not again
@@ -132,16 +127,23 @@ def test_only_the_deleted_project_is_erased(service: Service, client: Client) ->
     ids = [gone.keys["project_id"], stays.keys["project_id"]]
     settings = settings_of(service)
 
-    erased, owners, rows = erase(settings, ids, margin_ms=3_600_000)
-    assert ids[0] not in erased, "an edge may still hold the key: too early"
-    assert sorted(map(str, rows)) == sorted(str([one, 20]) for one in ids)
+    how_far = {"account_id": client.keys["account_id"], "project_id": ids[0]}
+    told = client.manage("project/erasure", client.keys["account_master_key"], **how_far).json()
+    assert (told["erasure_id"], told["state"], told["rows_gone_at"]) == (
+        answer.json()["erasure_id"], "pending", None,
+    )  # fmt: skip
 
-    deleted_at = time.time()
-    until(lambda: time.time() > deleted_at + 0.1, 5)  # fresh_as_of passes the deletion
-    erased, owners, rows = erase(settings, ids, margin_ms=0)
+    erased, owners, rows = erase(settings, ids)
     assert ids[0] in erased
     assert set(owners) == {ids[1]}
     assert rows == [[ids[1], 20]]
     assert fates_of(settings, ids[0]) == {"appended": 23, "erased": 23}
     assert fates_of(settings, ids[1]) == {"appended": 20, "stored": 20}
     assert len(stays.events(equals("event_name", "erased"))) == 20
+    told = client.manage("project/erasure", client.keys["account_master_key"], **how_far).json()
+    assert told["counted"]["store"] == 20
+    assert told["remaining"]["store"] == 0
+    other = client.manage(
+        "project/erasure", client.keys["account_master_key"], **how_far | {"project_id": ids[1]}
+    )
+    assert other.json()["error"] == "Invalid project_id"

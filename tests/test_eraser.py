@@ -18,7 +18,8 @@ from app import erasure_scripts as scripts
 from app import erasures
 from app import ledger as ledgers
 from app.enrich import Geography
-from app.erasures import Erasures, Report
+from app.erasure_report import Report
+from app.erasures import Erasures
 from app.ledger_reader import LedgerReader
 from app.store import Store
 from app.stream import Record

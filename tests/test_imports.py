@@ -58,6 +58,7 @@ LEAVES = {
         "app.batch_verdict",
         "app.tombstone",
         "app.erase_request",
+        "app.erasure_report",
         "app.erasure_scripts",
         "app.sql_literals",
     ),

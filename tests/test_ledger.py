@@ -12,13 +12,11 @@ import pytest
 from app import ledger, registry_scripts
 from app.canary import PROJECT
 from app.ledger_reader import LedgerMover, LedgerReader
-from app.partition import Freshness
 from app.redis_client import UNREACHABLE
 from app.stream import Record
-from tests.pipeline_kit import Bench, record
+from tests.pipeline_kit import Bench, make_project_eraser, record
 from tests.pipeline_steps import Open, opened
 from tests.waiting import async_until
-from workers.erase import ProjectEraser
 from workers.tidy import Tidy
 from workers.verifier import Verifier
 
@@ -128,8 +126,7 @@ def test_a_crash_between_the_deletion_and_its_count_is_made_good(
         async with opened() as made:
             await store(made, [of(PROJECT, 70), of("prj_gone", 1)])
             await made.redis.sadd(registry_scripts.DELETED, "prj_gone")
-            freshness = Freshness(made.redis, made.settings.producer.queue, 1)
-            eraser = ProjectEraser(made.redis, made.store, reader(made), freshness, margin_ms=0)
+            eraser = make_project_eraser(made.redis, made.store, reader(made))
 
             async def crash(*_: object) -> int:
                 raise ConnectionError
@@ -155,8 +152,7 @@ def test_what_a_spool_brings_after_an_erasure_is_erased_too(opened: Open) -> Non
                 await made.redis.hset(registry_scripts.project(project_id), "status", status)
             await tidy(made).mark_late_arrivals()
             assert await made.redis.smembers(registry_scripts.DELETED) == {b"prj_gone"}
-            freshness = Freshness(made.redis, made.settings.producer.queue, 1)
-            eraser = ProjectEraser(made.redis, made.store, reader(made), freshness, margin_ms=0)
+            eraser = make_project_eraser(made.redis, made.store, reader(made))
             assert await eraser.erase_due() == ["prj_gone"]
             await tidy(made).mark_late_arrivals()
             assert not await made.redis.smembers(registry_scripts.DELETED)

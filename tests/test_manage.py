@@ -59,7 +59,8 @@ def test_a_project_from_its_creation_to_its_end(client: Client) -> None:
     assert done(client.manage("apikey/list", reset["master_api_key"], **own))["cursor"] is None
     assert client.post({"event_name": "e"}, x_eventbunker_write_key=key).status_code == 200
 
-    assert done(manage(client, "project/delete", "account", **own)) == {**own, "status": "DELETED"}
+    deleted = done(manage(client, "project/delete", "account", **own))
+    assert deleted == {**own, "status": "DELETED", "erasure_id": deleted["erasure_id"]}
     assert client.post({"event_name": "e"}, x_eventbunker_write_key=key).status_code == 401
     assert client.manage("apikey/list", reset["master_api_key"], **own).status_code == 401
     projects = done(manage(client, "project/list", "account"))["projects"]

@@ -21,21 +21,22 @@ from app.enrich import Geography, GeographyError
 from app.layout import Expected, Layout, LayoutError
 from app.ledger_reader import LedgerReader
 from app.logs import configure_logging
-from app.partition import Freshness, Partition
+from app.partition import Partition
 from app.presence import Presence
 from app.redis_client import RETRY_SECONDS, UNREACHABLE
 from app.settings import Settings
 from app.stream import Keys
 from workers.drain import IDLE_WAIT_MS, PartitionDrain
 from workers.erase import ProjectEraser
+from workers.erase_letters import Letters
 from workers.eraser import Eraser
+from workers.marks import Marks
 from workers.retention import Retention
 from workers.sharing import Sharing, life_seconds
 from workers.store_proof import StoreProof
 from workers.tidy import Tidy
 from workers.tombstones import Tombstones
 
-ERASE_MARGIN_MS = 60_000  # on top of what an edge may remember a key for
 ERASURE_MARGIN_MS = 5_000  # on top of what an append may take: edges tell of their spools by then
 MAX_CONNECTIONS = 1000  # a partition blocks one in its read, and has another for its lease
 
@@ -77,10 +78,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             )
             for one in keys
         ]
-        freshness = Freshness(redis, producer.queue, layout.most)
         reader = LedgerReader(redis, producer.queue, layout.most, consumer.dead_letter_queue)
-        margin_ms = ERASE_MARGIN_MS + int((limits.grant_grace + limits.append_timeout) * 1000)
-        eraser = ProjectEraser(redis, store, reader, freshness, margin_ms=margin_ms)
+        letters, marks = Letters(redis, store, reader, tombstones), Marks(redis, reader)
+        eraser = ProjectEraser(redis, store, reader, letters, marks)
         sharing = Sharing(redis, presence, keys, drains, settings)
         days = settings.store.retention_days
         tidy = Tidy(redis, store, reader, Retention(redis, store, reader, days) if days else None)

@@ -1,61 +1,58 @@
 """Erases the events of deleted projects: from the store and from the dead letters.
 
-Deleting a project kills its keys at once, so nobody can write or read; what is stored goes here, within
-minutes, long before the promised 24 hours. Every step may run twice, so several drains may run it at once
-and a crash at any line only repeats work. A project is struck off when a count has found nothing left, and
-the ledger says the same. What a spool brings back later, `workers.tidy` finds and marks anew.
+Deleting a project kills its keys at once, so nobody can write or read, and leaves a tombstone, so drains
+store nothing of it any more (`workers.tombstones`), however late a spool brings it. What is stored goes here,
+all of it by one condition; then it is proven gone like any erasure (`workers.erase_proof`). Every step may
+run twice, so several drains may run it at once and a crash at any line only repeats work.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import cast
 
-import msgspec
 import structlog
 from redis.asyncio import Redis
 
-from app import dead_letter, registry_scripts
-from app.dead_letter import DeadLetter
-from app.ledger import ERASED, encode_counts, split_bucket
+from app import erasure_scripts, registry_scripts, tombstone
+from app.erasure_report import Open, decode_open, decode_report, encode_open, encode_report
+from app.ledger import ERASED
 from app.ledger_reader import LedgerReader
-from app.partition import Freshness
 from app.redis_client import UNREACHABLE
 from app.store import Store, StoreError
-from app.stream import Keys
-from app.stream_scripts import PURGE
+from app.tombstone import of_project
+from workers.erase_letters import Letters
+from workers.marks import Mark, Marks
+from workers.plan import Halted
 
-EVERY_SECONDS = 60.0
+EVERY_SECONDS = 20.0
 DELETE_SECONDS = 600.0
-TABLES = ("events", "event_ids", "fates")  # all that name a project
-DEAD_LETTERS_A_READ = 500
+TABLES = ("event_ids", "fates", "events")  # all that name a project
 
 log = structlog.get_logger()
 
 
 class ProjectEraser:
-    """One for each drain process.
-
-    `margin_ms`: how long after a deletion an edge may still append, since it may remember a key while Redis
-    is away. What is drained later than that holds nothing of the project.
-    """
+    """One for each drain process."""
 
     def __init__(
-        self, redis: Redis, store: Store, reader: LedgerReader, freshness: Freshness, *, margin_ms: int
+        self, redis: Redis, store: Store, reader: LedgerReader, letters: Letters, marks: Marks
     ) -> None:
         self._redis = redis
         self._store = store
         self._reader = reader
-        self._purge = redis.register_script(PURGE)
-        self._freshness = freshness
-        self._margin_ms = margin_ms
+        self._letters = letters
+        self._marks = marks
+        self._taken: dict[str, Mark] = {}
+        self._mark_project = redis.register_script(erasure_scripts.PROJECT_CLEAN)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look once a minute until `stop`; an outage only postpones."""
+        """Look a few times a minute until `stop`; an outage only postpones."""
         while not stop.is_set():
             try:
                 await self.erase_due()
-            except (*UNREACHABLE, StoreError) as error:
+            except (*UNREACHABLE, StoreError, Halted) as error:
                 log.warning("erasure of deleted projects postponed", error=type(error).__name__)
             try:
                 async with asyncio.timeout(EVERY_SECONDS):
@@ -64,26 +61,28 @@ class ProjectEraser:
                 continue
 
     async def erase_due(self) -> list[str]:
-        """Erase the deleted projects whose last event must have been drained; their ids.
+        """Erase the deleted projects of which no row can come any more; their ids.
 
-        Errors: UNREACHABLE, StoreError.
+        Errors: UNREACHABLE, StoreError, Halted.
         """
         marked = cast("set[bytes]", await self._redis.smembers(registry_scripts.DELETED))
         erased = []
         for project_id in sorted(one.decode() for one in marked):
-            if await self._is_due(project_id) and await self._erase(project_id):
+            if project_id not in self._taken:
+                self._taken[project_id] = await self._marks.take()
+            if await self._marks.left(self._taken[project_id]):
+                continue
+            number = await self._erase(project_id)
+            if number is not None:
                 await self._redis.srem(registry_scripts.DELETED, project_id)
+                del self._taken[project_id]
+                await self._tell(project_id, number)
                 log.info("events of a deleted project erased", project_id=project_id)
                 erased.append(project_id)
         return erased
 
-    async def _is_due(self, project_id: str) -> bool:
-        deleted_at = await self._redis.hget(registry_scripts.project(project_id), "deleted_at")
-        fresh = await self._freshness.fresh_as_of()
-        return int(deleted_at or 0) + self._margin_ms < fresh
-
-    async def _erase(self, project_id: str) -> bool:
-        """True when nothing of the project is left."""
+    async def _erase(self, project_id: str) -> int | None:
+        """How many stored events went; None while something of the project is left."""
         which = {"project": project_id}
         movers = await self._reader.movers()
         # Before the rows go: only what is counted as stored now is known to be among them.
@@ -96,46 +95,36 @@ class ProjectEraser:
                 which,
                 timeout_seconds=DELETE_SECONDS,
             )
-        for _, keys in await self._reader.partitions():
-            await self._purge_dead_letters(keys, project_id)
         left = await self._store.ask("SELECT count() FROM events WHERE project_id = {project:String}", which)
         if left.rows != [[0]]:
-            return False
+            return None
+        moved = 0
         for mover, counts in zip(movers, seen, strict=True):
-            await mover.move(counts, ERASED)
-        return not any([await mover.stored(project_id) for mover in movers])
+            moved += await mover.move(counts, ERASED)
+        await self._letters.purge([of_project("", project_id)])
+        is_left = any([await mover.stored(project_id) for mover in movers])
+        return None if is_left else moved
 
-    async def _purge_dead_letters(self, keys: Keys, project_id: str) -> None:
-        after = "-"
-        while True:
-            rows = cast(
-                "list[tuple[bytes, dict[bytes, bytes]]]",
-                await self._redis.xrange(keys.dead, min=after, count=DEAD_LETTERS_A_READ),
-            )
-            for entry_id, fields in rows:
-                letter = _letter(fields)
-                if letter is not None and _is_all_of(letter, project_id):
-                    await self._give_up(keys, entry_id.decode(), letter)
-            if len(rows) < DEAD_LETTERS_A_READ:
-                return
-            after = f"({rows[-1][0].decode()}"
-
-    async def _give_up(self, keys: Keys, entry_id: str, letter: DeadLetter) -> None:
-        identity = letter.record.unique_req_id.hex() if letter.record is not None else ""
-        await self._purge(
-            keys=[keys.dead, keys.dead_ids, keys.ledger, keys.hours],
-            args=[entry_id, identity, encode_counts(dead_letter.counts(letter))],
+    async def _tell(self, project_id: str, number: int) -> None:
+        """What is still to be proven is the eraser's (`workers.eraser`). A project that was deleted by a
+        former version has no report."""
+        erasure = await self._redis.hget(registry_scripts.project(project_id), "erasure")
+        if erasure is None:
+            return
+        erasure_id = cast(bytes, erasure).decode()
+        payload = await self._redis.get(erasure_scripts.report(erasure_id))
+        open_ = await self._redis.hget(erasure_scripts.OPEN, erasure_id)
+        if payload is None or open_ is None:
+            return
+        now_ms = time.time_ns() // 1_000_000
+        report = decode_report(payload)
+        report.matched = report.counted.store = report.counted.store + number
+        report.rows_gone_at, report.remaining.store = now_ms, 0
+        clean = Open(project_id, decode_open(cast(bytes, open_)).up_to_ms, "clean", now_ms)
+        await self._mark_project(
+            keys=[erasure_scripts.CLEAN, erasure_scripts.OPEN, erasure_scripts.report(erasure_id)],
+            args=[
+                *(erasure_id, tombstone.encode(of_project(erasure_id, project_id))),
+                *(encode_open(clean), encode_report(report)),
+            ],
         )
-
-
-def _letter(fields: dict[bytes, bytes]) -> DeadLetter | None:
-    """None for what no drain of ours wrote: it must not stop an erasure."""
-    try:
-        return dead_letter.decode(fields.get(b"d", b""))
-    except msgspec.DecodeError:
-        return None
-
-
-def _is_all_of(letter: DeadLetter, project_id: str) -> bool:
-    """Is every event of this letter the project's? An unreadable entry may hold others' events too."""
-    return {split_bucket(where)[0] for where in dead_letter.counts(letter)} == {project_id}

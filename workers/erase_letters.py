@@ -23,7 +23,7 @@ from app.ledger_reader import LedgerReader
 from app.store import Store
 from app.stream import Keys
 from app.stream_scripts import PURGE
-from app.tombstone import Tombstone
+from app.tombstone import FOREVER_MS, Tombstone
 from workers.tombstones import Tombstones
 
 LETTERS_A_READ = 100  # one may hold a megabyte
@@ -63,7 +63,7 @@ class Letters:
     def _erasure(self, letter: DeadLetter, named: Sequence[Tombstone]) -> str:
         if letter.record is not None:
             return self._tombstones.erasure_of(letter.record)
-        return next((one.id for one in named if _may_hold(letter, one) and _names(letter, one)), "")
+        return next((one.id for one in named if _may_hold(letter, one) and _is_meant(letter, one)), "")
 
     async def _give_up(self, keys: Keys, entry_id: str, letter: DeadLetter, erasure: str) -> None:
         record = letter.record
@@ -73,9 +73,7 @@ class Letters:
             )
             await fates.write(self._store, [fate], timeout_seconds=SECONDS)
         else:
-            log.warning(
-                "an unreadable dead letter names a customer who is erased: it is gone", erasure=erasure
-            )
+            log.warning("an unreadable dead letter is given up to an erasure", erasure=erasure)
         identity = "" if record is None else record.unique_req_id.hex()
         await self._purge(
             keys=[keys.dead, keys.dead_ids, keys.ledger, keys.hours],
@@ -111,8 +109,11 @@ def _may_hold(letter: DeadLetter, one: Tombstone) -> bool:
     )
 
 
-def _names(letter: DeadLetter, one: Tombstone) -> bool:
-    """Do the bytes hold a customer's identifier, as a key was bound to it or as JSON may write it?"""
+def _is_meant(letter: DeadLetter, one: Tombstone) -> bool:
+    """Do the bytes hold a customer's identifier, as a key was bound to it or as JSON may write it? Or is all
+    that was counted of a project that is deleted?"""
+    if one.up_to_ms == FOREVER_MS:
+        return {split_bucket(where)[0] for where in dead_letter.counts(letter)} == {one.project_id}
     return any(
         text.encode() in letter.payload
         for customer in one.customers or ()

@@ -25,7 +25,7 @@ from redis.asyncio import Redis
 
 from app import erasure_scripts as scripts
 from app import presence, tombstone
-from app.erasures import Counted, Open, Report, decode_report, encode_open, encode_report
+from app.erasure_report import Counted, Open, Report, decode_report, encode_open, encode_report
 from app.scope import Erased
 from app.store import Store
 from app.tombstone import KEPT_DAYS, Tombstone
@@ -166,7 +166,9 @@ class Proof:
                 setattr(counted.setdefault(str(erasure_id), Counted()), str(place), int(str(number)))
         for erasure_id in closing:
             report = await self._report(erasure_id)
-            report.counted = counted.get(erasure_id, Counted())
+            found = counted.get(erasure_id, Counted())
+            for name in Counted.__struct_fields__:  # of a deleted project the ledger has counted the rows
+                setattr(report.counted, name, max(getattr(found, name), getattr(report.counted, name)))
             report.redis_file, report.state = how, "done"
             report.done_at = time.time_ns() // 1_000_000
             await self._set(erasure_id, b"", report)

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from app import erasure_scripts as scripts
 from app import metrics
-from app.erasures import Open, decode_open
+from app.erasure_report import Open, decode_open
 from app.ledger_reader import LedgerReader
 from app.redis_client import UNREACHABLE
 from app.store import Store, StoreError

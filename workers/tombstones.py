@@ -110,7 +110,7 @@ class Tombstones:
             return ""
         customer = digest(record.project_id, read_envelope(record).customer_identifier)
         up_to_ms, erasure_id = project.customers.get(customer, (0, ""))
-        if record.time_recorded <= up_to_ms:
+        if erasure_id and record.time_recorded <= up_to_ms:
             return erasure_id
         return self._filtered(record, project, customer) if project.filtered else ""
 

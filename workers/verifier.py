@@ -21,7 +21,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from app import canary, dead_letter, erasure_scripts, ledger, registry_scripts
-from app.erasures import decode_open
+from app.erasure_report import decode_open
 from app.ledger import HOUR_MS, Buckets
 from app.ledger_reader import LedgerReader
 from app.retention import month_begin_ms, oldest_ms
