@@ -20,6 +20,7 @@ from app.operators import Op
 from app.query import TIME_OUTPUT, Order, Query
 from app.query_request import Bucket
 from app.scope import Scope
+from app.sql_buckets import bucket_start
 from app.sql_fields import (
     column,
     elements,
@@ -36,16 +37,6 @@ from app.sql_functions import COUNTS, compute
 from app.sql_literals import Parameter, Parameters
 
 RAW_COLUMNS = tuple(field for name, field in COLUMNS.items() if name != "project_id")
-
-_BUCKETS = {
-    Bucket.MINUTE: "toStartOfMinute",
-    Bucket.FIVE_MINUTES: "toStartOfFiveMinutes",
-    Bucket.HOUR: "toStartOfHour",
-    Bucket.DAY: "toStartOfDay",
-    Bucket.WEEK: "toMonday",
-    Bucket.MONTH: "toStartOfMonth",
-    Bucket.YEAR: "toStartOfYear",
-}
 
 
 # The id ends every order, so that pages do not overlap. Name, and whether it is descending.
@@ -154,7 +145,7 @@ def _grouped(query: Query, named: str, conditions: str, parameters: Parameters) 
     orders: list[Callable[[bool], str]] = []  # of each output: is it descending? -> ORDER BY terms
     if query.bucket is not None:
         zone = parameters.add(query.timezone, "String")
-        inner.append(f"{_BUCKETS[query.bucket]}(event_time, {zone})")
+        inner.append(_bucket(query, query.bucket, "event_time", zone))
         outer.append("toString(k0)" if query.fill else f"toString({_bucket_ms('k0', zone)})")
         outputs.append(Output(TIME_OUTPUT, is_time=True, zoned=True))
         orders.append(partial(_plain_order, "k0"))
@@ -197,7 +188,7 @@ def _filled(query: Query, bucket: Bucket, groups: str, columns: Sequence[str], p
     zone = parameters.add(query.timezone, "String")
     of_buckets = all_buckets(
         moments(query.period, bucket),
-        lambda moment: _bucket_ms(f"{_BUCKETS[bucket]}({moment}, {zone})", zone),
+        lambda moment: _bucket_ms(_bucket(query, bucket, moment, zone), zone),
         parameters,
     )
     first = 1 + len(query.group_by)
@@ -209,6 +200,10 @@ def _filled(query: Query, bucket: Bucket, groups: str, columns: Sequence[str], p
         counts=[f"a{index}_n" for index, one in enumerate(query.computations) if one.function in COUNTS],
         buckets=of_buckets,
     )
+
+
+def _bucket(query: Query, bucket: Bucket, moment: str, zone: str) -> str:
+    return bucket_start(bucket, moment, zone=query.timezone, parameter=zone, period=query.period)
 
 
 def _bucket_ms(bucket: str, zone: str) -> str:

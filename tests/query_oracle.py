@@ -12,10 +12,11 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from typing import Any
-from zoneinfo import ZoneInfo
+
+from app.time_period import read_zone  # the same database of time zones; what is done with it is our own
 
 Json = Any
 Event = dict[str, Json]  # columns and custom fields together; event_time in Unix milliseconds
@@ -115,20 +116,43 @@ def in_text(op: str, text: str, wanted: str) -> bool:
 
 def bucket_of(moment_ms: int, length: str, zone: str) -> int:
     """Unix milliseconds of the start of the bucket."""
-    moment = (_EPOCH + timedelta(milliseconds=moment_ms)).astimezone(ZoneInfo(zone))
     minutes = {"minute": 1, "5_minutes": 5, "hour": 60}.get(length)
     if minutes is not None:
-        offset = int((moment.utcoffset() or timedelta()).total_seconds()) * 1000
-        size = minutes * 60_000
-        return (moment_ms + offset) // size * size - offset
-    day = moment.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+        return _short_bucket(moment_ms, minutes * 60_000, zone)
+    day = at(moment_ms, zone).date()
     if length == "week":
         day -= timedelta(days=day.weekday())
     elif length == "month":
         day = day.replace(day=1)
     elif length == "year":
         day = day.replace(month=1, day=1)
-    return int(day.timestamp()) * 1000
+    return start_of_day(day, zone)
+
+
+def start_of_day(day: date, zone: str) -> int:
+    """Its midnight, the first if there are two; where there is none, when the clock jumped over it."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=read_zone(zone)).timestamp()) * 1000
+
+
+def _short_bucket(moment_ms: int, size: int, zone: str) -> int:
+    """By the clock on the wall, but not from before it was last changed."""
+    offset = _offset(moment_ms, zone)
+    start = (moment_ms + offset) // size * size - offset
+    if _offset(start, zone) == offset:
+        return start
+    old, new = start, moment_ms
+    while new - old > 1:
+        middle = (old + new) // 2
+        old, new = (old, middle) if _offset(middle, zone) == offset else (middle, new)
+    return new
+
+
+def at(moment_ms: int, zone: str) -> datetime:
+    return (_EPOCH + timedelta(milliseconds=moment_ms)).astimezone(read_zone(zone))
+
+
+def _offset(moment_ms: int, zone: str) -> int:
+    return int((at(moment_ms, zone).utcoffset() or timedelta()).total_seconds()) * 1000
 
 
 LEVELS = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}

@@ -28,6 +28,8 @@ LEAVES = {
         "app.metrics",
         "app.query",
         "app.query_request",
+        "app.clock_changes",
+        "app.sql_buckets",
         "app.request",
         "app.sql",
         "app.sql_funnel",
