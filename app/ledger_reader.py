@@ -173,20 +173,10 @@ class LedgerMover:
             parts += [*ledger.places(where), number]
         return int(await self._move_some(keys=keys, args=[round_number, ledger.STORED, to, *parts]))
 
-    async def stored_until(self, end_hour: int) -> dict[str, int]:
-        """Bucket -> stored events, of every bucket that ends at `end_hour` or before."""
-        found = {}
-        async for where, fate, number in self._fields(f"*|{ledger.STORED}"):
-            end = ledger.end_of(where)
-            if fate == ledger.STORED and number and end is not None and end <= end_hour:
-                found[where] = number
-        return found
-
-    async def stored_before(self) -> dict[str, int]:
-        """Project -> stored events that are folded without their months."""
-        pattern = f"*|{ledger.BEFORE}|{ledger.STORED}"
-        found = [(where, number) async for where, _, number in self._fields(pattern)]
-        return {ledger.split_bucket(where)[0]: number for where, number in found if number}
+    async def all_stored(self) -> dict[str, int]:
+        """Bucket -> stored events of every project."""
+        fields = [(where, number) async for where, _, number in self._fields(f"*|{ledger.STORED}")]
+        return {where: number for where, number in fields if number}
 
     async def split(self, project_id: str, seen: int, months: Mapping[str, int]) -> bool:
         """Of `seen` stored events without a month some go into these month buckets; False when there are

@@ -131,13 +131,15 @@ def test_events_folded_before_it_was_switched_on_find_their_months(opened: Open)
             records = [of(project, age) for project in ("prj_a", "prj_b") for age in AGES]
             await store(made, records)
             await Tidy(made.redis, made.store, reader(made)).fold(HOUR)
-            folded = await LedgerMover(made.redis, made.keys).stored_before()
-            assert folded == dict.fromkeys(("prj_a", "prj_b"), sum(age > 8 for age in AGES))
+            stored = await LedgerMover(made.redis, made.keys).all_stored()
+            folded = {where: number for where, number in stored.items() if where.endswith("|before")}
+            assert folded == dict.fromkeys(("prj_a|before", "prj_b|before"), sum(age > 8 for age in AGES))
             await tidy(made)
             old = 2 * sum(map(gone, AGES))
             expected = {"appended": len(records), "stored": len(records) - old, "expired": old}
             assert await counts(made) == expected
-            assert await LedgerMover(made.redis, made.keys).stored_before() == {}
+            stored = await LedgerMover(made.redis, made.keys).all_stored()
+            assert not any(where.endswith("|before") for where in stored)
 
     asyncio.run(run())
 

@@ -18,7 +18,7 @@ that were folded without their month, before events were dropped by age, are spl
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 import msgspec
@@ -30,7 +30,7 @@ from app.dead_letter import DeadLetter
 from app.ledger import EXPIRED, HOUR_MS, encode_counts
 from app.ledger_reader import LedgerMover, LedgerReader
 from app.retention import DAY_MS, month_begin_ms, oldest_ms
-from app.store import Store
+from app.store import Store, Value
 from app.stream import Keys
 from app.stream_scripts import PURGE
 from workers.verdict import WINDOW_MS
@@ -70,9 +70,9 @@ class Retention:
         oldest = oldest_ms(self._days, await self._now())
         end_ms = month_begin_ms(oldest)
         movers = await self._reader.movers()
-        for project_id in sorted({one for mover in movers for one in await mover.stored_before()}):
-            await self._split(project_id, movers, kept_from_hour)
-        seen = [await mover.stored_until(end_ms // HOUR_MS) for mover in movers]
+        if await self._split(movers, kept_from_hour):
+            log.info("the ledger's old hours are counted by month from now on")
+        seen = [_until(await mover.all_stored(), end_ms // HOUR_MS) for mover in movers]
         await self._drop(end_ms, oldest)
         left = await self._store.ask(_LEFT, {"end": end_ms}, timeout_seconds=COUNT_SECONDS)
         expired = await self._expire_dead_letters(oldest)
@@ -102,28 +102,38 @@ class Retention:
             )
             log.info("partition dropped by age", table=table, partition=partition)
 
-    async def _split(self, project_id: str, movers: list[LedgerMover], kept_from_hour: int) -> None:
+    async def _split(self, movers: list[LedgerMover], kept_from_hour: int) -> bool:
         """Give stored events that were folded without their month the months that the store tells.
 
         Where ledger and store disagree, the difference stays as large as it was, for `verify` to tell.
         """
-        result = await self._store.ask(
-            _MONTHS, {"project": project_id, "end": kept_from_hour * HOUR_MS}, timeout_seconds=COUNT_SECONDS
-        )
-        rows = {str(month): int(str(count)) for month, count in result.rows}
-        for mover in movers:
-            for where, number in (await mover.stored(project_id)).items():
-                month = where.rpartition("|")[2]
-                if month in rows:
-                    rows[month] -= number
-        for mover in movers:
-            stored = (await mover.stored_before()).get(project_id, 0)
-            months = dict(_share(rows, stored))
-            if months and await mover.split(
-                project_id, stored, {f"{project_id}|{month}": number for month, number in months.items()}
-            ):
-                for month, number in months.items():
-                    rows[month] -= number
+        stored = [await mover.all_stored() for mover in movers]
+        projects = {
+            ledger.split_bucket(where)[0]
+            for counts in stored
+            for where in counts
+            if ledger.end_of(where) is None
+        }
+        done = False
+        for project_id in sorted(projects):
+            rows = await self._months(project_id, kept_from_hour)
+            for counts in stored:
+                for month in rows:
+                    rows[month] -= counts.get(f"{project_id}|{month}", 0)
+            for mover, counts in zip(movers, stored, strict=True):
+                number = counts.get(ledger.folded(project_id), 0)
+                share = _share(rows, number)
+                months = {f"{project_id}|{month}": part for month, part in share.items()}
+                if months and await mover.split(project_id, number, months):
+                    done = True
+                    rows = {month: left - share.get(month, 0) for month, left in rows.items()}
+        return done
+
+    async def _months(self, project_id: str, kept_from_hour: int) -> dict[str, int]:
+        """Month -> rows of the hours that may be folded."""
+        which: dict[str, Value] = {"project": project_id, "end": kept_from_hour * HOUR_MS}
+        result = await self._store.ask(_MONTHS, which, timeout_seconds=COUNT_SECONDS)
+        return {str(month): int(str(count)) for month, count in result.rows}
 
     async def _expire_dead_letters(self, oldest: int) -> int:
         expired = 0
@@ -165,13 +175,20 @@ def _is_old(letter: DeadLetter, oldest: int) -> bool:
     return bool(ends) and all(end is not None and end * HOUR_MS <= oldest for end in ends)
 
 
-def _share(rows: Mapping[str, int], stored: int) -> Iterator[tuple[str, int]]:
-    """`stored` events, or fewer, in months that have rows nobody else accounts for; the oldest first."""
+def _until(stored: Mapping[str, int], end_hour: int) -> dict[str, int]:
+    """Of the buckets that end at `end_hour` or before."""
+    ends = {where: ledger.end_of(where) for where in stored}
+    return {where: stored[where] for where, end in ends.items() if end is not None and end <= end_hour}
+
+
+def _share(rows: Mapping[str, int], stored: int) -> dict[str, int]:
+    """`stored` events, or fewer, in months with rows that nobody else accounts for; the oldest first."""
+    found: dict[str, int] = {}
     for month, number in sorted(rows.items()):
-        part = min(number, stored)
-        if part > 0:
+        if (part := min(number, stored)) > 0:
+            found[month] = part
             stored -= part
-            yield month, part
+    return found
 
 
 def _date(moment_ms: int, form: str) -> str:
