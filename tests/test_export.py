@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,9 @@ import pyarrow.parquet
 import pytest
 from backports import zstd
 
+from bench.export import export, fill
 from tests.client import Client
+from tests.export_check import FORMATS
 from tests.waiting import until
 
 ALL = {"start": "1970-01-01", "end": "2101-01-01"}
@@ -178,3 +181,12 @@ def test_filters_and_period_narrow_it(sent: Sent) -> None:
     assert sent.export(filters=[{**asked, "value": 8}]).content == b""
     empty = sent.export(filters=[{**asked, "value": 8}], format="parquet").content
     assert pyarrow.parquet.read_table(io.BytesIO(empty)).num_rows == 0
+
+
+def test_twenty_thousand_events_come_back_as_they_were_sent(client: Client, tmp_path: Path) -> None:
+    """The short form of `python -m bench.export`."""
+    project = client.new_project()
+    events = fill(project, 20_000)
+    for format_ in FORMATS:
+        assert export(project, tmp_path / format_, format_) == events.whole.count
+        events.check(tmp_path / format_, format_)
