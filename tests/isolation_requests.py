@@ -75,7 +75,7 @@ FUNCTIONS = (
 )
 PERIODS: tuple[Any, ...] = (
     *({"start": "2025-01-01", "end": "2026-01-01"}, {"start": "1970-01-01", "end": "2099-12-31"}),
-    *("minus_9_years", "today", "this_month", "forever"),
+    *("yesterday", "today", "this_month", "forever"),
 )
 LENGTHS = ("minute", "hour", "day", "week", "month", "year")
 
@@ -94,6 +94,8 @@ class Request(msgspec.Struct, frozen=True):
 
     def headers(self, keys: Keys) -> dict[str, str]:
         names = {"query": "x-eventbunker-query-key", "write": "x-eventbunker-write-key"}
+        if not self.key:
+            return {"accept": self.accept}
         secret = getattr(keys, self.key)
         return {names.get(self.key, "x-eventbunker-apikey"): secret, "accept": self.accept}
 
@@ -162,7 +164,7 @@ def with_members(
     return st.tuples(body, hostile_members(words)).map(lambda both: {**both[0], **both[1]})
 
 
-def queries(words: Vocabulary) -> st.SearchStrategy[Any]:
+def queries(words: Vocabulary, **needed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     outputs = st.sampled_from(["count", "event_time", "out", *FIELDS[:5], *MARKERS, *BAD_FIELDS])
     computation = st.fixed_dictionaries(
         {"function": st.sampled_from(FUNCTIONS)},
@@ -174,7 +176,7 @@ def queries(words: Vocabulary) -> st.SearchStrategy[Any]:
     )
     return with_members(
         words,
-        {},
+        needed,
         {
             "group_by": st.lists(fields(), max_size=3),
             "group_by_time": st.sampled_from(LENGTHS),
@@ -207,6 +209,63 @@ def _export(words: Vocabulary) -> st.SearchStrategy[Request]:
     return st.builds(Request, st.just("POST"), st.just("/v1/export"), body)
 
 
+def _chart() -> st.SearchStrategy[Any]:
+    kinds = ("line", "bar", "area", "pie", "table", "number", "script")
+    return st.fixed_dictionaries({}, optional={"type": st.sampled_from(kinds), "title": st.just("<b>")})
+
+
+def _iframe(words: Vocabulary) -> st.SearchStrategy[Request]:
+    return st.builds(Request, st.just("POST"), st.just("/v1/query/iframe"), queries(words, chart=_chart()))
+
+
+def _token(words: Vocabulary) -> st.SearchStrategy[Request]:
+    """The test looks at what the token shows, too."""
+    return st.builds(
+        Request, st.just("POST"), st.just("/v1/query/iframe/token"), queries(words, chart=_chart())
+    )
+
+
+def _tokens(words: Vocabulary) -> st.SearchStrategy[Request]:
+    members = {"limit": st.just(1), "cursor": st.just("1-cht_0000000000000000"), "project_id": words.texts}
+    body = st.fixed_dictionaries({}, optional=members)
+    return st.builds(Request, st.just("POST"), st.just("/v1/query/iframe/token/list"), body)
+
+
+def _some_events(words: Vocabulary) -> st.SearchStrategy[Any]:
+    name = st.sampled_from(["view", "buy", *MARKERS])
+    return st.fixed_dictionaries({}, optional={"event_name": name, "filters": filters(words)})
+
+
+def _funnel(words: Vocabulary) -> st.SearchStrategy[Request]:
+    steps = st.lists(_some_events(words), min_size=2, max_size=3)
+    more = {"by": fields(), "group_by": st.lists(fields(), max_size=1), "limit": st.sampled_from([1, 100])}
+    body = with_members(words, {"steps": steps}, {**more, "window": st.sampled_from(["1_hours", "x"])})
+    return st.builds(Request, st.just("POST"), st.just("/v1/query/funnel"), body)
+
+
+def _retention(words: Vocabulary) -> st.SearchStrategy[Request]:
+    more = {
+        "returning": _some_events(words),
+        "group_by_time": st.sampled_from(["day", "month", "hour"]),
+        "periods": st.sampled_from([1, 3]),
+        "new_only": st.booleans(),
+        "by": fields(),
+        "group_by": st.lists(fields(), max_size=1),
+    }
+    body = with_members(words, {"first": _some_events(words)}, more)
+    return st.builds(Request, st.just("POST"), st.just("/v1/query/retention"), body)
+
+
+def _fields(words: Vocabulary) -> st.SearchStrategy[Request]:
+    more = {"event_name": st.sampled_from(["view", *MARKERS]), "limit": st.sampled_from([1, 1000])}
+    body = with_members(words, {}, {**more, "offset": st.sampled_from([0, 1])})
+    return st.builds(Request, st.just("POST"), st.just("/v1/query/fields"), body)
+
+
+def _usage(words: Vocabulary) -> st.SearchStrategy[Request]:
+    return _of_project("/v1/manage/usage", words, {"time_period": st.just(PERIODS[0])})
+
+
 def _receipt(words: Vocabulary) -> st.SearchStrategy[Request]:
     every = [one for owner in OWNERS for one in ids(owner)]
     names = st.sampled_from([*every, "0" * 32, "x", "%27"])
@@ -214,12 +273,14 @@ def _receipt(words: Vocabulary) -> st.SearchStrategy[Request]:
 
 
 def _of_project(
-    path: str, words: Vocabulary, **members: st.SearchStrategy[Any]
+    path: str,
+    words: Vocabulary,
+    needed: dict[str, st.SearchStrategy[Any]] | None = None,
+    **members: st.SearchStrategy[Any],
 ) -> st.SearchStrategy[Request]:
     own = st.just(words.own_project)
-    body = st.fixed_dictionaries(
-        {"project_id": st.one_of(own, own, st.sampled_from(words.projects), words.texts)}, optional=members
-    )
+    project_id = st.one_of(own, own, st.sampled_from(words.projects), words.texts)
+    body = st.fixed_dictionaries({"project_id": project_id, **(needed or {})}, optional=members)
     return body.map(lambda content: Request("POST", path, content, key="master"))
 
 
@@ -251,6 +312,13 @@ def _keys(words: Vocabulary) -> st.SearchStrategy[Request]:
 Generator = Callable[[Vocabulary], st.SearchStrategy[Request]]
 ENDPOINTS: dict[str, Generator] = {
     "/v1/query/json": _json,
+    "/v1/query/iframe": _iframe,
+    "/v1/query/iframe/token": _token,
+    "/v1/query/iframe/token/list": _tokens,
+    "/v1/query/funnel": _funnel,
+    "/v1/query/retention": _retention,
+    "/v1/query/fields": _fields,
+    "/v1/manage/usage": _usage,
     "/v1/export": _export,
     "/v1/receipt/{unique_req_id}": _receipt,
     "/v1/manage/dead/list": _dead_list,
@@ -264,5 +332,6 @@ NOT_READING = {
     *("/example_event_body.json", "/v1/manage/project/create", "/v1/manage/project/list"),
     *("/v1/manage/project/reset_master_key", "/v1/manage/project/delete", "/v1/manage/apikey/create"),
     *("/v1/manage/apikey/delete", "/v1/manage/name/delete", "/v1/manage/dead/replay"),
-    *("/v1/manage/dead/purge", "/v1/delete/events", "/v1/delete/status"),
+    *("/v1/manage/dead/purge", "/v1/delete/events", "/v1/delete/status", "/v1/query/iframe/token/revoke"),
 }
+WITHOUT_END = {"/v1/tail"}  # a test of its own

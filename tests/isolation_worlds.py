@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -137,9 +137,11 @@ def poison(owner: Owner, project_id: str) -> Record:
     return Record(_request_id(owner, 50), 1, FIRST_MS, project_id, "", "", "", "", body.encode())
 
 
-def queued(owner: Owner, project_id: str) -> Record:
+def queued(owner: Owner, project_id: str, event_name: str = "view") -> Record:
     """An event that nobody drains."""
-    body = {"event_name": "view", "secret": owner.marker, "customer_identifier": owner.customer or "none"}
+    body = {"event_name": event_name, "secret": owner.marker}
+    if owner.customer:
+        body["customer_identifier"] = owner.customer
     return Record(
         *(_request_id(owner, 60), 1, FIRST_MS, project_id, "", "", "", ""), json.dumps(body).encode()
     )
@@ -161,6 +163,40 @@ class World:
         self.app = app
         self.parts = parts
         self._http = http
+
+    async def tail(self, query: str, key: str, records: Sequence[Record], last: bytes) -> bytes:
+        """What GET /v1/tail shows of `records`, up to what holds `last`. Errors: AssertionError."""
+        shown, leaves, asked = bytearray(), asyncio.Event(), False
+
+        async def receive() -> dict[str, Any]:
+            nonlocal asked
+            if asked:
+                await leaves.wait()
+                return {"type": "http.disconnect"}
+            asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            shown.extend(message.get("body", b""))
+
+        async def has_begun() -> bool:
+            return bool(shown)
+
+        async def has_shown_the_last() -> bool:
+            return last in shown
+
+        headers = [(b"x-eventbunker-query-key", key.encode())]
+        scope = {"type": "http", "method": "GET", "path": "/v1/tail", "query_string": query.encode()}
+        scope |= {"headers": headers, "http_version": "1.1", "scheme": "http", "server": ("edge", 80)}
+        tailing = asyncio.create_task(self.app(scope, receive, send))
+        try:
+            await async_until(has_begun, WAIT_SECONDS, "the first message of the tail")
+            await self.parts.put(records)
+            await async_until(has_shown_the_last, WAIT_SECONDS, f"{last!r} in the tail")
+        finally:
+            leaves.set()
+            await asyncio.wait({tailing}, timeout=WAIT_SECONDS)
+        return bytes(shown)
 
     async def ask(self, method: str, path: str, headers: Mapping[str, str], content: bytes) -> httpx.Response:
         return await self._http.request(method, path, headers=dict(headers), content=content)
