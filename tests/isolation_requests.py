@@ -331,6 +331,7 @@ NOT_READING = {
     *("/post", "/batch", "/livez", "/readyz", "/metrics", "/version", "/openapi.json", "/robots.txt"),
     *("/example_event_body.json", "/v1/manage/project/create", "/v1/manage/project/list"),
     *("/v1/manage/project/reset_master_key", "/v1/manage/project/delete", "/v1/manage/apikey/create"),
+    *("/v1/manage/project/erasure",),
     *("/v1/manage/apikey/delete", "/v1/manage/name/delete", "/v1/manage/dead/replay"),
     *("/v1/manage/dead/purge", "/v1/delete/events", "/v1/delete/status", "/v1/query/iframe/token/revoke"),
 }
