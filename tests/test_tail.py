@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.client import Client, unique
+from tests.edge_process import Edge
+from tests.service import Service
 from tests.waiting import until
 
 SECONDS = 20.0
@@ -72,8 +76,9 @@ def tailing(client: Client, *, key: str = "", after: str = "", **parameters: str
 
 
 @pytest.fixture(scope="module")
-def project(client: Client) -> Client:
-    return client.new_project()
+def project(target_client: Client) -> Client:
+    """Under each engine."""
+    return target_client.new_project()
 
 
 def test_an_event_is_shown_at_once_as_a_query_shows_it_later(project: Client, client: Client) -> None:
@@ -142,6 +147,22 @@ def test_what_is_wrong_with_a_request_is_named(project: Client) -> None:
     assert set(named) == {"$.filters", "$.evnt_name", "$.customer_identifier", "Last-Event-ID"}
     assert "did you mean `event_name`?" in named["$.evnt_name"]
     assert project.http.get("/v1/tail").status_code == 401
+
+
+def test_it_ends_before_its_edge_does(client: Client, service: Service, tmp_path: Path) -> None:
+    edge = Edge(tmp_path, service, "shutdown_delay = 1\n", workers=1)
+    try:
+        edge.wait_ready()
+        http = httpx.Client(base_url=edge.url, trust_env=False)
+        with http, tailing(Client(client.keys, http)) as tail:
+            began = time.monotonic()
+            edge.process.terminate()
+            until(lambda: tail.has_ended, SECONDS, "the end of the tail")
+            assert tail.named("end") == [{"reason": "edge_leaves"}]
+            assert time.monotonic() - began < 5  # far below graceful_timeout
+        assert edge.process.wait(60) == 0
+    finally:
+        edge.end()
 
 
 def test_the_drain_is_not_disturbed(project: Client) -> None:

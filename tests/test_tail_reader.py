@@ -1,0 +1,229 @@
+"""The reader behind all tails, on a real Redis: what it misses it says, what it does is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from app import tail_reader
+from app.enrich import Geography
+from app.match import matcher
+from app.scope import Erased
+from app.stream import Keys
+from app.tail_follower import Follower
+from app.tail_frames import Positions
+from app.tail_listener import BUSY, MAX_QUEUED_BYTES, MISSED, RESUMED, SLOW, Listener
+from app.tail_reader import TailReader
+from tests.pipeline_kit import put, record
+from tests.waiting import async_until
+from workers.tail_watch import messages
+
+SECONDS = 20.0
+PROJECT = "prj_test"  # of `record`
+
+
+class Hidden:
+    """What is erased."""
+
+    def __init__(self) -> None:
+        self.erased: tuple[Erased, ...] = ()
+
+    async def hidden(self, project_id: str) -> tuple[Erased, ...]:
+        return self.erased
+
+
+class Kit:
+    """A reader of two partitions, and what it is asked."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.hidden = Hidden()
+        self.keys = [Keys("events", partition) for partition in range(2)]
+        self.reader = TailReader(redis, "events", 2, self.hidden, lambda: Geography(""))
+
+    async def put(self, *numbers: int, partition: int = 0) -> str:
+        bodies = [json.dumps({"event_name": "e", "n": number}).encode() for number in numbers]
+        return await put(self.redis, self.keys[partition], [record(body) for body in bodies])
+
+    async def listen(self, after: Positions | None = None, project: str = PROJECT) -> Listener:
+        listener = Listener(project, None, matcher(()))
+        await self.reader.listen(listener, after)
+        return listener
+
+    async def trim(self, partition: int = 0) -> None:
+        """As a drain does: everything is stored."""
+        keys = self.keys[partition]
+        about: dict[str, Any] = await self.redis.xinfo_stream(keys.entries)
+        async with self.redis.pipeline(transaction=True) as pipeline:
+            pipeline.xtrim(keys.entries, maxlen=0, approximate=False)
+            pipeline.hset(keys.progress, "acknowledged", about["last-generated-id"])
+            await pipeline.execute()
+
+
+def run(redis_url: str, test: Callable[[Kit], Awaitable[None]]) -> None:
+    async def run_it() -> None:
+        redis: Redis = Redis.from_url(redis_url)
+        kit = Kit(redis)
+        try:
+            async with asyncio.timeout(SECONDS):
+                await test(kit)
+        finally:
+            await kit.reader.close()
+            await redis.aclose()
+
+    asyncio.run(run_it())
+
+
+async def taken(listener: Listener, count: int) -> list[tuple[str, Any]]:
+    """So many messages: name and data."""
+    found: list[tuple[str, Any]] = []
+
+    async def enough() -> bool:
+        for piece in await listener.take(0.01):
+            found.extend(
+                (one.name, msgspec.json.decode(one.data)) for one in messages(piece.decode().split("\n"))
+            )
+        return len(found) >= count
+
+    await async_until(enough, SECONDS, f"{count} messages")
+    return found
+
+
+def numbers(found: list[tuple[str, Any]]) -> list[int]:
+    return [data["n"] for name, data in found if name == "message"]
+
+
+def test_all_who_listen_see_all_partitions_from_then_on(redis_url: str) -> None:
+    async def test(kit: Kit) -> None:
+        await kit.put(0)
+        one, others = await kit.listen(), await kit.listen(project="another")
+        await kit.put(1, 2)
+        await kit.put(3, partition=1)
+        two = await kit.listen()
+        await kit.put(4)
+        assert sorted(numbers(await taken(one, 4))) == [1, 2, 3, 4]
+        assert 4 in numbers(await taken(two, 1))
+        assert await others.take(0.01) == []
+        # Nothing was changed: no group, and every entry still there.
+        assert await kit.redis.xlen(kit.keys[0].entries) == 3
+        assert await kit.redis.xinfo_groups(kit.keys[0].entries) == []
+
+    run(redis_url, test)
+
+
+def test_entries_that_were_trimmed_before_they_were_read_are_a_gap(redis_url: str) -> None:
+    async def test(kit: Kit) -> None:
+        follower = Follower(kit.redis, kit.keys[0])
+        await follower.begin()
+        await kit.put(1)
+        entries, is_gap = await follower.read()
+        assert (len(entries), is_gap) == (1, False)
+        follower.advance(entries[0].id)
+        await kit.trim()
+        assert await follower.read() == ([], False)  # what was read is no gap
+        await kit.put(2)
+        await kit.trim()
+        await kit.put(3)
+        entries, is_gap = await follower.read()
+        assert (len(entries), is_gap) == (1, True)
+
+    run(redis_url, test)
+
+
+def test_a_gap_is_told(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(kit: Kit) -> None:
+        reads = asyncio.Event()
+        read = Follower.read
+
+        async def late(self: Follower) -> Any:
+            await reads.wait()
+            return await read(self)
+
+        monkeypatch.setattr(Follower, "read", late)
+        listener = await kit.listen()
+        await kit.put(1)
+        await kit.trim()
+        await kit.put(2)
+        reads.set()
+        found = await taken(listener, 2)
+        assert numbers(found) == [2]
+        assert ("dropped", {"count": None, "reason": MISSED}) in found
+
+    run(redis_url, test)
+
+
+def test_a_slow_reader_loses_events_and_is_told_how_many(redis_url: str) -> None:
+    async def test(kit: Kit) -> None:
+        slow, fast = await kit.listen(), await kit.listen()
+        large, count = json.dumps({"event_name": "e", "n": 1, "x": "y" * 60_000}).encode(), 20
+        for _ in range(count):
+            await put(kit.redis, kit.keys[0], [record(large)])
+            assert numbers(await taken(fast, 1)) == [1]
+        found = await taken(slow, 2)
+        kept = len(numbers(found))
+        assert 0 < kept <= MAX_QUEUED_BYTES // 60_000
+        assert found[-1] == ("dropped", {"count": count - kept, "reason": SLOW})
+        await kit.put(2)  # and then goes on
+        assert numbers(await taken(slow, 1)) == [2]
+
+    run(redis_url, test)
+
+
+def test_looking_into_events_is_bounded(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_reader, "SHARE", 0.0)
+    monkeypatch.setattr(tail_reader, "BURST_SECONDS", 0.01)
+
+    async def test(kit: Kit) -> None:
+        listener = await kit.listen()
+        for start in range(0, 4000, 500):
+            await kit.put(*range(start, start + 500))
+        seen, missed = 0, 0
+
+        async def all_told() -> bool:
+            nonlocal seen, missed
+            for piece in await listener.take(0.01):
+                for one in messages(piece.decode().split("\n")):
+                    seen += one.name == "message"
+                    if one.name == "dropped":
+                        told = msgspec.json.decode(one.data)
+                        assert told["reason"] in (BUSY, SLOW)
+                        missed += told["count"]
+            return seen + missed == 4000
+
+        await async_until(all_told, SECONDS, "the fate of every event")
+        assert 0 < seen < 4000
+
+    run(redis_url, test)
+
+
+def test_whoever_was_cut_off_goes_on_and_sees_nothing_erased(redis_url: str) -> None:
+    async def test(kit: Kit) -> None:
+        await kit.put(0)
+        first = await kit.listen()
+        await kit.put(1)
+        assert numbers(await taken(first, 1)) == [1]
+        after = first.positions
+        kit.reader.leave(first)
+        await kit.put(2)
+        await kit.put(3, partition=1)
+        follower = kit.reader._partitions[0].follower
+        await async_until(lambda: _is_after(follower, after), SECONDS, "the reader to have gone on")
+        again = await kit.listen(after)
+        assert sorted(numbers(await taken(again, 2))) == [2, 3]
+        kit.hidden.erased = (Erased(2**53),)
+        assert await (await kit.listen(after)).take(0.01) == []
+        kit.hidden.erased = ()
+        found = await taken(await kit.listen({0: (1, 1)}), 2)
+        assert ("dropped", {"count": None, "reason": RESUMED}) in found
+
+    run(redis_url, test)
+
+
+async def _is_after(follower: Follower, positions: Positions) -> bool:
+    return follower.position > positions[0]
