@@ -15,7 +15,7 @@ BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help run-edge test chaos sabotage rolling bench check audit constraints schema clean redis
+.PHONY: help run-edge test chaos sabotage rolling bench screenshots check audit constraints schema clean redis
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ sabotage: .venv/.test redis ## Take out one safeguard after the other: a test mu
 
 bench: .venv/.test redis ## Measure beside floor and peer, write docs/performance.md (30 min); ARGS=--quick, ARGS="post batch"
 	@exec $(BIN)/python -m bench $(ARGS)
+
+screenshots: .venv/.test redis ## Take the pictures of docs/charts.md anew; needs Chromium
+	@exec $(BIN)/python -m pytest -q tests/chart_screenshots.py
 
 rolling: .venv/.test redis ## Restart two edges in turn behind HAProxy and nginx, under load; ROUNDS=5 ENGINE=hypercorn
 	@EVENTBUNKER_ROUNDS="$$ROUNDS" EVENTBUNKER_ENGINE="$$ENGINE" $(BIN)/python -m pytest tests/test_rolling.py -q -s

@@ -18,7 +18,7 @@ from app.chart_time import at, axis_labels, bucket_starts, count_buckets, name, 
 from app.computations import Function
 from app.errors import Problem, invalid_body
 from app.fields import Field
-from app.query import TIME_OUTPUT, Query
+from app.query import TIME_OUTPUT, Order, Query
 from app.query_request import Bucket
 from app.time_period import Period, read_zone
 from app.timestamp import parse_timestamp
@@ -176,7 +176,7 @@ def _over_groups(chart: Chart, query: Query, rows: Sequence[Row]) -> Plot:
     series = [Series(key, tuple(numbers)) for key, numbers in found.items()]
     kept, notes = _top(series, chart.top, additive=additive) if is_grid else (tuple(series[: chart.top]), ())
     order = list(range(len(names)))
-    if is_grid and not query.order_by:
+    if is_grid and query.order_by[:1] == (Order(computations[0].output, descending=True),):
         order.sort(key=lambda place: -(total(one.values[place] for one in kept) or 0))
     shown, rest = order[:MAX_BARS], order[MAX_BARS:]
     labels = [names[place] for place in shown]

@@ -25,13 +25,20 @@ def compact(value: float, step: float = 0.0) -> str:
     return _signed(_digits(value, step))
 
 
-def full(value: float) -> str:
-    """All digits of an integer, up to six of a fraction, thousands separated."""
-    if isinstance(value, float) and (abs(value) >= 1e21 or 0 < abs(value) < 1e-6):
-        return _signed(f"{value:.6g}")
-    if isinstance(value, float) and not value.is_integer():
-        return _signed(f"{value:,.6f}".rstrip("0").rstrip("."))
-    return _signed(f"{int(value):,}")
+def full(value: float, decimals: int | None = None) -> str:
+    """All digits of an integer, up to six of a fraction, thousands separated; or so many `decimals`."""
+    if abs(value) >= 1e21 or 0 < abs(value) < 1e-6:
+        return _signed(f"{value:,}" if isinstance(value, int) else f"{value:.6g}")
+    if decimals is None:
+        decimals = decimals_of(value)
+    return _signed(f"{value:,.{decimals}f}" if decimals else f"{round(value):,}")
+
+
+def decimals_of(value: float) -> int:
+    """How many decimals `full` gives `value`."""
+    if isinstance(value, int) or not 1e-6 <= abs(value) < 1e21:
+        return 0
+    return len(f"{value:.6f}".rstrip("0").partition(".")[2])
 
 
 def ticks(low: float, high: float, most: int, *, from_zero: bool) -> list[float]:

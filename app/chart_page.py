@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from app.chart import Chart, Type, chosen_type
 from app.chart_data import Plot, Row, text_of, to_plot, total, value_of
-from app.chart_numbers import compact, full
+from app.chart_numbers import compact, decimals_of, full
 from app.chart_svg import draw
 from app.chart_time import at, name, span
 from app.query import TIME_OUTPUT, Query
@@ -36,6 +36,7 @@ _PAGE = Markup(
     '<meta name="referrer" content="no-referrer"><meta name="robots" content="noindex">'
     "{refresh}<title>{title}</title><style>{css}</style></head><body>{body}</body></html>"
 )
+_NONE = "\N{EN DASH}"
 _EMPTY = Markup('<div class="message"><strong>No events in this period</strong><span>{}</span></div>')
 
 
@@ -137,9 +138,7 @@ def _data_table(kind: Type, plot: Plot, query: Query) -> Markup:
     if kind == "pie":
         columns, rows = [first, *plot.names], [[one.name, *one.values] for one in plot.series]
     table = _table(columns, rows)
-    return Markup(
-        '<details><summary>Show the numbers</summary><div class="scroll">{}</div></details>'
-    ).format(table)
+    return Markup("<details><summary>Show the numbers</summary>{}</details>").format(table)
 
 
 def _rows_table(shown: Shown) -> tuple[Markup, bool]:
@@ -163,7 +162,7 @@ def _rows_table(shown: Shown) -> tuple[Markup, bool]:
         notes.append(f"The first {MAX_TABLE_ROWS:,} of {len(rows):,} rows are shown.")
     if len(every) > len(columns):
         notes.append(f"{len(every) - len(columns)} more fields are not shown; group_by chooses.")
-    return Markup('<div class="scroll">{}</div>{}').format(table, _notes(notes)), False
+    return table + _notes(notes), False
 
 
 def _columns(query: Query, rows: Iterable[Row]) -> list[str]:
@@ -178,33 +177,33 @@ def _columns(query: Query, rows: Iterable[Row]) -> list[str]:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
-    body = [[_cell(value) for value in row] for row in rows]
-    numeric = [all(row[i][1] for row in body) for i in range(len(columns))]
+    """A column of numbers is set under one another, with as many decimals as the finest of them."""
+    body = list(rows)
+    cells = [_column([row[i] for row in body]) for i in range(len(columns))]
     head = Markup("").join(
-        Markup('<th scope="col"{}><bdi>{}</bdi></th>').format(_class(numeric[i]), text_of(column))
-        for i, column in enumerate(columns)
+        Markup('<th scope="col"{}><bdi>{}</bdi></th>').format(kind, text_of(column))
+        for column, (kind, _) in zip(columns, cells, strict=True)
     )
     lines = Markup("").join(
         Markup("<tr>{}</tr>").format(
             Markup("").join(
-                Markup("<td{}><bdi>{}</bdi></td>").format(_class(numeric[i]), text)
-                for i, (text, _) in enumerate(row)
+                Markup("<td{}><bdi>{}</bdi></td>").format(kind, texts[i]) for kind, texts in cells
             )
         )
-        for row in body
+        for i in range(len(body))
     )
-    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, lines)
+    table = Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, lines)
+    return Markup('<div class="scroll" tabindex="0" role="region" aria-label="Table">{}</div>').format(table)
 
 
-def _class(is_number: bool) -> Markup:
-    return Markup(' class="number"') if is_number else Markup("")
-
-
-def _cell(value: object) -> tuple[str, bool]:
-    """The text of a cell, and whether it may stand in a column of numbers."""
-    if value is None:
-        return "–", True  # noqa: RUF001
-    return text_of(value), isinstance(value, int | float) and not isinstance(value, bool)
+def _column(values: Sequence[object]) -> tuple[Markup, list[str]]:
+    """The class of a column's cells, and their texts."""
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if not numbers or len(numbers) + values.count(None) < len(values):
+        return Markup(""), [_NONE if value is None else text_of(value) for value in values]
+    decimals = max(decimals_of(number) for number in numbers)
+    texts = [full(v, decimals) if isinstance(v, int | float) else _NONE for v in values]
+    return Markup(' class="number"'), texts
 
 
 def _numbers(shown: Shown) -> tuple[Markup, bool]:
@@ -217,7 +216,7 @@ def _numbers(shown: Shown) -> tuple[Markup, bool]:
     cards = Markup("").join(
         Markup("<div>{}<dd>{}{}</dd>{}</div>").format(
             "" if alone else Markup("<dt><bdi>{}</bdi></dt>").format(text_of(output)),
-            "–" if value is None else compact(value),  # noqa: RUF001
+            _NONE if value is None else compact(value),
             Markup("<small> {}</small>").format(shown.chart.unit) if shown.chart.unit else "",
             _exactly(value),
         )

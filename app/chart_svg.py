@@ -8,6 +8,7 @@ does not carry it.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
@@ -46,9 +47,9 @@ LAYOUTS = (
     Layout("narrow", 300, 210, 12, 13, 4, 4),
     Layout("medium", 600, 270, 15, 20, 6, 5),
     Layout("wide", 1100, 430, 15, 30, 9, 6),
-    Layout("wide-low", 1100, 215, 15, 30, 9, 4),
+    Layout("wide-low", 1100, 240, 16, 30, 9, 4),
     Layout("widest", 1600, 560, 15, 40, 14, 7),
-    Layout("widest-low", 1600, 235, 15, 40, 14, 4),
+    Layout("widest-low", 1600, 290, 17, 40, 14, 4),
 )
 _ROUND = Layout("round", 300, 300, 15, 0, 0, 0)
 
@@ -171,9 +172,12 @@ def _height(plot: Plot, layout: Layout, *, stacked: bool) -> int:
 
 
 def _factor(plot: Plot) -> float:
-    """Sums and distances of the largest floats are beyond all floats: such are drawn a good deal smaller."""
+    """What values are divided by to be drawn: pygal multiplies them with one another, which the largest and
+    the smallest floats do not survive."""
     largest = max((abs(v) for one in plot.series for v in one.values if v is not None), default=0)
-    return 1e100 if largest > 1e200 else 1.0
+    if largest == 0 or 1e-3 <= largest <= 1e12:
+        return 1.0
+    return 10.0 ** max(-300, math.floor(math.log10(largest)))
 
 
 def _scale(plot: Plot, factor: float, layout: Layout, *, stacked: bool, from_zero: bool) -> list[float]:

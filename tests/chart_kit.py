@@ -69,7 +69,6 @@ CHARTS: dict[str, dict[str, Any]] = {
     "table": {
         "group_by": ["country"],
         "computations": [
-            {"function": "count", "as": "page views"},
             {"function": "count_distinct", "field_name": "customer_identifier", "as": "visitors"},
             _REVENUE,
         ],
