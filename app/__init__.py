@@ -40,7 +40,8 @@ And a question's way back:
                         (app.fill, app.sql_fill: empty buckets; app.cursor: where a page of events begins)
         app.ask         the way to the store, within limits
         app.answer      rows -> the answer, in the format that `Accept` names (app.formats)
-        app.analyse     questions about one event after the other: app.funnel, app.cohorts, the SQL of each
+        app.analyse     questions about one event after the other, and what there is: app.funnel, app.cohorts,
+                        app.timeline, app.seen_fields; app.findings asks them
         app.iframe      the answer as a page with a chart (app.chart_request, _data, _svg, _page); app.embeds
                         keeps the tokens that embed one (app.embed_token)
 

@@ -72,7 +72,7 @@ def render(
 ) -> Rendered:
     """The answer to `query`, whose `statement` returned `rows`."""
     found, period = data(query, statement, rows), show(query.period)
-    following = _next(query, statement.outputs, rows)
+    following = next_of(query, statement.outputs, rows)
     if accepted.format is Format.JSON:
         answer = Answer(
             *(found, len(found), period, round(elapsed_ms, 3), fresh_as_of),
@@ -96,7 +96,7 @@ def render(
     return Rendered(content, accepted.content_type, headers)
 
 
-def _next(query: Query, outputs: Sequence[Output], rows: Sequence[Sequence[object]]) -> str | None:
+def next_of(query: Query, outputs: Sequence[Output], rows: Sequence[Sequence[object]]) -> str | None:
     """The cursor behind the last row that is shown, where there are more."""
     if not query.is_paged or len(rows) <= query.limit:
         return None

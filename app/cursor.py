@@ -22,7 +22,8 @@ from app.time_period import Period
 from app.timestamp import MAX_MS, MIN_MS
 
 VERSION = 1
-TIMES = ("event_time", "time_recorded")  # what raw events can be ordered by and still be paged
+# What raw events can be ordered by and still be paged.
+PAGED_BY = ("event_time", "time_recorded", "unique_req_id")
 
 Moment = Annotated[int, Meta(ge=0, le=10_413_791_999_999)]  # the store's times end with 2299
 

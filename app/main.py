@@ -188,6 +188,7 @@ def _query_routes(asker: Asker) -> list[Route]:
         Route("/v1/query/json", read.query_json, methods=["POST"]),
         Route("/v1/query/funnel", analyse.funnel, methods=["POST"]),
         Route("/v1/query/retention", analyse.retention, methods=["POST"]),
+        Route("/v1/query/timeline", analyse.timeline, methods=["POST"]),
         Route("/v1/query/fields", analyse.fields, methods=["POST"]),
     ]
 

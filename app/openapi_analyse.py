@@ -6,6 +6,7 @@ from app.cohorts import RetentionAnswer, RetentionRequest
 from app.funnel import FunnelAnswer, FunnelRequest
 from app.openapi_schema import Described
 from app.seen_fields import FieldsAnswer, FieldsRequest
+from app.timeline import TimelineAnswer, TimelineRequest
 from app.usage import UsageAnswer, UsageRequest
 
 POSTS: dict[str, tuple[str, str, Described, Described]] = {
@@ -17,6 +18,9 @@ POSTS: dict[str, tuple[str, str, Described, Described]] = {
         "query",
         RetentionRequest,
         RetentionAnswer,
+    ),
+    "/v1/query/timeline": (
+        "One customer's events in the order of time", "query", TimelineRequest, TimelineAnswer,
     ),
     "/v1/query/fields": (
         "List event names and fields with types, counts and examples", "query", FieldsRequest, FieldsAnswer,

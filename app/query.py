@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from app import cursor
 from app.computations import Computation, repeated_outputs, to_computations
-from app.cursor import TIMES, Cursor, Position
+from app.cursor import PAGED_BY, Cursor, Position
 from app.errors import Problem, invalid_body
 from app.fields import Field, resolve, unknown
 from app.fill import too_many
@@ -59,7 +59,7 @@ class Query(msgspec.Struct, frozen=True):
     @property
     def is_paged(self) -> bool:
         """Can a cursor say where its next page begins?"""
-        return self.is_raw and all(order.output in TIMES for order in self.order_by)
+        return self.is_raw and all(order.output in PAGED_BY for order in self.order_by)
 
 
 def read_query(body: bytes, now_ms: int) -> Query:
@@ -116,8 +116,8 @@ def _page(asked: QueryRequest, problems: list[Problem]) -> Cursor | None:
     """The page of raw events that is asked for; None for the first."""
     if asked.cursor is UNSET:
         return None
-    if any(term.field_name not in TIMES for term in asked.order_by):
-        words = f"goes on in an order by {' or '.join(TIMES)}; with another order_by use offset"
+    if any(term.field_name not in PAGED_BY for term in asked.order_by):
+        words = f"goes on in an order by {' or '.join(PAGED_BY)}; with another order_by use offset"
         problems.append(Problem("$.cursor", words))
         return None
     try:

@@ -56,7 +56,7 @@ def pages(engine: Engine, request: dict[str, Any], limits: list[int], seen: Scop
 @given(
     order_by=st.lists(
         st.fixed_dictionaries(
-            {"field_name": st.sampled_from(cursor.TIMES), "direction": st.sampled_from(["ASC", "DESC"])}
+            {"field_name": st.sampled_from(cursor.PAGED_BY), "direction": st.sampled_from(["ASC", "DESC"])}
         ),
         max_size=2,
     ),

@@ -45,6 +45,7 @@ LEAVES = {
         "app.cursor",
         "app.formats",
         "app.retention",
+        "app.sql_timeline",
         "app.match",
         "app.export_request",
         "app.export_sql",
