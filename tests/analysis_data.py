@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,11 @@ SESSIONS: list[Any] = [None, "s1", "s2", 7]
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 START = int(datetime.fromisoformat("2024-03-25T00:00:00+00:00").timestamp() * 1000)  # six days before DST
 ZONES = ["UTC", "Europe/Berlin", "America/Sao_Paulo", "Asia/Kolkata", "Pacific/Apia"]
+
+
+def examples(number: int) -> int:
+    """How many a property is tried with: `make oracle` has more patience than CI."""
+    return number * int(os.environ.get("EVENTBUNKER_PATIENCE", "1"))
 
 
 def _moment(rng: random.Random, project: str) -> int:

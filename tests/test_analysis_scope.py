@@ -21,7 +21,7 @@ from app.seen_fields import read_seen_fields
 from app.sql_usage import to_statement
 from app.time_period import Period
 from app.timeline import read_timeline
-from tests.analysis_data import DAY, HOUR, START, filters, random_events, to_row
+from tests.analysis_data import DAY, HOUR, START, examples, filters, random_events, to_row
 from tests.analysis_turn import EngineTurn, found
 from tests.query_engine import Engine
 from tests.test_no_injection import HOSTILE
@@ -107,7 +107,9 @@ def hostile(name: str, *names: str) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(request)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(12), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data(), customer=st.sampled_from([None, "c1", "c3", "c5"]))
 @pytest.mark.parametrize("name", ANALYSES)
 def test_what_lies_outside_changes_nothing(
@@ -135,7 +137,9 @@ SCOPED = re.compile(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(4), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 @pytest.mark.parametrize("name", ANALYSES)
 def test_every_select_of_events_begins_with_the_scope(engine: Engine, name: str, data: st.DataObject) -> None:

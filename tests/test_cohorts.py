@@ -23,6 +23,7 @@ from tests.analysis_data import (
     START,
     ZONES,
     bounds,
+    examples,
     filters,
     in_scope,
     periods,
@@ -82,7 +83,9 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
     return request
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     request_=requests(),
     project=st.sampled_from(PROJECTS),

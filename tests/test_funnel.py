@@ -21,6 +21,7 @@ from tests.analysis_data import (
     EVENTS,
     PROJECTS,
     bounds,
+    examples,
     filters,
     in_scope,
     periods,
@@ -74,7 +75,9 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
     return request
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     request_=requests(), project=st.sampled_from(PROJECTS), customer=st.sampled_from([None, None, "c1", "c7"])
 )

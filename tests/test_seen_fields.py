@@ -16,7 +16,7 @@ from app import seen_fields, sql_seen_fields
 from app.errors import ApiError
 from app.scope import Scope
 from app.timestamp import format_timestamp
-from tests.analysis_data import scope
+from tests.analysis_data import examples, scope
 from tests.analysis_oracle import selected
 from tests.query_data import CUSTOM, EVENTS, filters, to_row
 from tests.query_engine import Engine
@@ -82,7 +82,9 @@ def described(events: list[Event], name: str) -> dict[str, Any] | None:
     }
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(12), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     asked=st.lists(filters(), max_size=2),
     name=st.sampled_from([None, "view"]),

@@ -15,7 +15,7 @@ from app.errors import ApiError
 from app.findings import find_timeline
 from app.scope import Scope
 from app.timeline import read_timeline
-from tests.analysis_data import EVENTS, PROJECTS, bounds, filters, in_scope, periods, to_row
+from tests.analysis_data import EVENTS, PROJECTS, bounds, examples, filters, in_scope, periods, to_row
 from tests.analysis_oracle import selected
 from tests.analysis_turn import EngineTurn, found
 from tests.query_engine import Engine
@@ -56,7 +56,9 @@ def sessions_of(times: list[int], gap_ms: int) -> list[tuple[int, int, int]]:
     return [(one[0], one[-1], len(one)) for one in sessions]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     project=st.sampled_from(PROJECTS),
     customer=st.sampled_from(["c1", "c2", "c3", "c9", "nobody"]),

@@ -18,7 +18,7 @@ from app.ledger import HOUR_MS
 from app.scope import Scope
 from app.sql_usage import to_statement
 from app.usage import UsageRequest, to_usage
-from tests.analysis_data import DAY, EVENTS, START, ZONES, bounds, periods, to_row
+from tests.analysis_data import DAY, EVENTS, START, ZONES, bounds, examples, periods, to_row
 from tests.client import Client
 from tests.management import done, invalid, manage, refused
 from tests.poison import poison, set_aside
@@ -47,7 +47,9 @@ def request(**members: Any) -> UsageRequest:
     return msgspec.convert({"project_id": "p", **members}, UsageRequest)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(period=periods(), zone=st.sampled_from(ZONES))
 def test_days_and_names_are_what_plain_python_counts(
     engine: Engine, period: dict[str, str], zone: str
