@@ -256,6 +256,18 @@ def _retention(words: Vocabulary) -> st.SearchStrategy[Request]:
     return st.builds(Request, st.just("POST"), st.just("/v1/query/retention"), body)
 
 
+def _timeline(words: Vocabulary) -> st.SearchStrategy[Request]:
+    customers = st.sampled_from([owner.customer for owner in OWNERS if owner.customer]) | words.texts
+    more = {
+        "customer_identifier": customers,
+        "order": st.sampled_from(["newest_first", "oldest_first"]),
+        "limit": st.sampled_from([1, 100]),
+        "cursor": st.sampled_from(words.cursors) if words.cursors else st.just("x"),
+        "session_gap_minutes": st.sampled_from([1, 60]),
+    }
+    return st.builds(Request, st.just("POST"), st.just("/v1/query/timeline"), with_members(words, {}, more))
+
+
 def _fields(words: Vocabulary) -> st.SearchStrategy[Request]:
     more = {"event_name": st.sampled_from(["view", *MARKERS]), "limit": st.sampled_from([1, 1000])}
     body = with_members(words, {}, {**more, "offset": st.sampled_from([0, 1])})
@@ -317,6 +329,7 @@ ENDPOINTS: dict[str, Generator] = {
     "/v1/query/iframe/token/list": _tokens,
     "/v1/query/funnel": _funnel,
     "/v1/query/retention": _retention,
+    "/v1/query/timeline": _timeline,
     "/v1/query/fields": _fields,
     "/v1/manage/usage": _usage,
     "/v1/export": _export,
