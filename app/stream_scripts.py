@@ -163,6 +163,34 @@ end
 return 1
 """
 
+# Redis keeps the bytes of a deleted entry for as long as a neighbour in its node lives. So the letters are
+# copied, a stretch at a time, into a stream in which nothing was ever deleted. KEYS: dead, copy.
+# ARGV: where to begin, how many -> where to go on, "" at the end
+COPY_DEAD = """
+local last = ''
+if ARGV[1] == '-' then redis.call('DEL', KEYS[2]) end
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])) do
+  redis.call('XADD', KEYS[2], entry[1], unpack(entry[2]))
+  last = '(' .. entry[1]
+end
+return last
+"""
+
+# The copy takes the stream's place, if nothing was deleted or added since. -> 1, 0 when it must be made anew
+REPLACE_DEAD = """
+local number = redis.call('XLEN', KEYS[1])
+if number ~= redis.call('XLEN', KEYS[2]) then
+  redis.call('DEL', KEYS[2])
+  return 0
+end
+if number > 0 then
+  if redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1][1] ~=
+      redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1][1] then return 0 end
+  redis.call('RENAME', KEYS[2], KEYS[1])
+end
+return 1
+"""
+
 # Which entries hold some bytes. A stretch of the stream is looked through until so many bytes were read.
 # KEYS: entries. ARGV: the bytes, first and last id, how many bytes to read at most (and one entry more).
 # -> {where to go on ("" at the end), bytes read, payload, …}

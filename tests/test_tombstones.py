@@ -24,7 +24,6 @@ from app.timestamp import parse_timestamp
 from app.tombstone import Tombstone
 from tests.pipeline_kit import POISON, Bench, assert_conserved, ledger, record
 from tests.pipeline_steps import Open, has_inserted, insert_then_hang, opened
-from tests.store_fixture import store_database, store_server  # noqa: F401
 from tests.waiting import async_until
 from workers.plan import Halted
 from workers.tombstones import Tombstones

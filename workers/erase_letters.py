@@ -22,7 +22,7 @@ from app.ledger import HOUR_MS, encode_counts, split_bucket
 from app.ledger_reader import LedgerReader
 from app.store import Store
 from app.stream import Keys
-from app.stream_scripts import PURGE
+from app.stream_scripts import COPY_DEAD, PURGE, REPLACE_DEAD
 from app.tombstone import FOREVER_MS, Tombstone
 from workers.tombstones import Tombstones
 
@@ -41,6 +41,8 @@ class Letters:
         self._reader = reader
         self._tombstones = tombstones
         self._purge = redis.register_script(PURGE)
+        self._copy = redis.register_script(COPY_DEAD)
+        self._replace = redis.register_script(REPLACE_DEAD)
 
     async def purge(self, named: Sequence[Tombstone]) -> tuple[int, dict[str, int]]:
         """Give up what any tombstone means. How many went, and how many letters each of `named` may mean that
@@ -59,6 +61,17 @@ class Letters:
                         if one.customers is None and _may_hold(letter, one):
                             doubtful[one.id] = doubtful.get(one.id, 0) + 1
         return purged, doubtful
+
+    async def forget(self) -> bool:
+        """Leave nothing of what was given up in Redis's memory. False when letters come and go just now."""
+        for _, keys in await self._reader.partitions():
+            names = [keys.dead, f"{keys.dead}:copy"]
+            after = "-" if await self._redis.xlen(keys.dead) else ""
+            while after:
+                after = (await self._copy(keys=names, args=[after, LETTERS_A_READ])).decode()
+            if not int(await self._replace(keys=names)):
+                return False
+        return True
 
     def _erasure(self, letter: DeadLetter, named: Sequence[Tombstone]) -> str:
         if letter.record is not None:

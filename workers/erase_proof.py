@@ -120,6 +120,8 @@ class Proof:
 
     async def _count(self, ones: Ones, clean: Mapping[str, Open]) -> None:
         _, doubtful = await self._letters.purge([one for one, _ in ones.values()])
+        if not ones.keys() <= self._settled.keys() and not await self._letters.forget():
+            return
         left: dict[str, int] = {}
         for choice in sql.choices(ones.values()):
             tables = ("events", "fates") if choice.is_of_customers else ("events",)
