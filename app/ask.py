@@ -26,7 +26,7 @@ from app.http import read_json_body
 from app.rate_limit import RateLimits
 from app.redis_client import UNREACHABLE
 from app.retention import oldest_ms
-from app.scope import Erased, Scope, scope_of
+from app.scope import Erased, Hiding, Scope, scope_of
 from app.store import PASSING_CODES, Result, Store, StoreError, StoreRefused, StoreUnavailable, Value
 from app.turns import Turns
 
@@ -61,14 +61,6 @@ class Freshness(Protocol):
 
     async def fresh_as_of(self) -> int:
         """Unix milliseconds up to which every event that reached the stream is in the store."""
-        ...
-
-
-class Hiding(Protocol):
-    """Who knows what was erased and may still be stored (`app.erasures`)."""
-
-    async def hidden(self, project_id: str) -> tuple[Erased, ...]:
-        """What no query of the project may see. Errors: StoreError where nobody can tell."""
         ...
 
 

@@ -25,13 +25,11 @@ from app.sql_fields import elements
 from app.sql_filters import asked, where
 from app.sql_literals import Parameters
 from app.store import StoreError
-from app.time_period import Period
-from app.timestamp import MAX_MS
+from app.time_period import WHOLE
 from app.tombstone import digest
 
 DELETE_KEY = "x-eventbunker-delete-key"
 RETRY_AFTER_SECONDS = 30  # two rounds of the eraser
-WHOLE = Period(0, MAX_MS + 1)
 
 
 class EraseHandlers:

@@ -149,6 +149,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
                 "/v1/receipt/{unique_req_id}",
                 ReceiptHandler(
                     *(registry, spool, stream, letters, Stored(store)),
+                    hiding=erasures,
                     retention_days=settings.store.retention_days,
                 ).receipt,
             ),

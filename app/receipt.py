@@ -26,6 +26,7 @@ from app.http import json_response, read_body, while_connected, write_key
 from app.redis_client import UNREACHABLE
 from app.registry import Registry
 from app.retention import oldest_ms
+from app.scope import Hiding, Scope
 from app.store import StoreError
 from app.stream import Record
 from app.turns import Turns
@@ -62,6 +63,7 @@ class ReceiptHandler:
         letters: DeadLetters,
         stored: Stored,
         *,
+        hiding: Hiding,
         retention_days: int = 0,
     ) -> None:
         self._registry = registry
@@ -69,6 +71,7 @@ class ReceiptHandler:
         self._stream = stream
         self._letters = letters
         self._stored = stored
+        self._hiding = hiding
         self._retention_days = retention_days
         self._turns = Turns(MAX_SEARCHES, MAX_WAITING, WAIT_SECONDS, "receipts are asked for")
 
@@ -158,7 +161,18 @@ class ReceiptHandler:
             return None
         if not _is_of(grant, row.customer_identifier):
             return _UNKNOWN
-        return {"state": "stored", "time_recorded": row.time_recorded}
+        state = ledger.ERASED if await self._is_erased(wanted, grant) else "stored"
+        return {"state": state, "time_recorded": row.time_recorded}
+
+    async def _is_erased(self, wanted: UniqueReqId, grant: Grant) -> bool:
+        """Does the row only wait to be deleted?"""
+        try:
+            erased = await self._hiding.hidden(grant.project_id)
+            return bool(erased) and not await self._stored.is_seen(
+                wanted, Scope(grant.project_id, None, erased)
+            )
+        except StoreError:
+            raise _unavailable("The event store does not answer, and the event may be there.") from None
 
     async def _fate(self, wanted: UniqueReqId, grant: Grant) -> Receipt | None:
         """Of events that the store knows but does not hold."""

@@ -6,6 +6,8 @@ request, however it is shaped, can name what lies outside.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 
 from app.filters import Condition
@@ -38,6 +40,14 @@ class Scope(msgspec.Struct, frozen=True):
     customer_identifier: str | None = None
     erased: tuple[Erased, ...] = ()
     oldest_ms: int = 0
+
+
+class Hiding(Protocol):
+    """Who knows what was erased and may still be stored (`app.erasures`)."""
+
+    async def hidden(self, project_id: str) -> tuple[Erased, ...]:
+        """What no query of the project may see. Errors: StoreError where nobody can tell."""
+        ...
 
 
 def scope_of(grant: Grant, erased: tuple[Erased, ...] = (), *, oldest_ms: int = 0) -> Scope:

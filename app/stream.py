@@ -16,6 +16,7 @@ A partition is a Redis stream with a few keys beside it, all in one hash slot:
     eb:{events:0}:progress         hash: what the drain last proved, and the last entry acknowledged
     eb:{events:0}:dead             stream of dead letters
     eb:{events:0}:dead:ids         hash: unique_req_id -> its dead letter
+    eb:{events:0}:dead:copy        of the stream of dead letters while an erasure makes it anew
 
 Beside the partitions a queue has a few keys of its own (`app.layout`, `app.presence`):
 

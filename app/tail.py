@@ -16,11 +16,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app import redis_client
-from app.ask import Asker, Hiding
+from app.ask import Asker
 from app.errors import ApiError, Kind
 from app.match import matcher
 from app.places import Places
 from app.redis_client import UNREACHABLE
+from app.scope import Hiding
 from app.settings import Settings
 from app.store import StoreError
 from app.streaming import stream

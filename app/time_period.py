@@ -62,6 +62,9 @@ class TimeRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             yield "", "start must be before end; end itself is not included"
 
 
+WHOLE = Period(MIN_MS, MAX_MS + 1)  # every time that an event may have
+
+
 @lru_cache(maxsize=1)
 def _zone_names() -> frozenset[str]:
     """Those of the package `tzdata`, and not of the system: everybody who asks must mean the same days, and

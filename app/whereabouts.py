@@ -13,9 +13,14 @@ from typing import cast
 import msgspec
 from redis.asyncio import Redis
 
+from app.scope import Scope
+from app.sql_fields import elements
+from app.sql_filters import asked, where
+from app.sql_literals import Parameters
 from app.store import Store
 from app.stream import Keys, Record, choose_partition, split_group
 from app.stream_scripts import FIND
+from app.time_period import WHOLE
 
 CALL_BYTES = 1024 * 1024  # looked through by one script: some milliseconds of Redis's time
 MAX_BYTES = 64 * 1024 * 1024  # of one search
@@ -144,12 +149,11 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 _MOMENT = "toUnixTimestamp64Milli(time_recorded)"
-_WHERE = (
-    "WHERE project_id = {project:String}"
-    " AND time_recorded BETWEEN fromUnixTimestamp64Milli({from:Int64})"
-    " AND fromUnixTimestamp64Milli({to:Int64})"
+_BY_ID = (
+    "time_recorded BETWEEN fromUnixTimestamp64Milli({from:Int64}) AND fromUnixTimestamp64Milli({to:Int64})"
     " AND unique_req_id = toFixedString(unhex({id:String}), 16)"
 )
+_WHERE = f"WHERE project_id = {{project:String}} AND {_BY_ID}"
 _EVENT = f"SELECT customer_identifier, {_MOMENT} FROM events {_WHERE} LIMIT 1"  # noqa: S608
 _FATE = (
     f"SELECT customer_identifier, {_MOMENT}, fate, detail FROM fates {_WHERE}"  # noqa: S608
@@ -166,6 +170,24 @@ class Stored:
     async def event(self, wanted: UniqueReqId, project_id: str) -> Row | None:
         """The stored event of that id in the project."""
         return await self._ask(_EVENT, wanted, project_id)
+
+    async def is_seen(self, wanted: UniqueReqId, scope: Scope) -> bool:
+        """Does a query of that scope see the event?"""
+        parameters = Parameters()
+        seen = where(scope, WHOLE, (), parameters)
+        moment = min(wanted.milliseconds, 2**43)
+        result = await self._store.ask(
+            f"{elements(asked(scope, ()))}SELECT 1 FROM events WHERE {seen} AND {_BY_ID} LIMIT 1",  # noqa: S608
+            {
+                **parameters.values,
+                "id": wanted.value.hex(),
+                "from": max(0, moment - STORE_MARGIN_MS),
+                "to": moment + STORE_MARGIN_MS,
+            },
+            settings={"readonly": 2, "max_threads": 1},
+            timeout_seconds=STORE_SECONDS,
+        )
+        return bool(result.rows)
 
     async def fate(self, wanted: UniqueReqId, project_id: str) -> Row | None:
         """What was written last of an event that is not stored."""

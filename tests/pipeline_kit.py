@@ -31,6 +31,7 @@ from tests.store_fixture import StoreServer
 from workers.drain import PartitionDrain
 from workers.erase import ProjectEraser
 from workers.erase_letters import Letters
+from workers.eraser import Eraser
 from workers.marks import Marks
 from workers.migrate import migrate
 from workers.tombstones import Tombstones
@@ -235,6 +236,16 @@ class Bench:
     async def is_empty(self) -> bool:
         """Nothing waits and no plan stands."""
         return not await self.redis.xlen(self.keys.entries) and not await self.redis.exists(self.keys.plan)
+
+
+def make_eraser(made: Bench, store: Store | None = None) -> Eraser:
+    """One that never waits."""
+    queue, dead = made.settings.producer.queue, made.settings.consumer.dead_letter_queue
+    return Eraser(
+        *(made.redis, store or made.store, LedgerReader(made.redis, queue, 1, dead)),
+        Tombstones(made.redis, Geography("")),
+        queue=queue, owner=os.urandom(4).hex(), margin_ms=0, round_seconds=0, proof_seconds=0,
+    )  # fmt: skip
 
 
 @contextlib.asynccontextmanager

@@ -17,7 +17,6 @@ import pytest
 from app import erasure_scripts as scripts
 from app import erasures
 from app import ledger as ledgers
-from app.enrich import Geography
 from app.erasure_report import Report
 from app.erasures import Erasures
 from app.ledger_reader import LedgerReader
@@ -25,14 +24,13 @@ from app.store import Store
 from app.stream import Record
 from app.tombstone import Tombstone
 from tests.marked import PLAIN_CODECS, files_with
-from tests.pipeline_kit import POISON, Bench, assert_conserved, dead_letters, ledger, put_payload
+from tests.pipeline_kit import POISON, Bench, assert_conserved, dead_letters, ledger, make_eraser, put_payload
 from tests.pipeline_steps import Open, has_inserted, opened
 from tests.redis_fixture import RedisServer
 from tests.store_fixture import StoreServer
 from tests.waiting import async_until
 from workers import erase_round
 from workers.eraser import Eraser
-from workers.tombstones import Tombstones
 from workers.verifier import Verifier
 
 __all__ = ["opened"]
@@ -57,12 +55,7 @@ class Scene:
         self.eraser = self.make()
 
     def make(self, store: Store | None = None) -> Eraser:
-        made = self.made
-        return Eraser(
-            *(made.redis, store or made.store, self.reader, Tombstones(made.redis, Geography(""))),
-            queue=made.settings.producer.queue, owner=os.urandom(4).hex(), margin_ms=0,
-            round_seconds=0, proof_seconds=0,
-        )  # fmt: skip
+        return make_eraser(self.made, store)
 
     async def erase(self, *customers: str, **members: Any) -> str:
         one = Tombstone("", PROJECT, 0, customers or None, **members)

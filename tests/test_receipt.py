@@ -17,6 +17,7 @@ from app import dead_letter, fates, redis_client, whereabouts
 from app import receipt as receipts
 from app.dead import DeadLetters
 from app.dead_letter import DeadLetter, Found, Wanted
+from app.erasures import Erasures
 from app.errors import ApiError
 from app.fates import Fate
 from app.grant import Grant, KeyType
@@ -24,9 +25,10 @@ from app.receipt import ReceiptHandler
 from app.registry import Registry
 from app.store import Store
 from app.stream import Keys, Record, encode_record
+from app.tombstone import Tombstone
 from app.whereabouts import Stored, Stream, UniqueReqId
 from tests.append_edge import own_redis, spooling_edge
-from tests.pipeline_kit import POISON, Bench, make_settings, put, record
+from tests.pipeline_kit import POISON, Bench, make_eraser, make_settings, put, record
 from tests.pipeline_kit import ledger as read_ledger
 from tests.pipeline_steps import Open, opened, refusing
 from tests.redis_fixture import RedisServer
@@ -69,6 +71,7 @@ class Desk:
             stream or Stream(redis, made.settings.producer.queue, 1),
             letters or DeadLetters(redis, made.settings),
             Stored(store or made.store),
+            hiding=Erasures(redis, made.store, made.settings.producer.queue),
         )
 
     async def ask(self, one: Record | bytes, grant: Grant = OWN) -> dict[str, str | int]:
@@ -395,5 +398,28 @@ def test_searches_are_bounded(opened: Open, monkeypatch: pytest.MonkeyPatch) -> 
             assert {str(each["state"]) for each in queued} == {"queued"}
             assert (len(queued), len(busy)) == (5, 15)
             assert {each.row.status for each in busy} == {503}
+
+    asyncio.run(run())
+
+
+def test_erased_from_the_answer_on_and_when_the_row_is_gone(opened: Open) -> None:
+    async def run() -> None:
+        async with opened() as made, made.draining():
+            ours, others = made_now(), made_now(b'{"event_name":"other"}')
+            await made.put([ours, others])
+            await async_until(made.is_empty, 15)
+            desk = Desk(made)
+            assert (await desk.ask(ours))["state"] == "stored"
+            condition = {"field_name": "event_name", "op": "equals", "value": "test"}
+            erasures = Erasures(made.redis, made.store, made.settings.producer.queue)
+            report = await erasures.begin(Tombstone("", "prj_test", 0, filters=(condition,)), 0, "")
+            assert await desk.ask(ours) == {"state": "erased", "time_recorded": ours.time_recorded}
+            assert (await desk.ask(others))["state"] == "stored"
+            eraser = make_eraser(made)
+            await eraser.step()
+            await eraser.step()
+            assert await erasures.hidden("prj_test") == ()
+            assert await desk.ask(ours) == {"state": "erased", "time_recorded": ours.time_recorded}
+            assert report.state == "pending"
 
     asyncio.run(run())

@@ -259,6 +259,7 @@ def test_queries_and_receipts_do_not_wait_for_the_month_to_end(opened: Open) -> 
             receipts = ReceiptHandler(
                 *(registry, Empty(), Stream(made.redis, queue, 1), DeadLetters(made.redis, settings)),
                 Stored(made.store),
+                hiding=Erasures(made.redis, made.store, queue),
                 retention_days=DAYS,
             )
 
