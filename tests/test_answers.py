@@ -159,6 +159,24 @@ def test_the_operator_sees_what_a_key_sees(operator: Operator) -> None:
 
 
 @pytest.mark.service
+def test_the_operator_sees_nothing_that_was_erased(operator: Operator) -> None:
+    project = operator.project.new_project()
+    operator.project = project
+    for customer in ("gone", "stays"):
+        project.track(customer_identifier=customer)
+    until(lambda: len(project.events()) == 2, FRESH_SECONDS, "two events")
+    chosen = {"filters": [{"field_name": "customer_identifier", "op": "equals", "value": "gone"}]}
+    erased = project.http.post(
+        "/v1/delete/events",
+        json={**chosen, "time_period": "today"},
+        headers={"x-eventbunker-delete-key": project.keys["delete_key"]},
+    )
+    assert erased.status_code == 200, erased.text
+    left = operator.rows({"time_period": "today"})
+    assert [row["customer_identifier"] for row in left] == ["stays"]
+
+
+@pytest.mark.service
 def test_a_table_shows_what_there_is(operator: Operator) -> None:
     done = operator.run(GROUPS, "--project", operator.project.keys["project_id"], "--format", "table")
     assert next(line.split() for line in done.stdout.splitlines() if line.strip()) == [
