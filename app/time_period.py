@@ -69,7 +69,7 @@ WHOLE = Period(MIN_MS, MAX_MS + 1)  # every time that an event may have
 def _zone_names() -> frozenset[str]:
     """Those of the package `tzdata`, and not of the system: everybody who asks must mean the same days, and
     so must the embedded engine, which has the same version of the database."""
-    return frozenset((files("tzdata") / "zones").read_text().split())
+    return frozenset((files("tzdata") / "zones").read_text().split()) - {"Factory"}  # which is no zone at all
 
 
 @lru_cache(maxsize=1024)
