@@ -117,12 +117,12 @@ def test_the_scheme_is_the_readers_and_can_be_fixed(browser: Browser, shop: Clie
     seen: dict[tuple[str, str], str] = {}
     for scheme in ("light", "dark"):
         with page_of(browser, scheme, 600, 400) as (page, _):
-            for theme in ("auto", "light", "dark"):
+            for theme in ("auto", "light" if scheme == "dark" else "dark"):
                 body = CHARTS["line"] | {"chart": {"theme": theme}}
                 opened(page, shop, time_period=OCTOBER, **body)
                 seen[scheme, theme] = page.evaluate(background)
-    assert seen["light", "auto"] == seen["light", "light"] == seen["dark", "light"] == "rgb(255, 255, 255)"
-    assert seen["dark", "auto"] == seen["dark", "dark"] == seen["light", "dark"]
+    assert seen["light", "auto"] == seen["dark", "light"] == "rgb(255, 255, 255)"
+    assert seen["dark", "auto"] == seen["light", "dark"]
     assert seen["dark", "auto"] != "rgb(255, 255, 255)"
 
 
@@ -155,7 +155,7 @@ def test_hostile_values_are_text_everywhere(browser: Browser, client: Client) ->
 def test_nothing_that_happened_is_said_so(browser: Browser, client: Client) -> None:
     project = client.new_project()
     for name, body in CHARTS.items():
-        if name == "number":
+        if name not in ("line", "pie", "table"):
             continue
         with page_of(browser, "dark", 320, 300) as (page, said):
             facts = opened(page, project, time_period="yesterday", **body)

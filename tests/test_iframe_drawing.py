@@ -1,0 +1,109 @@
+"""Drawing beside the event loop: in threads, few at once, and with everything around the handler replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app import iframe
+from app.errors import ApiError, Kind
+from app.grant import Grant, KeyType
+from app.iframe import MAX_DRAWN_AT_ONCE, IframeHandlers
+from app.scope import Scope
+from app.store import Result
+from tests.waiting import async_until
+
+QUERY = {"time_period": "today", "computations": [{"function": "count"}]}
+
+
+class Asker:
+    """Lets everybody in, and answers 3."""
+
+    scope = Scope("p")
+    fresh_as_of = 5
+
+    async def grant(self, _request: Request) -> Grant:
+        return Grant(KeyType.QUERY, "k", "a", "p")
+
+    async def body(self, _request: Request) -> bytes:
+        return json.dumps(QUERY).encode()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, _grant: Grant) -> AsyncIterator[Asker]:
+        yield self
+
+    async def ask(self, *_: Any) -> Result:
+        return Result(["o0"], ["String"], [["3"]])
+
+
+def request(leaves: asyncio.Event) -> Request:
+    async def receive() -> dict[str, str]:
+        await leaves.wait()
+        return {"type": "http.disconnect"}
+
+    return Request({"type": "http", "method": "POST", "path": "/v1/query/iframe", "headers": []}, receive)
+
+
+def test_drawing_holds_no_loop_and_few_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing, go_on, most = 0, threading.Event(), 0
+    lock = threading.Lock()
+
+    def slow(*_: object) -> str:
+        nonlocal drawing, most
+        with lock:
+            drawing += 1
+            most = max(most, drawing)
+        assert go_on.wait(30)
+        with lock:
+            drawing -= 1
+        return "<page>"
+
+    monkeypatch.setattr(iframe, "chart_page", slow)
+
+    async def run() -> list[Response]:
+        asker: Any = Asker()
+        embeds: Any = None
+        handlers = IframeHandlers(asker, embeds)
+        tasks = [asyncio.create_task(handlers.iframe(request(asyncio.Event()))) for _ in range(6)]
+
+        async def begun() -> bool:
+            return drawing == MAX_DRAWN_AT_ONCE
+
+        await async_until(begun, 30, "the first drawings")
+        for _ in range(100):  # the loop goes on, and starts no more of them
+            await asyncio.sleep(0)
+        assert drawing == MAX_DRAWN_AT_ONCE
+        go_on.set()
+        return await asyncio.gather(*tasks)
+
+    answers = asyncio.run(run())
+    assert [bytes(answer.body) for answer in answers] == [b"<page>"] * 6
+    assert most == MAX_DRAWN_AT_ONCE
+
+
+def test_who_leaves_waits_for_no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        asker: Any = Asker()
+        embeds: Any = None
+        handlers = IframeHandlers(asker, embeds)
+        leaves, go_on = asyncio.Event(), asyncio.Event()
+
+        async def never(*_: Any) -> Result:
+            leaves.set()
+            await go_on.wait()
+            raise AssertionError
+
+        monkeypatch.setattr(asker, "ask", never)
+        with pytest.raises(ApiError) as left:
+            await handlers.iframe(request(leaves))
+        assert left.value.kind is Kind.INVALID_BODY
+
+    asyncio.run(run())
