@@ -64,7 +64,8 @@ EXAMPLES = [example for page in PAGES for example in examples(page)]
 @pytest.fixture(scope="module")
 def keys(client: Client) -> dict[str, str]:
     """The members of dev.json for a project of this module's own: pages show exact counts."""
-    return client.new_project().keys
+    project = client.new_project()
+    return {**project.keys, "delete_key": project.create_key("DELETE")["api_key"]}
 
 
 def adapted(text: str, service: Service) -> str:

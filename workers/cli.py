@@ -198,6 +198,17 @@ def shards(context: _Context, number: int | None, forget_spools: bool, state: Pa
     sys.exit(show(settings) if number is None else change(settings, number, forget_spools=forget_spools))
 
 
+@main.command()
+@click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_pass
+def erasures(context: _Context, state: Path | None, as_json: bool) -> None:
+    """Show which erasures are not done, and what each waits for."""
+    from workers.erasures import list_erasures  # noqa: PLC0415
+
+    sys.exit(list_erasures(context.settings(state=state), as_json=as_json))
+
+
 @main.group()
 def account() -> None:
     """Accounts are made here; there is no public sign-up."""
