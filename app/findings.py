@@ -12,8 +12,10 @@ from app import cohorts, funnel, seen_fields, sql, sql_cohorts, sql_funnel, sql_
 from app import timeline as timelines
 from app.answer import data, next_of
 from app.ask import Turn
+from app.errors import ApiError, Kind
 
 Members = dict[str, object]  # of an answer
+FIELDS_SECONDS = 30.0
 # An answer is small and everything before it is large, so blocks are large too; in bytes they are bounded.
 _BLOCKS = {"max_block_size": 131_072, "preferred_block_size_bytes": 16_000_000}
 
@@ -31,6 +33,18 @@ async def find_retention(asked: cohorts.Retention, turn: Turn) -> Members:
 
 
 async def find_fields(asked: seen_fields.SeenFields, turn: Turn) -> Members:
+    """Several statements, so that one deadline for each would not bound the turn."""
+    try:
+        async with asyncio.timeout(FIELDS_SECONDS):
+            return await _fields(asked, turn)
+    except TimeoutError:
+        raise ApiError(
+            Kind.QUERY_TOO_EXPENSIVE,
+            f"Reading all fields took over {FIELDS_SECONDS:g} seconds; narrow time_period, filters or limit.",
+        ) from None
+
+
+async def _fields(asked: seen_fields.SeenFields, turn: Turn) -> Members:
     names = seen_fields.seen_names(await _rows(turn, *sql_seen_fields.to_names(asked, turn.scope)))
     ((paths,),) = await _rows(turn, *sql_seen_fields.to_paths(asked, turn.scope))
     custom = seen_fields.custom_fields(paths)
