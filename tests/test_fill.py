@@ -24,8 +24,9 @@ FUNCTIONS = ("max", "avg", "p90", "median")
 # So many milliseconds apart, moments miss no bucket; spans are days.
 STEPS = {"minute": 60_000, "5_minutes": 300_000, "hour": 900_000}
 SPANS = {"minute": 0.5, "5_minutes": 2, "hour": 4, "day": 20, "week": 60, "month": 200, "year": 800}
-# Before each of the moments at which events of `EVENTS` lie: clocks are changed there.
-BEGINS = ["2018-11-02", "2024-03-29", "2024-10-25", "2024-12-30", "1970-01-01"]
+# Before each of the moments at which events of `EVENTS` lie, and others at which clocks are changed.
+BEGINS = ["2018-11-02", "2024-03-29", "2024-10-25", "2024-12-30", "1970-01-01", "2024-10-03", "2011-12-28"]
+ODD_ZONES = ["Australia/Lord_Howe", "Pacific/Apia"]  # half an hour, and a day that never was
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def buckets(start: int, end: int, length: str, zone: str) -> list[int]:
 
 @st.composite
 def asked(draw: st.DrawFn) -> dict[str, Any]:
-    length, zone = draw(st.sampled_from([*SPANS])), draw(st.sampled_from(ZONES))
+    length, zone = draw(st.sampled_from([*SPANS])), draw(st.sampled_from([*ZONES, *ODD_ZONES]))
     begin = (
         ms(draw(st.sampled_from(BEGINS)) + "T00:00:00+00:00") + draw(st.integers(0, 3 * DAY // 1000)) * 1000
     )
