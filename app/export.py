@@ -19,9 +19,9 @@ from starlette.types import Receive, Scope, Send
 from app.ask import Asker, Turn
 from app.errors import ApiError
 from app.export_pages import Pages, settle
-from app.export_request import MEDIA_TYPES, Compression, Export, read_export
+from app.export_request import MEDIA_TYPES, Compression, Export, Format, read_export
 from app.export_text import UnknownField
-from app.export_writers import Writer, make_writer, needs_types
+from app.export_writers import Writer, make_writer
 from app.http import while_connected
 from app.places import Places
 from app.settings import Settings
@@ -66,7 +66,11 @@ class ExportHandler:
 
 async def open_file(pages: Pages, export: Export, bound_ms: int) -> ExportFile:
     """Ask what must be known before the first byte. Errors: ApiError."""
-    types = await pages.types() if needs_types(export) else {}
+    types: dict[str, set[str]] = {}
+    if export.format is Format.PARQUET:
+        types = await pages.types_of_values()
+    elif export.format is Format.CSV:
+        types = await pages.types()
     # In a thread: the first use loads a large library.
     writer = await asyncio.to_thread(make_writer, export, types)
     return ExportFile(pages, writer, export, bound_ms, await pages.count())

@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -21,7 +22,18 @@ import msgspec
 from app.ask import Turn
 from app.errors import ApiError, Kind
 from app.export_request import Export
-from app.export_sql import NAMES, PAGE_SETTINGS, Position, Statement, count, page, types
+from app.export_sql import (
+    NAMES,
+    PAGE_SETTINGS,
+    TEXTS,
+    Position,
+    Statement,
+    count,
+    full_arrays,
+    page,
+    types,
+)
+from app.fields import resolve
 from app.scope import Erased, Scope
 from app.time_period import Period
 from app.timestamp import parse_timestamp
@@ -31,6 +43,8 @@ MIN_PAGE_ROWS = 64  # which fit into any answer, even if each is as large as an 
 PAGE_BYTES = 8 * 1024 * 1024  # of rows as text; what a page is aimed at
 FRESH_SECONDS = 2.0
 FRESH_POLL_SECONDS = 0.05
+PATIENCE_SECONDS, RETRY_SECONDS = 60.0, 0.5
+FIELDS_A_STATEMENT = 100
 MAX_HALVINGS = 12  # of a period that is too much for one statement
 
 Row = Sequence[object]
@@ -82,6 +96,19 @@ class Pages:
                 found.setdefault(str(path), set()).update(map(str, kinds))
         return found
 
+    async def types_of_values(self) -> dict[str, set[str]]:
+        """The same, where an empty array says nothing of its field. Errors: ApiError."""
+        found = await self.types()
+        mixed = [path for path, kinds in found.items() if TEXTS in kinds and _arrays(kinds) > 1]
+        for start in range(0, len(mixed), FIELDS_A_STATEMENT):
+            some = mixed[start : start + FIELDS_A_STATEMENT]
+            make = partial(full_arrays, fields=[resolve(path) for path in some])
+            counts = [sum(int(str(n)) for n in column) for column in zip(*await self._ask(make), strict=True)]
+            for path, number in zip(some, counts, strict=True):
+                if not number:
+                    found[path].discard(TEXTS)
+        return found
+
     async def _ask(self, make: Callable[[Scope, Export, Period, int], Statement]) -> list[list[object]]:
         async def ask(period: Period) -> list[list[object]]:
             async with self._turns() as turn:
@@ -93,18 +120,16 @@ class Pages:
     async def read(self) -> AsyncGenerator[list[list[object]], None]:
         """Every event once, in the order of `app.export_sql`. Errors: ApiError."""
         after: Position | None = None
-        ahead = asyncio.create_task(self._page(after))
+        ahead = asyncio.create_task(_patiently(partial(self._page, after)))
         try:
             while True:
                 found = await ahead
-                async with self._turns() as turn:
-                    erased = turn.scope.erased
-                if erased != found.erased:
-                    found = await self._page(after)
+                if await _patiently(self._erased) != found.erased:
+                    found = await _patiently(partial(self._page, after))
                 if found.rows:
                     after = _position(found.rows[-1])
                 if not found.is_last:
-                    ahead = asyncio.create_task(self._page(after))
+                    ahead = asyncio.create_task(_patiently(partial(self._page, after)))
                 if found.rows:
                     yield found.rows
                 if found.is_last:
@@ -112,6 +137,10 @@ class Pages:
         finally:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _erased(self) -> tuple[Erased, ...]:
+        async with self._turns() as turn:
+            return turn.scope.erased
 
     async def _page(self, after: Position | None) -> Page:
         while True:
@@ -142,6 +171,23 @@ def _position(row: Row) -> Position:
         int(str(last["time_recorded"])),
         str(last["unique_req_id"]),
     )
+
+
+async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """What `work` finds, also if the store is away or busy for a while: an export that has taken an hour
+    should not be for nothing."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await work()
+        except ApiError as error:
+            if error.kind is not Kind.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+def _arrays(kinds: set[str]) -> int:
+    return sum(kind.startswith("Array(") for kind in kinds)
 
 
 async def _in_halves(

@@ -9,7 +9,7 @@ Next reader: `app.export_pages`, which asks them in turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -17,11 +17,12 @@ from app.export_request import Export
 from app.fields import Field, Kind
 from app.scope import Scope
 from app.sql import RAW_COLUMNS
-from app.sql_fields import column, elements
+from app.sql_fields import column, elements, typed
 from app.sql_filters import asked, where
 from app.sql_literals import Parameter, Parameters
 from app.time_period import Period
 
+TEXTS = "Array(Nullable(String))"
 NAMES = tuple(field.name for field in RAW_COLUMNS)  # of the columns of a page; the body is the last one
 # Where many events have the same name and time, the engine sorts them by the rest of the order. It then
 # fetches the wide columns of those alone that are on the page.
@@ -70,6 +71,19 @@ def types(scope: Scope, export: Export, period: Period, recorded_up_to: int) -> 
     found = ("(SELECT distinctJSONPathsAndTypes(fields) AS found FROM events WHERE", conditions, ")")
     parts = ("SELECT arrayJoin(mapKeys(found)) AS path, found[path] FROM", *found, "ORDER BY path")
     return _statement(parts, scope, export, parameters)
+
+
+def full_arrays(
+    scope: Scope, export: Export, period: Period, recorded_up_to: int, fields: Sequence[Field]
+) -> Statement:
+    """How many events have text in an array: a column for each of `fields`. An empty array is stored as one
+    of strings, whatever the others of its field hold."""
+    parameters = Parameters()
+    conditions = _matching(scope, export, period, recorded_up_to, parameters)
+    counts = (f"countIf(notEmpty({typed(field, TEXTS)}))" for field in fields)
+    return _statement(
+        ("SELECT", ", ".join(counts), "FROM events WHERE", conditions), scope, export, parameters
+    )
 
 
 def _statement(parts: Iterable[str], scope: Scope, export: Export, parameters: Parameters) -> Statement:

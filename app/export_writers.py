@@ -35,13 +35,8 @@ class Writer(Protocol):
     def end(self) -> bytes: ...
 
 
-def needs_types(export: Export) -> bool:
-    """Must the columns be known before the first row?"""
-    return export.format is not Format.NDJSON
-
-
 def make_writer(export: Export, types: Mapping[str, set[str]]) -> Writer:
-    """`types`: the custom fields, where `needs_types`. Errors: ApiError where a package is missing."""
+    """`types`: the custom fields; of no interest for NDJSON. Errors: ApiError where a package is missing."""
     if export.format is Format.PARQUET:
         try:
             return _Parquet(Parquet(types))

@@ -30,7 +30,7 @@ VALUES: dict[str, list[Any]] = {
     "text": ["", "é😀", 'q"\\', "a,b", "line\r\nbreak", "=1+1", "null"],
     "flag": [True, False],
     "mixed": [1, "1", True, 1.5, [1], "x"],
-    "numbers": [[1, 2], [2.5, 3]],
+    "numbers": [[1, 2], [2.5, 3], []],
     "names": [[], ["a", "b,\n"]],
 }
 pytestmark = pytest.mark.service

@@ -133,6 +133,27 @@ def test_nothing_is_held_while_the_client_takes_a_page_and_a_key_that_ends_ends_
     asyncio.run(run())
 
 
+def test_a_store_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.export_pages.RETRY_SECONDS", 0.001)
+    store = Store(5000)
+
+    async def run() -> list[int]:
+        pages = Pages(store.turn, export_of(), BOUND).read()
+        first = await anext(pages)
+        store.error = ApiError(Kind.UNAVAILABLE, "away")
+        rest = asyncio.create_task(numbers(pages))
+        await asyncio.sleep(0.01)
+        assert not rest.done()
+        store.error = None
+        return [int(str(one[NAMES.index("time_recorded")])) for one in first] + await rest
+
+    assert asyncio.run(run()) == list(range(5000))
+    monkeypatch.setattr("app.export_pages.PATIENCE_SECONDS", 0.0)
+    store.error = ApiError(Kind.UNAVAILABLE, "away")
+    with pytest.raises(ApiError):
+        asyncio.run(numbers(Pages(store.turn, export_of(), BOUND).read()))
+
+
 def test_what_is_too_much_for_one_statement_is_counted_in_halves() -> None:
     store = Store(0)
     export = export_of()
