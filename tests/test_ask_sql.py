@@ -158,6 +158,15 @@ def test_what_reads_in_other_words_is_let_through(operator: Operator) -> None:
         assert operator.run(statement).exit_code == 0, statement
 
 
+def test_values_are_parameters(operator: Operator) -> None:
+    statement = "SELECT n FROM t WHERE text = {text:String} AND n IN {ns:Array(UInt64)}"
+    values = ["-p", 'text=a,"b"\n', "-p", "ns=[1,2]"]
+    assert operator.run(statement, "--format", "ndjson", *values).stdout == '{"n":1}\n'
+    missing = operator.run(statement, "-p", "text=a")
+    assert (missing.exit_code, "ns" in missing.stderr) == (1, True)
+    assert "NAME=VALUE" in operator.run(statement, "-p", "text").stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

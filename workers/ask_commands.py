@@ -6,6 +6,7 @@ What they do is `workers.ask_query`'s and `workers.ask_sql`'s.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -102,10 +103,19 @@ def read_key(file: TextIO | None) -> str:
     show_default=True,
     help="Seconds that the statement may take.",
 )
+@click.option(
+    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="For {NAME:Type}. Repeatable."
+)
 @_state
 @click.pass_obj
 def sql_command(
-    context: _Context, statement: str | None, format_: str | None, seconds: float, state: Path | None
+    context: _Context,
+    *,
+    statement: str | None,
+    format_: str | None,
+    seconds: float,
+    params: tuple[str, ...],
+    state: Path | None,
 ) -> None:
     """Run one SELECT of your own in the store. It reads, whatever it says.
 
@@ -115,4 +125,12 @@ def sql_command(
     from workers import ask_sql  # noqa: PLC0415
 
     text = ask_content.read(statement, "give a statement")
-    sys.exit(ask_sql.ask(context.settings(state=state), text, format_=_chosen(format_), seconds=seconds))
+    asked = ask_sql.Asked(text, dict(map(_parameter, params)), seconds)
+    sys.exit(ask_sql.ask(context.settings(state=state), asked, format_=_chosen(format_)))
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise click.UsageError(f"--param is NAME=VALUE, for {{NAME:Type}} of the statement; not {text!r}")
+    return name, value

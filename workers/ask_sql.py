@@ -36,15 +36,23 @@ _OPENING = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*", re.S)
 _ROW = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def ask(settings: Settings, sql: str, *, format_: str, seconds: float) -> int:
+class Asked(msgspec.Struct, frozen=True):
+    """A statement, the values that it names as `{name:Type}`, and how long it may take."""
+
+    sql: str
+    parameters: dict[str, str]
+    seconds: float
+
+
+def ask(settings: Settings, asked: Asked, *, format_: str) -> int:
     """Run one statement, print its rows in a format of FORMATS, and return the exit code."""
-    sql = sql.strip().rstrip("; \t\r\n")
+    sql = asked.sql.strip().rstrip("; \t\r\n")
     statement = parse(sql.encode())
     if reason := _refusal(statement, sql):
         return _failed(1, reason)
     try:
         running = find_running(settings, needs_store=True)
-        content = asyncio.run(_ask(running, sql, FORMATS[format_], seconds))
+        content = asyncio.run(_ask(running, sql, asked, FORMATS[format_]))
     except NotRunning as error:
         return _failed(2, str(error))
     except StoreRefused as error:
@@ -82,7 +90,7 @@ def _sentence(error: StoreRefused) -> str:
     return f"the store refuses it: {error.message}"
 
 
-async def _ask(settings: Settings, sql: str, format_: str, seconds: float) -> bytes:
+async def _ask(settings: Settings, sql: str, asked: Asked, format_: str) -> bytes:
     store = store_client.connect(settings)
     own: dict[str, str | int | float] = {
         "readonly": 2,  # its own SETTINGS may set limits, but not this one
@@ -94,7 +102,9 @@ async def _ask(settings: Settings, sql: str, format_: str, seconds: float) -> by
         "wait_end_of_query": 1,  # else an error after the first rows would arrive among them
     }
     try:
-        return await store.read(sql, format_=format_, settings=own, timeout_seconds=seconds)
+        return await store.read(
+            sql, asked.parameters, format_=format_, settings=own, timeout_seconds=asked.seconds
+        )
     finally:
         await store.close()
 
