@@ -28,6 +28,7 @@ ENDLESS = ("GET /v1/tail",)  # tests/test_tail.py
 OPERATIONS: dict[str, Any] = {one.ok().label: one.ok() for one in cast(Any, SCHEMA.get_all_operations())}
 # A key or a name that there is; the description cannot make one up.
 NEEDS_MORE = (
+    "project/erasure",
     "apikey/delete",
     "token/revoke",
     "GET /v1/query/iframe",
@@ -53,7 +54,9 @@ def _unharmed(service: Service) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def throwaway(client: Client) -> Client:
     """A project that any call may spoil."""
-    return client.new_project()
+    project = client.new_project()
+    project.keys["delete_key"] = project.create_key("DELETE")["api_key"]
+    return project
 
 
 def headers(client: Client, path: str) -> dict[str, str]:
@@ -61,6 +64,7 @@ def headers(client: Client, path: str) -> dict[str, str]:
     return {
         "x-eventbunker-write-key": client.keys["write_key"],
         "x-eventbunker-query-key": client.keys["query_key"],
+        "x-eventbunker-delete-key": client.keys.get("delete_key", ""),
         "x-eventbunker-apikey": client.keys[owner],
     }
 
