@@ -78,6 +78,12 @@ def test_the_size_of_the_ledger_does_not_depend_on_its_age(opened: Open) -> None
                 f"prj_a|{hour}|{fate}" for hour in [*hours, "before"] for fate in ("appended", "stored")
             }
             assert await fates(made) == {"appended": 80, "stored": 80}
+            by_hour, kept_from_hour = await reader(made).of_project(
+                "prj_a", range(NOW_HOUR - 240, NOW_HOUR + 1)
+            )
+            assert by_hour == {hour: {"appended": 2, "stored": 2} for hour in hours}
+            assert kept_from_hour == NOW_HOUR - ledger.KEPT_HOURS
+            assert (await reader(made).of_project("prj_", range(NOW_HOUR, NOW_HOUR + 1)))[0] == {}
             await tidy(made).fold(NOW_HOUR + 300)
             assert await made.redis.hlen(made.keys.hours) == 2
 
