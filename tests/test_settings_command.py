@@ -39,6 +39,8 @@ def test_check_says_what_would_run(tmp_path: Path) -> None:
     assert re.search("redis .*REDIS_URL", given.stdout)
     assert re.search("store .*CLICKHOUSE_URL", given.stdout)
     assert SECRET not in given.output
+    kept = run_check(tmp_path, "[[stores]]\nretention_days = 30")
+    assert "retention    30 days; older events are deleted" in kept.stdout
 
 
 def test_check_prints_every_problem_and_fails(tmp_path: Path) -> None:

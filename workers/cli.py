@@ -83,6 +83,8 @@ def check(context: _Context) -> None:
     click.echo(f"  edge         {server.host}:{server.port}, {server.engine}, workers: {server.workers}")
     click.echo(f"  redis        {redis}, durability: {producer.durability}")
     click.echo(f"  store        {warehouse}, database: {store.database}")
+    if store.retention_days:
+        click.echo(f"  retention    {store.retention_days} days; older events are deleted")
     click.echo(f"  secrets      {', '.join(sorted(settings.secrets)) or 'none set'}")
 
 
