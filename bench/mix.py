@@ -58,10 +58,12 @@ AGENTS = tuple(
 )
 
 
-def blocks(count: int, size: int = 10_000, *, rich: bool = False) -> Iterator[list[Record]]:
+def blocks(
+    count: int, size: int = 10_000, *, rich: bool = False, project: str = PROJECT
+) -> Iterator[list[Record]]:
     """`count` events in the order in which they were recorded, and the tenth of other projects among them."""
     total = count + count // 10
-    mix = _Mix(total, rich=rich)
+    mix = _Mix(total, rich=rich, project=project)
     for start in range(0, total, size):
         yield mix.block(start, min(size, total - start))
 
@@ -69,8 +71,9 @@ def blocks(count: int, size: int = 10_000, *, rich: bool = False) -> Iterator[li
 class _Mix:
     """What lasts from block to block: chance, and the edges' counters of requests."""
 
-    def __init__(self, total: int, *, rich: bool) -> None:
+    def __init__(self, total: int, *, rich: bool, project: str) -> None:
         self._total = total
+        self._project = project
         self._chance = np.random.default_rng(SEED)
         self._make = self._rich_bodies if rich else self._bodies
         self._edges = [bytes(self._chance.integers(0, 256, 3, np.uint8)) for _ in range(4)]
@@ -104,7 +107,7 @@ class _Mix:
                 identity,
                 index,
                 moment,
-                PROJECT if project < 10 else f"prj_{1 + int(project * 9000) % 9}NkW3rTq8sVbA",
+                self._project if project < 10 else f"prj_{1 + int(project * 9000) % 9}NkW3rTq8sVbA",
                 "",
                 "",
                 agent if is_browser else "",
@@ -191,8 +194,10 @@ def _iso(moment_ms: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
 
 
-def row_blocks(count: int, size: int = 10_000, *, rich: bool = False) -> Iterator[bytes]:
+def row_blocks(
+    count: int, size: int = 10_000, *, rich: bool = False, project: str = PROJECT
+) -> Iterator[bytes]:
     """The same in RowBinary, as the drain makes it."""
     nowhere = Geography("")
-    for records in blocks(count, size, rich=rich):
+    for records in blocks(count, size, rich=rich, project=project):
         yield b"".join(to_row(record, nowhere).data for record in records)

@@ -6,7 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import batch, crash, drain_part, fresh, growth, import_rate, memory, post, store_parts
+from bench import (
+    batch,
+    beside,
+    crash,
+    drain_part,
+    fresh,
+    growth,
+    import_rate,
+    memory,
+    post,
+    questions,
+    store_parts,
+)
 from bench.context import Bench
 
 
@@ -32,6 +44,8 @@ PARTS = {
         store_parts.measure_queries,
         store_parts.render_queries,
     ),
+    "questions": Part(questions.TITLE, questions.SECONDS, questions.measure, questions.render),
+    "beside": Part(beside.TITLE, beside.SECONDS, beside.measure, beside.render),
     "storage": Part(
         store_parts.STORAGE_TITLE,
         store_parts.STORAGE_SECONDS,
