@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -82,6 +82,16 @@ class Turn:
         """Run a SELECT that was built with `scope`. Errors: ApiError."""
         return await self._asker.run(self.scope, sql, parameters, settings or {})
 
+    async def read(
+        self,
+        sql: str,
+        parameters: Mapping[str, Value],
+        settings: Mapping[str, str | int | float] | None = None,
+    ) -> bytes:
+        """The same for rows that are taken apart later, where thousands at once would hold up others: each a
+        line, a JSON array. Errors: ApiError."""
+        return await self._asker.read(self.scope, sql, parameters, settings or {})
+
 
 class Asker:
     """One for each edge process."""
@@ -138,7 +148,7 @@ class Asker:
         try:
             return await self._hiding.hidden(project_id)
         except StoreError:  # neither can Redis tell, and what was erased must not be shown
-            raise _unavailable() from None
+            raise unavailable() from None
 
     async def _fresh_as_of(self) -> int:
         """What the stream says, or said last: a moment once proved stays true, so stored events can be
@@ -154,7 +164,29 @@ class Asker:
         self, scope: Scope, sql: str, parameters: Mapping[str, Value], own: Mapping[str, str | int | float]
     ) -> Result:
         """Run one statement within the limits. Errors: ApiError."""
-        settings: dict[str, str | int | float] = {
+        with _told():
+            return await self._store.ask(
+                sql,
+                parameters,
+                settings=self._settings(scope, own),
+                timeout_seconds=self._limits.query_timeout,
+            )
+
+    async def read(
+        self, scope: Scope, sql: str, parameters: Mapping[str, Value], own: Mapping[str, str | int | float]
+    ) -> bytes:
+        """The same, the answer as the store writes it: a row a line, each a JSON array. Errors: ApiError."""
+        with _told():
+            return await self._store.read(
+                sql,
+                parameters,
+                format_="JSONCompactEachRow",
+                settings={"output_format_json_quote_64bit_integers": 0, **self._settings(scope, own)},
+                timeout_seconds=self._limits.query_timeout,
+            )
+
+    def _settings(self, scope: Scope, own: Mapping[str, str | int | float]) -> dict[str, str | int | float]:
+        return {
             **own,
             "readonly": 2,
             "max_memory_usage": self._limits.query_max_memory_bytes,
@@ -172,34 +204,35 @@ class Asker:
             # Weeks, months and years that begin before 1970 would be clamped to it.
             "enable_extended_results_for_datetime_functions": 1,
         }
-        try:
-            return await self._store.ask(
-                sql,
-                parameters,
-                settings=settings,
-                timeout_seconds=self._limits.query_timeout,
-            )
-        except StoreUnavailable:
-            raise _unavailable() from None
-        except StoreRefused as error:
-            # "(total)": the store as a whole is short of memory, which is no fault of this query.
-            if error.code in _OWN_LIMITS and "(total)" not in error.message:
-                limit = _OWN_LIMITS[error.code]
-                raise ApiError(
-                    Kind.QUERY_TOO_EXPENSIVE,
-                    f"The query exceeded its limit of {limit}; narrow time_period or filters.",
-                ) from None
-            if error.code in _EVICTED:
-                raise ApiError(
-                    Kind.UNAVAILABLE,
-                    "This query and others together took too much of the store's memory; try again, or narrow"
-                    " time_period or filters.",
-                    retry_after_seconds=1,
-                ) from None
-            if error.code in PASSING_CODES:
-                raise _unavailable() from None
-            raise
 
 
-def _unavailable() -> ApiError:
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What the store's errors mean to whoever asked."""
+    try:
+        yield
+    except StoreUnavailable:
+        raise unavailable() from None
+    except StoreRefused as error:
+        # "(total)": the store as a whole is short of memory, which is no fault of this query.
+        if error.code in _OWN_LIMITS and "(total)" not in error.message:
+            limit = _OWN_LIMITS[error.code]
+            raise ApiError(
+                Kind.QUERY_TOO_EXPENSIVE,
+                f"The query exceeded its limit of {limit}; narrow time_period or filters.",
+            ) from None
+        if error.code in _EVICTED:
+            raise ApiError(
+                Kind.UNAVAILABLE,
+                "This query and others together took too much of the store's memory; try again, or narrow"
+                " time_period or filters.",
+                retry_after_seconds=1,
+            ) from None
+        if error.code in PASSING_CODES:
+            raise unavailable() from None
+        raise
+
+
+def unavailable() -> ApiError:
+    """The store says nothing, or not now."""
     return ApiError(Kind.UNAVAILABLE, "The event store does not answer; try again.", retry_after_seconds=1)

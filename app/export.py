@@ -20,7 +20,7 @@ from app.ask import Asker, Turn
 from app.errors import ApiError
 from app.export_pages import Pages, settle
 from app.export_request import MEDIA_TYPES, Compression, Export, Format, read_export
-from app.export_text import UnknownField
+from app.export_text import UnknownField, rows_of
 from app.export_writers import Writer, make_writer
 from app.http import while_connected
 from app.places import Places
@@ -113,9 +113,14 @@ class ExportFile:
         writer = self._writer
         yield writer.begin()
         async with contextlib.aclosing(self._pages.read()) as pages:
-            async for rows in pages:
+            async for lines in pages:
                 # In a thread: thousands of rows would hold up every event that is being tracked.
-                content = await asyncio.to_thread(writer.add, rows)
-                self.rows += len(rows)
-                yield content
+                yield await asyncio.to_thread(self._write, lines)
         yield await asyncio.to_thread(writer.end)
+
+    def _write(self, lines: bytes) -> bytes:
+        pieces = []
+        for rows in rows_of(lines):
+            pieces.append(self._writer.add(rows))
+            self.rows += len(rows)
+        return b"".join(pieces)

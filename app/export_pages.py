@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from app.ask import Turn
+from app.ask import Turn, unavailable
 from app.errors import ApiError, Kind
 from app.export_request import Export
 from app.export_sql import (
@@ -47,17 +47,18 @@ PATIENCE_SECONDS, RETRY_SECONDS = 60.0, 0.5
 FIELDS_A_STATEMENT = 100
 MAX_HALVINGS = 12  # of a period that is too much for one statement
 
-Row = Sequence[object]
 T = TypeVar("T")
 # A turn at the store of whoever asked for the export; ApiError where the key is revoked by now.
 Turns: TypeAlias = Callable[[], AbstractAsyncContextManager[Turn]]
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Rows of the columns NAMES and the body. `erased`: the tombstones of the moment at which it was read."""
+    """`lines`: rows of the columns NAMES and the body, each a JSON array. `erased`: the tombstones of the
+    moment at which it was read. `last`: None without rows."""
 
-    rows: list[list[object]]
+    lines: bytes
     erased: tuple[Erased, ...]
+    last: Position | None
     is_last: bool
 
 
@@ -117,8 +118,9 @@ class Pages:
 
         return await _in_halves(self._export.period, ask)
 
-    async def read(self) -> AsyncGenerator[list[list[object]], None]:
-        """Every event once, in the order of `app.export_sql`. Errors: ApiError."""
+    async def read(self) -> AsyncGenerator[bytes, None]:
+        """Every event once, in the order of `app.export_sql`: pages of lines, which `app.export_text.rows_of`
+        takes apart. Errors: ApiError."""
         after: Position | None = None
         ahead = asyncio.create_task(_patiently(partial(self._page, after)))
         try:
@@ -126,12 +128,11 @@ class Pages:
                 found = await ahead
                 if await _patiently(self._erased) != found.erased:
                     found = await _patiently(partial(self._page, after))
-                if found.rows:
-                    after = _position(found.rows[-1])
+                after = found.last or after
                 if not found.is_last:
                     ahead = asyncio.create_task(_patiently(partial(self._page, after)))
-                if found.rows:
-                    yield found.rows
+                if found.lines:
+                    yield found.lines
                 if found.is_last:
                     return
         finally:
@@ -148,29 +149,37 @@ class Pages:
             try:
                 async with self._turns() as turn:
                     statement = page(turn.scope, self._export, self._bound_ms, after, limit)
-                    rows = (await turn.ask(statement.sql, statement.parameters, PAGE_SETTINGS)).rows
+                    lines = await turn.read(statement.sql, statement.parameters, PAGE_SETTINGS)
             except ApiError as error:
                 if error.kind is not Kind.QUERY_TOO_EXPENSIVE or limit <= MIN_PAGE_ROWS:
                     raise
                 self._rows = max(MIN_PAGE_ROWS, limit // 8)
                 continue
-            self._adapt(rows)
-            return Page(rows, turn.scope.erased, len(rows) < limit)
+            count = lines.count(b"\n")
+            if count:
+                self._adapt(len(lines) // count)
+            return Page(lines, turn.scope.erased, _last(lines), count < limit)
 
-    def _adapt(self, rows: list[list[object]]) -> None:
+    def _adapt(self, size: int) -> None:
         """As many rows as make a page, by the size of the last ones; growing no faster than twofold."""
-        size = sum(len(str(row[-1])) for row in rows) // max(1, len(rows)) + 400
         self._rows = max(MIN_PAGE_ROWS, min(PAGE_BYTES // size, 2 * self._rows, MAX_PAGE_ROWS))
 
 
-def _position(row: Row) -> Position:
-    last = dict(zip(NAMES, row, strict=False))
-    return Position(
-        str(last["event_name"]),
-        parse_timestamp(str(last["event_time"])),
-        int(str(last["time_recorded"])),
-        str(last["unique_req_id"]),
-    )
+def _last(lines: bytes) -> Position | None:
+    """Where the page ends. Errors: ApiError where the store's own words about an error follow."""
+    if not lines:
+        return None
+    line = lines[lines.rfind(b"\n", 0, -1) + 1 :]
+    try:
+        last = dict(zip(NAMES, msgspec.json.decode(line, type=list[object]), strict=False))
+        return Position(
+            str(last["event_name"]),
+            parse_timestamp(str(last["event_time"])),
+            int(str(last["time_recorded"])),
+            str(last["unique_req_id"]),
+        )
+    except (msgspec.DecodeError, KeyError, ValueError):
+        raise unavailable() from None
 
 
 async def _patiently(work: Callable[[], Awaitable[T]]) -> T:

@@ -8,13 +8,14 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.errors import ApiError, Kind
 from app.export_pages import MAX_PAGE_ROWS, MIN_PAGE_ROWS, Pages, settle
 from app.export_request import Export, read_export
 from app.export_sql import NAMES, count, page
-from app.export_text import Csv, UnknownField, ndjson
+from app.export_text import STEP_BYTES, Csv, UnknownField, ndjson, rows_of
 from app.scope import Erased, Scope
 from app.store import Result
 from tests.query_data import EVENTS, to_row
@@ -58,25 +59,32 @@ class Store:
             self.turns -= 1
 
     async def ask(self, sql: str, parameters: Mapping[str, Any], settings: Any = None) -> Result:
+        values = list(parameters.values())
+        start, end = values[1], values[2]
+        if end - start > 10**12:
+            raise ApiError(Kind.QUERY_TOO_EXPENSIVE, "time")
+        return Result([], [], [[end - start]])
+
+    async def read(self, sql: str, parameters: Mapping[str, Any], settings: Any = None) -> bytes:
         await asyncio.sleep(0)
         values = list(parameters.values())
-        if "count()" in sql:
-            start, end = values[1], values[2]
-            if end - start > 10**12:
-                raise ApiError(Kind.QUERY_TOO_EXPENSIVE, "time")
-            return Result([], [], [[end - start]])
         limit = int(values[-1])
         self.limits.append(limit)
         if limit > self.most_rows:
             raise ApiError(Kind.QUERY_TOO_EXPENSIVE, "size")
         begin = int(str(values[-2]), 16) + 1 if "event_name >=" in sql else 0
         self.begins.append(begin)
-        return Result([], [], [row(n) for n in range(begin, min(self.total, begin + limit))])
+        rows = [row(n) for n in range(begin, min(self.total, begin + limit))]
+        return msgspec.json.Encoder().encode_lines(rows)
 
 
-async def numbers(pages: AsyncGenerator[list[list[object]], None]) -> list[int]:
+def numbers_in(lines: bytes) -> list[int]:
     at = NAMES.index("time_recorded")
-    return [int(str(one[at])) for some in [found async for found in pages] for one in some]
+    return [int(str(one[at])) for some in rows_of(lines) for one in some]
+
+
+async def numbers(pages: AsyncGenerator[bytes, None]) -> list[int]:
+    return [number for lines in [found async for found in pages] for number in numbers_in(lines)]
 
 
 def test_a_page_that_is_too_much_is_asked_for_in_smaller_ones() -> None:
@@ -145,7 +153,7 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.Monk
         await asyncio.sleep(0.01)
         assert not rest.done()
         store.error = None
-        return [int(str(one[NAMES.index("time_recorded")])) for one in first] + await rest
+        return numbers_in(first) + await rest
 
     assert asyncio.run(run()) == list(range(5000))
     monkeypatch.setattr("app.export_pages.PATIENCE_SECONDS", 0.0)
@@ -189,13 +197,17 @@ def test_pages_of_the_engine_have_every_event_once_in_order(
         engine.insert([{**to_row(event), "project_id": "q"} for event in EVENTS[:20]])
 
         class Asked(Store):
-            async def ask(self, sql: str, parameters: Mapping[str, Any], settings: Any = None) -> Result:
-                return Result([], [], engine.run(sql, dict(parameters)))
+            async def read(self, sql: str, parameters: Mapping[str, Any], settings: Any = None) -> bytes:
+                return msgspec.json.Encoder().encode_lines(engine.run(sql, dict(parameters)))
 
         async def run() -> list[dict[str, Any]]:
             pages = Pages(Asked(0).turn, export, BOUND)
             pages._rows = 7
-            return [json.loads(line) async for some in pages.read() for line in ndjson(some).splitlines()]
+            found: list[dict[str, Any]] = []
+            async for lines in pages.read():
+                for rows in rows_of(lines):
+                    found += map(json.loads, ndjson(rows).splitlines())
+            return found
 
         exported = asyncio.run(run())
         assert engine.run(*_parts(count(scope, export, export.period, BOUND))) == [[len(EVENTS)]]
@@ -211,3 +223,28 @@ def test_pages_of_the_engine_have_every_event_once_in_order(
 
 def _parts(statement: Any) -> tuple[str, dict[str, Any]]:
     return statement.sql, statement.parameters
+
+
+@pytest.mark.parametrize("size", [1, 1000, STEP_BYTES, 3 * STEP_BYTES])
+def test_lines_are_taken_apart_in_steps(size: int) -> None:
+    made = [[n, "x" * (n % 7 * size // 7)] for n in range(20)]
+    steps = list(rows_of(msgspec.json.Encoder().encode_lines(made)))
+    assert [list(one) for some in steps for one in some] == made
+    assert all(len(some) == 1 or len(str(some[:-1])) < 2 * STEP_BYTES for some in steps)
+    assert list(rows_of(b"")) == []
+
+
+def test_a_page_that_the_store_cut_short_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.export_pages.RETRY_SECONDS", 0.001)
+    store, read = Store(3000), Store.read
+
+    async def cut_short(self: Store, sql: str, parameters: Mapping[str, Any], settings: Any = None) -> bytes:
+        lines = await read(self, sql, parameters, settings)
+        return lines if len(self.begins) % 2 else lines + b"Code: 241. DB::Exception: memory"
+
+    monkeypatch.setattr(Store, "read", cut_short)
+
+    async def run() -> list[int]:
+        return await numbers(Pages(store.turn, export_of(), BOUND).read())
+
+    assert asyncio.run(run()) == list(range(3000))
