@@ -14,14 +14,13 @@ import msgspec
 
 from app.chart import ADDITIVE, Chart, chosen_type
 from app.chart_numbers import full
-from app.chart_time import at, axis_labels, bucket_starts, count_buckets, name, nearest
+from app.chart_time import at, axis_labels, bucket_starts, count_buckets, moment_of, name, nearest
 from app.computations import Function
 from app.errors import Problem, invalid_body
 from app.fields import Field
 from app.query import TIME_OUTPUT, Order, Query
 from app.query_request import Bucket
 from app.time_period import Period, read_zone
-from app.timestamp import parse_timestamp
 
 MAX_POINTS = 1500  # buckets on one axis; on a wide screen that is about one for each pixel
 MAX_BARS_OVER_TIME = 300  # of which each is then five pixels wide
@@ -107,7 +106,7 @@ def shortened(text: str, characters: int) -> str:
 
 
 def _over_time(chart: Chart, query: Query, bucket: Bucket, rows: Sequence[Row], now_ms: int) -> Plot:
-    moments = [parse_timestamp(str(row[TIME_OUTPUT])) for row in rows]
+    moments = [moment_of(row[TIME_OUTPUT]) for row in rows]
     most = MAX_BARS_OVER_TIME if chosen_type(chart, query) == "bar" else MAX_POINTS
     starts = _starts(query, bucket, moments, now_ms, most)
     zone = read_zone(query.timezone)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 from xml.etree import ElementTree
@@ -66,6 +67,8 @@ def _pygal() -> Any:
     import pygal  # noqa: PLC0415
     from pygal.etree import etree  # noqa: PLC0415
 
+    # It finds plugins of its own by a hook in everybody's imports, of a kind that Python no longer knows.
+    sys.meta_path[:] = [one for one in sys.meta_path if type(one).__module__ != pygal.__name__]
     etree.to_etree()  # also where lxml is installed: `_clean` knows the standard library's tree
     return pygal
 

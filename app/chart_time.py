@@ -33,6 +33,11 @@ def at(moment_ms: int, zone: tzinfo) -> datetime:
     return datetime.fromtimestamp(moment_ms // 1000, zone)
 
 
+def moment_of(text: object) -> int:
+    """Unix milliseconds of a bucket as an answer names it; the first may begin before 1970."""
+    return round(datetime.fromisoformat(str(text)).timestamp() * 1000)
+
+
 def count_buckets(period: Period, bucket: Bucket) -> int:
     """About how many buckets `period` has; never many fewer."""
     return (period.end_ms - period.start_ms) // _LEAST_MS[bucket] + 1

@@ -6,11 +6,12 @@ import json
 import re
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.chart_data import MAX_BARS, Plot, to_plot
@@ -18,10 +19,13 @@ from app.chart_numbers import compact, full, ticks
 from app.chart_page import Shown, chart_page, message_page
 from app.chart_request import ChartQuery, read_chart_query
 from app.chart_svg import LAYOUTS, draw
-from app.chart_time import at, axis_labels, bucket_starts, name, span
+from app.chart_time import at, axis_labels, bucket_starts, moment_of, name, span
 from app.errors import ApiError
 from app.query_request import Bucket
+from app.scope import Scope
 from app.time_period import Period, read_zone
+from tests.query_data import MOMENTS, ZONES
+from tests.query_engine import Engine
 
 NOW = int(datetime(2026, 10, 15, 12, tzinfo=UTC).timestamp() * 1000)
 COUNT = {"function": "count"}
@@ -62,6 +66,7 @@ def test_numbers_are_short_on_axes_and_exact_in_tables(value: float, short: str,
     assert (compact(value), full(value)) == (short, long)
 
 
+@settings(deadline=None)
 @given(finite, finite, st.booleans(), st.integers(3, 10))
 def test_ticks_enclose_what_is_drawn_and_are_few(low: float, high: float, zero: bool, most: int) -> None:
     low, high = sorted((low / 1e10, high / 1e10))
@@ -171,6 +176,7 @@ def test_more_points_than_a_chart_has_are_refused_with_what_fits() -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=60), st.integers(1, 8))
 def test_what_is_summed_up_as_other_is_not_lost(counts: list[int], top: int) -> None:
     rows = [{"plan": f"p{i}", "count": count} for i, count in enumerate(counts)]
@@ -249,3 +255,64 @@ def test_pages_escape_and_name_the_theme() -> None:
     assert "&lt;script&gt;" in message_page("<script>", "<b>", 10)
     assert 'http-equiv="refresh" content="10"' in message_page("a", "b", 10)
     assert "refresh" not in message_page("a", "b")
+
+
+def test_buckets_are_those_of_the_store(tmp_path: Path) -> None:
+    """Days without a midnight, hours that come twice and zones of half an hour: both know the same buckets."""
+    moments = [int(datetime.fromisoformat(one).timestamp() * 1000) for one in MOMENTS[1:-1]]
+    events = [
+        {"event_name": "e", "event_time": at, "time_recorded": at, "unique_req_id": f"{i:032x}", "body": "{}"}
+        for i, at in enumerate(moments)
+    ]
+    with Engine(str(tmp_path)) as engine:
+        engine.insert(events)
+        for zone in ZONES:
+            for bucket in Bucket:
+                body = {
+                    "time_period": {"start": "1970-01-01", "end": "2099-01-01"},
+                    "group_by_time": bucket.value,
+                }
+                query = asked(**body, timezone=zone, computations=[COUNT]).query
+                found = {moment_of(row["event_time"]) for row in engine.answer(query, Scope("p"))["data"]}
+                around = (
+                    5 * 3_600_000 if bucket in (Bucket.MINUTE, Bucket.FIVE_MINUTES, Bucket.HOUR) else 10**10
+                )
+                ours: set[int] = set()
+                for moment in moments:
+                    period = Period(max(0, moment - around), moment + around)
+                    ours |= set(bucket_starts(period, bucket, read_zone(zone)))
+                assert found <= ours, (zone, bucket, found - ours)
+
+
+def test_a_week_that_began_before_1970_is_a_bucket_too() -> None:
+    rows = [{"event_time": "1969-12-29T00:00:00.000Z", "count": 1}]
+    january = {"start": "1970-01-01", "end": "1970-02-01"}
+    drawn = plot(rows, group_by_time="week", computations=[COUNT], time_period=january)
+    assert drawn.names[:2] == ("week of 29 Dec 1969", "week of 5 Jan 1970")
+    assert drawn.series[0].values == (1, 0, 0, 0, 0)
+
+
+cells = st.one_of(
+    *(st.none(), st.booleans(), st.text(max_size=20), st.integers(), finite),
+    *(
+        st.just(2**200),
+        st.lists(st.integers(), max_size=3),
+        st.sampled_from(["", " ", "null", "(none)", "other"]),
+    ),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), st.sampled_from(["line", "area", "bar", "pie", "table", "number"]), st.booleans())
+def test_whatever_the_rows_hold_there_is_a_page(data: st.DataObject, kind: str, two: bool) -> None:
+    body: dict[str, Any] = {"computations": [{"function": "max", "field_name": "n"}], "chart": {"type": kind}}
+    if kind in ("line", "area"):
+        body["group_by_time"] = "hour"
+    if kind not in ("number",):
+        body["group_by"] = ["plan", "country"] if two else ["plan"]
+    hours = st.integers(0, 23).map(lambda hour: f"2026-10-14T{hour:02}:00:00.000Z")
+    row = st.fixed_dictionaries({"event_time": hours, "plan": cells, "country": cells, "max_n": cells})
+    rows = data.draw(st.lists(row, max_size=1 if kind == "number" else 12))
+    text = page(rows, **body)
+    assert text.count("<style>") == text.count("</html>") == 1
+    assert "<script" not in text
