@@ -20,7 +20,8 @@ def responses(answer: Schema) -> dict[str, Schema]:
     schemas = {Format.JSON: answer, Format.NDJSON: TEXT, Format.CSV: TEXT}
     return {
         "200": {
-            "description": "The answer, in the format that `Accept` likes best",
+            "description": "The answer, in the format that `Accept` likes best. `text/csv; formulas=escaped`"
+            " puts an apostrophe before text that a spreadsheet would execute",
             "headers": _HEADERS,
             "content": {one.value: {"schema": schema} for one, schema in schemas.items()},
         }

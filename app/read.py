@@ -31,7 +31,7 @@ class ReadHandlers:
     async def query_json(self, request: Request) -> Response:
         """Answer one query in the format that it accepts. Errors: ApiError."""
         grant = await self._asker.grant(request)
-        accepted = choose(request.headers.get("accept"))
+        accepted = choose(",".join(request.headers.getlist("accept")))
         body = await self._asker.body(request)
         answer = await while_connected(request.receive, self.answer(body, grant, accepted))
         headers = {"cache-control": "no-store", "vary": "Accept", **answer.headers}

@@ -92,6 +92,17 @@ def test_next_leads_through_all_events_in_any_format(project: Client) -> None:
 
 
 @pytest.mark.service
+def test_accept_in_several_lines_is_one_list(project: Client) -> None:
+    lines = [
+        ("accept", "image/png"),
+        ("accept", "text/csv"),
+        ("x-eventbunker-query-key", project.keys["query_key"]),
+    ]
+    answer = project.http.post("/v1/query/json", json=RAW, headers=lines)
+    assert answer.headers["content-type"].startswith("text/csv")
+
+
+@pytest.mark.service
 def test_errors_are_json_whatever_is_accepted(project: Client) -> None:
     refused = ask(project, {"time_period": "yestoday"}, accept="text/csv")
     assert (refused.status_code, refused.headers["content-type"]) == (400, "application/json")
