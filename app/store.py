@@ -19,6 +19,7 @@ import httpx
 import msgspec
 
 from app.settings import Settings
+from app.store_answer import decode
 
 Scalar: TypeAlias = str | int | float | bool | None
 Value: TypeAlias = Scalar | Sequence[Scalar]
@@ -67,19 +68,6 @@ class Result(msgspec.Struct, frozen=True):
     rows: list[list[object]]
 
 
-class _Meta(msgspec.Struct):
-    name: str
-    type: str
-
-
-class _Compact(msgspec.Struct):
-    meta: list[_Meta]
-    data: list[list[object]]
-
-
-_COMPACT = msgspec.json.Decoder(_Compact)
-
-
 class Store:
     """One database of one ClickHouse. `password` never leaves the headers."""
 
@@ -119,7 +107,7 @@ class Store:
             query_id=query_id,
         )
         try:
-            answer = _COMPACT.decode(content)
+            answer = await decode(content)
         except msgspec.DecodeError as error:
             # An exception after the first bytes of a 200 arrives as text inside the body.
             raise StoreUnavailable(f"the store's answer was cut short or is not JSON: {error}") from None
