@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import event_columns
+from app import event_alike, event_columns
 from app.event import MAX_REMEMBERED_NAMES, BrokenRule, Event, read_event, read_shape
+from app.event_alike import MAX_FIELDS, MAX_LOOKS, read_alike
 from app.event_columns import Body, read_events
 from tests.json_corpus import DISPUTED, RIGHT, WRONG
 from tests.test_properties import EXAMPLES, bodies
@@ -155,3 +158,39 @@ def test_shapes_are_remembered_only_if_all_of_their_names_are_few(spare: int) ->
     event = json.dumps({"event_name": "e", "o": below}).encode()
     assert len(read_events([event] * 8, list(range(8)))[0]) == 1
     assert read_shape.cache_info().currsize == spare
+
+
+def look_alike(*events: dict[str, object]) -> int | None:
+    """How many columns the short way finds; None where it is not taken."""
+    columns = read_alike(dict(events[0]), [json.dumps(event).encode() for event in events])  # type: ignore[arg-type]
+    return None if columns is None else len(columns)
+
+
+def test_what_looks_alike_goes_the_short_way() -> None:
+    """It is a promise of speed alone, so nothing else would notice that it is never taken."""
+    one: dict[str, object] = {"event_name": "e", "n": 20, "ok": True, "tags": ["a"], "site": "x"}
+    same: dict[str, object] = {"site": "y", "n": 19.99, "ok": False, "tags": [1, "b"], "event_name": "f"}
+    assert look_alike(one, same) == look_alike(same, one) == 5
+    for odd in ({**one, "n": "20"}, {**one, "n": None}, {**one, "more": 1}, {"event_name": "e", "n": 20}):
+        assert look_alike(one, odd) is None
+    assert look_alike({"event_name": "e", "page": {"path": "/"}}) is None
+    assert look_alike({f"f{number}": 1 for number in range(MAX_FIELDS + 1)}) is None
+
+
+@pytest.mark.parametrize("first", ["1", "1.5", "-1e300", "18446744073709551615"])
+@pytest.mark.parametrize(
+    "odd", ["18446744073709551616", "-9223372036854775809", "1e400", "1e300", "-0.0", "1E2"]
+)
+def test_numbers_of_both_kinds_in_one_column(first: str, odd: str) -> None:
+    events = [f'{{"event_name":"e","n":{number}}}'.encode() for number in (first, *["2"] * 20, odd)]
+    assert_same(events)
+    assert_same([*events[:-1], b'{"event_name":"e","n":7}'])
+
+
+def test_looks_are_forgotten_again() -> None:
+    """Safeguard: clients choose the names, and each look is a type in memory."""
+    for number in range(3 * MAX_LOOKS):
+        assert_same([f'{{"event_name":"e","n{number}":1}}'.encode()] * 6)
+    assert event_alike._reader.cache_info().currsize <= MAX_LOOKS
+    gc.collect()
+    assert sum(kept.__name__ == "Alike" for kept in msgspec.Struct.__subclasses__()) <= 2 * MAX_LOOKS
