@@ -59,6 +59,8 @@ from app.track import Track
 from app.watermark import Watermark
 from app.whereabouts import Stored, Stream
 
+GARBAGE_OBJECTS = 10_000  # more than at the last look, before the next one
+
 
 class Draining:
     """Set by whoever stops the process, before it stops: readiness must fall first."""
@@ -233,10 +235,12 @@ def _manage_routes(registry: Registry, letters: DeadLetters, store: Store, setti
 
 def _freeze() -> None:
     """What is here once all has started, stays: to look through it again and again for what can go held up
-    requests for tens of milliseconds, whenever a large batch brought many new objects.
+    requests for tens of milliseconds, whenever a large batch brought many new objects. Nor is it worth
+    looking every 700 objects, which a batch brings and takes away again: that was a twentieth of its time.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS)
 
 
 def _watches(replayer: Replayer, canary: Canary | None) -> dict[str, Watch]:
