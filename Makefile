@@ -34,6 +34,9 @@ oracle: .venv/.test ## Funnels, retention, timelines, fields, usage against plai
 chaos: .venv/.test redis ## Faults of every kind under load, and what they cost; ARGS="--seed 7 8 --faults 60"
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
+erasing: .venv/.test redis ## Erase one customer of a thousand under load, and look for them everywhere; 2 min
+	@exec $(BIN)/python -m tests.erasing
+
 sabotage: .venv/.test redis ## Take out one safeguard after the other: a test must fail each time; ARGS="plan token"
 	@exec $(BIN)/python -m tests.chaos.prove $(ARGS)
 

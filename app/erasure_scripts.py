@@ -39,13 +39,23 @@ def report(erasure_id: str) -> str:
 
 # An erasure begins: from here on queries and drains apply its tombstone. The same again, with a later moment,
 # takes its place. KEYS: log, hidden, open, of, report.
-# ARGV: id, tombstone of the log, tombstone of queries, open, report, most hidden, most bytes of them
+# ARGV: id, tombstone of the log, tombstone of queries, open, report, most hidden, most bytes of them, most of
+# them that mean more than customers
 # -> 1; 0 when too many of the project wait
 ADD = """
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
-  local size = #ARGV[3]
-  for _, one in ipairs(redis.call('HVALS', KEYS[2])) do size = size + #one end
-  if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[6]) or size > tonumber(ARGV[7]) then return 0 end
+  local size, number, costly = 0, 0, 0
+  local all = redis.call('HVALS', KEYS[2])
+  all[#all + 1] = ARGV[3]
+  for _, one in ipairs(all) do
+    size, number = size + #one, number + 1
+    if string.find(one, '"filters":', 1, true) or string.find(one, '"period":', 1, true) then
+      costly = costly + 1
+    end
+  end
+  local is_one = string.find(ARGV[3], '"filters":', 1, true) or string.find(ARGV[3], '"period":', 1, true)
+  if number > tonumber(ARGV[6]) or size > tonumber(ARGV[7]) then return 0 end
+  if is_one and costly > tonumber(ARGV[8]) then return 0 end
 end
 redis.call('XADD', KEYS[1], '*', 't', ARGV[2])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])

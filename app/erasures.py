@@ -25,11 +25,12 @@ from app.scope import Erased
 from app.store import Store
 from app.tombstone import Tombstone
 
-MAX_HIDDEN = 1000  # erasures of one project whose rows are not gone yet: each is a condition of every query
+MAX_HIDDEN = 1000  # erasures of one project whose rows are not gone yet: every query looks away from them
+MAX_COSTLY = 50  # of them that mean more than customers: a condition each, where all customers share one
 MAX_HIDDEN_BYTES = 64 * 1024  # of their tombstones: they go into each statement, which may have 256 KiB
 LEAD_MS = 250  # for writing the tombstone, and for clocks that were read a moment ago
 MAX_WAIT_MS = 2_000  # for an edge whose clock is behind the others'
-ATTEMPTS = 4
+ATTEMPTS = 4  # each with twice the lead of the one before
 REDIS_SECONDS = 1.0  # of a query; then the store is asked
 STORE_SECONDS = 5.0
 _INSERT = "INSERT INTO erasures (erasure_id, project_id, tombstone) FORMAT JSONEachRow"
@@ -54,10 +55,11 @@ class Erasures:
         long each time that events may have been recorded after the moment and before the answer."""
         asked_at = _now_ms()
         erasure_id = new_id(asked_at)
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             clocks = await self._clocks()
-            up_to = clocks.latest_ms + LEAD_MS
-            end = time.monotonic() + LEAD_MS / 1000
+            lead_ms = LEAD_MS << attempt
+            up_to = clocks.latest_ms + lead_ms
+            end = time.monotonic() + lead_ms / 1000
             one = msgspec.structs.replace(wanted, id=erasure_id, up_to_ms=up_to)
             report = Report(
                 erasure_id=erasure_id,
@@ -134,7 +136,7 @@ class Erasures:
             args=[
                 *(one.id, tombstone.encode(tombstone.without_names(one)), plain),
                 *(encode_open(Open(one.project_id, one.up_to_ms)), encode_report(report)),
-                *(MAX_HIDDEN, MAX_HIDDEN_BYTES),
+                *(MAX_HIDDEN, MAX_HIDDEN_BYTES, MAX_COSTLY),
             ],
         )
         if not int(done):
