@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from app.chart import ADDITIVE, Chart, chosen_type
+from app.chart import ADDITIVE, MAX_SERIES, Chart, chosen_type
 from app.chart_numbers import full
-from app.chart_time import at, axis_labels, bucket_starts, count_buckets, moment_of, name, nearest
+from app.chart_time import at, axis_labels, bucket_starts, count_buckets, moment_of, nearest
+from app.chart_time import name as bucket_name
 from app.computations import Function
 from app.errors import Problem, invalid_body
 from app.fields import Field
@@ -95,7 +96,7 @@ def text_of(cell: object) -> str:
     if isinstance(cell, int | float):
         return full(cell)
     text = cell if isinstance(cell, str) else msgspec.json.encode(cell).decode()
-    return shortened(text, MAX_NAME_CHARACTERS) if text.strip() else '""'
+    return shortened(text if text.strip() else f'"{text}"', MAX_NAME_CHARACTERS)
 
 
 def shortened(text: str, characters: int) -> str:
@@ -105,26 +106,40 @@ def shortened(text: str, characters: int) -> str:
     return "".join(c if c.isprintable() or c in _JOINERS else " " if c.isspace() else _NOTHING for c in cut)
 
 
+class _Group(msgspec.Struct):
+    """A series while it is found: its values by position; `empty` where there is none. Few have many."""
+
+    name: str
+    empty: Value = None
+    values: dict[int, Value] = {}
+
+    def size(self) -> float:
+        return sum(abs(value) for value in self.values.values() if value is not None)
+
+    def series(self, positions: Iterable[int], *, is_other: bool = False) -> Series:
+        return Series(self.name, tuple(self.values.get(place, self.empty) for place in positions), is_other)
+
+
 def _over_time(chart: Chart, query: Query, bucket: Bucket, rows: Sequence[Row], now_ms: int) -> Plot:
     moments = [moment_of(row[TIME_OUTPUT]) for row in rows]
     most = MAX_BARS_OVER_TIME if chosen_type(chart, query) == "bar" else MAX_POINTS
     starts = _starts(query, bucket, moments, now_ms, most)
     zone = read_zone(query.timezone)
     several = len(query.computations) > 1
-    found: dict[str, list[Value]] = {}
+    found: dict[tuple[bytes, str], _Group] = {}
     for row, moment in zip(rows, moments, strict=True):
-        position = nearest(starts, moment)
-        group = _group(row, query.group_by)
         for computation in query.computations:
-            key = " · ".join(filter(None, (group, computation.output if several or not group else "")))
-            empty = 0 if computation.function in _ZERO_IF_MISSING else None
-            values = found.setdefault(key, [empty] * len(starts))
+            key = _key(row, query.group_by), computation.output
+            if key not in found:
+                outputs = [computation.output] if several or not query.group_by else []
+                name = " · ".join([*_names(row, query.group_by), *outputs])
+                found[key] = _Group(name, 0 if computation.function in _ZERO_IF_MISSING else None)
             value = value_of(row.get(computation.output))
-            values[position] = empty if value is None else value
-    series = [Series(key, tuple(values)) for key, values in found.items()]
+            if value is not None:
+                found[key].values[nearest(starts, moment)] = value
     additive = not several and all(c.function in ADDITIVE for c in query.computations)
-    kept, notes = _top(series, chart.top, additive=additive) if query.group_by else (tuple(series), ())
-    names = tuple(name(at(start, zone), bucket) for start in starts)
+    kept, notes = _top([*found.values()], len(starts), chart, additive=additive, ranked=bool(query.group_by))
+    names = tuple(bucket_name(at(start, zone), bucket) for start in starts)
     return Plot(names, kept, tuple(starts), additive and _all_positive(kept), notes)
 
 
@@ -147,15 +162,23 @@ def _starts(query: Query, bucket: Bucket, moments: Sequence[int], now_ms: int, m
 def _parts(chart: Chart, query: Query, rows: Sequence[Row]) -> Plot:
     """Of a pie: one series of one number for each group."""
     computation = query.computations[0]
-    series = [Series(_group(row, query.group_by), (value_of(row.get(computation.output)),)) for row in rows]
-    kept, notes = _top(series, chart.top, additive=computation.function in ADDITIVE)
-    if any((one.values[0] or 0) < 0 for one in series):
+    groups = [
+        _Group(" · ".join(_names(row, query.group_by)), None, {0: value_of(row.get(computation.output))})
+        for row in rows
+    ]
+    kept, notes = _top(groups, 1, chart, additive=computation.function in ADDITIVE)
+    if any((one.values[0] or 0) < 0 for one in groups):
         notes = (*notes, "Negative numbers have no part of a whole and are left out.")
     return Plot((computation.output,), kept, notes=notes)
 
 
-def _group(row: Row, fields: Sequence[Field]) -> str:
-    return " · ".join(text_of(row.get(field.name)) for field in fields)
+def _key(row: Row, fields: Sequence[Field]) -> bytes:
+    """What tells groups apart, which their names do not: those are cut, and 1 is shown as "1"."""
+    return msgspec.json.encode([row.get(field.name) for field in fields])
+
+
+def _names(row: Row, fields: Sequence[Field]) -> list[str]:
+    return [text_of(row.get(field.name)) for field in fields]
 
 
 def _over_groups(chart: Chart, query: Query, rows: Sequence[Row]) -> Plot:
@@ -163,22 +186,24 @@ def _over_groups(chart: Chart, query: Query, rows: Sequence[Row]) -> Plot:
     computations, fields = query.computations, query.group_by
     is_grid = len(fields) > 1 and len(computations) == 1
     axis, inner = (fields[:1], fields[1:]) if is_grid else (fields, ())
-    names = list(dict.fromkeys(_group(row, axis) for row in rows))
-    places = {name: place for place, name in enumerate(names)}
-    found: dict[str, list[Value]] = {}
+    names: dict[bytes, str] = {}
+    found: dict[tuple[bytes, str], _Group] = {}
+    for row in rows:
+        names.setdefault(_key(row, axis), " · ".join(_names(row, axis)))
+    places = {key: place for place, key in enumerate(names)}
     for row in rows:
         for computation in computations:
-            key = _group(row, inner) if is_grid else computation.output
-            numbers = found.setdefault(key, [None] * len(names))
-            numbers[places[_group(row, axis)]] = value_of(row.get(computation.output))
+            name = " · ".join(_names(row, inner)) if is_grid else computation.output
+            group = found.setdefault((_key(row, inner), computation.output), _Group(name))
+            group.values[places[_key(row, axis)]] = value_of(row.get(computation.output))
     additive = all(computation.function in ADDITIVE for computation in computations)
-    series = [Series(key, tuple(numbers)) for key, numbers in found.items()]
-    kept, notes = _top(series, chart.top, additive=additive) if is_grid else (tuple(series[: chart.top]), ())
+    kept, notes = _top([*found.values()], len(names), chart, additive=additive, ranked=is_grid)
     order = list(range(len(names)))
     if is_grid and query.order_by[:1] == (Order(computations[0].output, descending=True),):
         order.sort(key=lambda place: -(total(one.values[place] for one in kept) or 0))
     shown, rest = order[:MAX_BARS], order[MAX_BARS:]
-    labels = [names[place] for place in shown]
+    titles = [*names.values()]
+    labels = [titles[place] for place in shown]
     kept = tuple(Series(one.name, _placed(one.values, shown, rest * additive), one.is_other) for one in kept)
     if rest and additive:
         labels.append(f"{OTHER} ({len(rest):,})")
@@ -204,14 +229,25 @@ def total(values: Iterable[Value]) -> Value:
 
 
 def _top(
-    series: Sequence[Series], most: int, *, additive: bool
+    groups: Sequence[_Group], positions: int, chart: Chart, *, additive: bool, ranked: bool = True
 ) -> tuple[tuple[Series, ...], tuple[str, ...]]:
-    """The largest series, largest first; the others as one, or counted in a note."""
-    ranked = sorted(series, key=lambda one: (-sum(abs(v) for v in one.values if v is not None), one.name))
-    kept, rest = ranked[:most], ranked[most:]
+    """The largest, largest first, and the others as one or counted in a note. Not `ranked`: those that were
+    asked for first, in their order; they have nothing to do with one another, so there is no other."""
+    every = range(positions)
+    if not ranked:
+        notes = (
+            (f"{MAX_SERIES} of {len(groups)} computations are shown.",) if len(groups) > MAX_SERIES else ()
+        )
+        return tuple(one.series(every) for one in groups[:MAX_SERIES]), notes
+    in_order = sorted(groups, key=lambda one: (-one.size(), one.name))
+    kept, rest = in_order[: chart.top], in_order[chart.top :]
+    series = tuple(one.series(every) for one in kept)
     if not rest:
-        return tuple(kept), ()
+        return series, ()
     if not additive:
-        return tuple(kept), (f"The {most} largest of {len(ranked):,} series are shown.",)
-    summed = tuple(total(values) for values in zip(*(one.values for one in rest), strict=True))
-    return (*kept, Series(f"{OTHER} ({len(rest):,})", summed, is_other=True)), ()
+        return series, (f"The {chart.top} largest of {len(groups):,} series are shown.",)
+    other = _Group(f"{OTHER} ({len(rest):,})", rest[0].empty)
+    for one in rest:
+        for place, value in one.values.items():
+            other.values[place] = total((other.values.get(place), value))
+    return (*series, other.series(every, is_other=True)), ()

@@ -26,7 +26,7 @@ def compact(value: float, step: float = 0.0) -> str:
 
 
 def full(value: float, decimals: int | None = None) -> str:
-    """All digits of an integer, up to six of a fraction, thousands separated; or so many `decimals`."""
+    """All digits of an integer, from 1 on up to three decimals, thousands separated; or `decimals`."""
     if abs(value) >= 1e21 or 0 < abs(value) < 1e-6:
         return _signed(f"{value:,}" if isinstance(value, int) else f"{value:.6g}")
     if decimals is None:
@@ -38,7 +38,7 @@ def decimals_of(value: float) -> int:
     """How many decimals `full` gives `value`."""
     if isinstance(value, int) or not 1e-6 <= abs(value) < 1e21:
         return 0
-    return len(f"{value:.6f}".rstrip("0").partition(".")[2])
+    return len(f"{value:.{3 if abs(value) >= 1 else 6}f}".rstrip("0").partition(".")[2])
 
 
 def ticks(low: float, high: float, most: int, *, from_zero: bool) -> list[float]:

@@ -204,6 +204,18 @@ def test_averages_are_not_added_up() -> None:
     assert not drawn.stacks
 
 
+def test_groups_that_look_alike_stay_apart() -> None:
+    long = "x" * 200
+    alike = [None, "(none)", 1, "1", True, "true", "", " ", f"{long}a", f"{long}b", [1], "[1]"]
+    rows = [{"plan": value, "count": 1} for value in alike]
+    bars = plot(rows, group_by=["plan"], computations=[COUNT])
+    assert bars.series[0].values == (1,) * len(alike)
+    at_once = [row | {"event_time": "2026-10-14T00:00:00.000Z"} for row in rows]
+    drawn = plot(at_once, group_by=["plan"], computations=[COUNT], group_by_time="day")
+    assert sum(one.values[-2] or 0 for one in drawn.series) == len(alike)
+    assert drawn.series[-1].name == "other (4)"
+
+
 def test_of_two_groups_the_second_is_a_series() -> None:
     rows = [
         {"country": country, "plan": plan, "count": count}
