@@ -7,16 +7,17 @@ ARGS   ?=
 ROUNDS ?= 5
 PATIENCE ?= 20
 ENGINE ?=
+QUERIES ?=
 PYTHON ?=
 
 # Through the environment, so that no character of theirs is the shell's.
-export PORT STATE ROUNDS ENGINE PATIENCE
+export PORT STATE ROUNDS ENGINE PATIENCE QUERIES
 
 BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help run-edge test oracle chaos sabotage rolling bench screenshots check audit constraints schema clean redis
+.PHONY: help run-edge test oracle chaos sabotage rolling bench screenshots check audit constraints schema reference clean redis
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -27,9 +28,10 @@ run-edge: .venv/.run redis ## Run everything here; PORT=8787 and STATE=.eventbun
 test: .venv/.test redis ## Run the tests; ARGS="-k name" goes to pytest
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-oracle: .venv/.test ## Funnels, retention, timelines, fields, usage against plain Python, as often as you like; PATIENCE=20
-	@EVENTBUNKER_PATIENCE="$$PATIENCE" exec $(BIN)/python -m pytest -o timeout=3600 tests/test_funnel.py tests/test_cohorts.py \
-	  tests/test_timeline.py tests/test_seen_fields.py tests/test_usage.py tests/test_analysis_scope.py $(ARGS)
+oracle: .venv/.test ## Random questions of random events against plain Python; QUERIES=2000, for funnels and the like PATIENCE=20
+	@QUERIES="$${QUERIES:-2000}" EVENTBUNKER_PATIENCE="$$PATIENCE" exec $(BIN)/python -m pytest -s -o timeout=3600 \
+	  tests/test_oracle.py tests/test_funnel.py tests/test_cohorts.py tests/test_timeline.py tests/test_seen_fields.py \
+	  tests/test_usage.py tests/test_analysis_scope.py $(ARGS)
 
 chaos: .venv/.test redis ## Faults of every kind under load, and what they cost; ARGS="--seed 7 8 --faults 60"
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
@@ -64,6 +66,9 @@ audit: .venv/.made ## Known weaknesses of the pinned packages, from PyPI's advis
 
 schema: .venv/.run ## Write deploy.schema.json, for editors
 	@$(BIN)/eventbunker schema > deploy.schema.json.new && mv deploy.schema.json.new deploy.schema.json
+
+reference: .venv/.test ## Write the reference tables of docs/ anew, from the types that check requests
+	@$(BIN)/python -m tests.reference
 
 constraints: ## Write constraints.txt anew with the newest versions that pyproject.toml allows
 	@python=$$($(FIND_PYTHON)) && rm -rf .venv-new && "$$python" -m venv .venv-new

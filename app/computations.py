@@ -45,9 +45,7 @@ OF_TIMES = OF_ANY_VALUE | {Function.MIN, Function.MAX}
 class ComputationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One computed column."""
 
-    function: Annotated[
-        Function, Meta(description="All but `count` need a field; numeric ones see the numbers in it.")
-    ]
+    function: Annotated[Function, Meta(description="What is computed; all but `count` need a field.")]
     field_name: FieldName | UnsetType = UNSET
     as_: OutputName | UnsetType = msgspec.field(name="as", default=UNSET)
 
@@ -62,7 +60,7 @@ class ComputationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 OutputName = Annotated[
     str,
     Meta(
-        description="Name of the column; else it is `<function>_<field_name>`, or plain `count`.",
+        description="Name of the column (200 characters); else `<function>_<field_name>`, or plain `count`.",
         min_length=1,
         max_length=MAX_NAME_CHARACTERS,
     ),

@@ -76,7 +76,8 @@ _NAME = "[A-Za-z0-9_$-][A-Za-z0-9_ $-]{0,127}"
 FieldName = Annotated[
     str,
     Meta(
-        description="A field's name; a field inside an object is `parent.child`.",
+        title="field name",
+        description="A field inside an object is `parent.child`.",
         extra_json_schema={"pattern": f"^{_NAME}(\\.{_NAME})?$"},
     ),
     Rule(resolve),

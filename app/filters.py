@@ -34,7 +34,7 @@ class FilterRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A condition: `field_name`, `op` and, for most ops, `value`; or `or` alone."""
 
     field_name: FieldName | UnsetType = UNSET
-    op: Annotated[Op, Meta(description="Which value of the field is meant.")] | UnsetType = UNSET
+    op: Annotated[Op, Meta(description="How the field's value is tested.")] | UnsetType = UNSET
     value: Annotated[Any, Meta(description=_VALUE)] = UNSET
     or_: Choices | UnsetType = msgspec.field(name="or", default=UNSET)
 
@@ -81,7 +81,7 @@ _One = Annotated[FilterRequest, Meta(extra_json_schema=_ONE_OF_TWO)]
 Choices = Annotated[
     tuple[_One | Annotated[tuple[_One, ...], Meta(min_length=1)], ...],
     Meta(
-        description="One of these must hold. An array in it stands for all of its filters; 8 levels at most.",
+        description="One of these must hold; an array stands for all of its filters. 8 levels at most.",
         min_length=1,
     ),
 ]

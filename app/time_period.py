@@ -47,10 +47,16 @@ class Period(msgspec.Struct, frozen=True):
 
 
 class TimeRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From `start` on and before `end`: timestamps as events may carry them, in UTC without an offset."""
+    """From `start` on and before `end`. Timestamps are those of events; without an offset they are UTC."""
 
-    start: Annotated[str, Meta(examples=["2021-06-26T14:48:00.000Z"]), Rule(parse_timestamp)]
-    end: Annotated[str, Meta(examples=["2021-06-27"]), Rule(_parse_end)]
+    start: Annotated[
+        str,
+        Meta(title="timestamp", description="Included", examples=["2021-06-26T14:48:00.000Z"]),
+        Rule(parse_timestamp),
+    ]
+    end: Annotated[
+        str, Meta(title="timestamp", description="Not included", examples=["2021-06-27"]), Rule(_parse_end)
+    ]
 
     def moments(self) -> tuple[int, int]:
         """Unix milliseconds."""
@@ -93,7 +99,11 @@ def _check_words(text: str) -> None:
 
 TimeZone = Annotated[
     str,
-    Meta(description="IANA name, for periods and buckets of the calendar.", examples=["Europe/Berlin"]),
+    Meta(
+        title="time zone",
+        description="IANA name. Periods and buckets of the calendar are those of this zone.",
+        examples=["Europe/Berlin"],
+    ),
     Rule(read_zone),
 ]
 PeriodWords = Annotated[

@@ -6,8 +6,6 @@ It works on the request as a client writes it and on events as Python values, an
 
 from __future__ import annotations
 
-import functools
-import json
 import math
 import re
 import sys
@@ -17,6 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 from app.time_period import read_zone  # the same database of time zones; what is done with it is our own
+from app.timestamp import parse_timestamp
 
 Json = Any
 Event = dict[str, Json]  # columns and custom fields together; event_time in Unix milliseconds
@@ -26,14 +25,36 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Rough(float):
-    """A result that depends on the order of additions: right within the rounding of what was added."""
+    """A result that depends on the order of additions: right within the rounding of what was added.
+
+    `or_null`: on the way there, in some order, may lie numbers beyond the range of floats.
+    """
 
     magnitude: float
+    or_null: bool
 
-    def __new__(cls, value: float, magnitude: float) -> Rough:
+    def __new__(cls, value: float, magnitude: float, *, or_null: bool = False) -> Rough:
         rough = super().__new__(cls, value)
         rough.magnitude = magnitude
+        rough.or_null = or_null
         return rough
+
+
+def alike(actual: Json, wanted: Json) -> bool:
+    """Is `actual`, a cell of an answer, the result that is `wanted`?"""
+    if isinstance(wanted, Rough):
+        if actual is None:
+            return wanted.or_null
+        close = isinstance(actual, int | float) and abs(actual - wanted) <= 1e-12 * wanted.magnitude
+        return close or actual == wanted
+    if isinstance(wanted, list) and isinstance(actual, list):  # whose numbers are floats
+        return len(actual) == len(wanted) and all(
+            float(a) == b if type(a) is int and type(b) is float else alike(a, b)
+            for a, b in zip(actual, wanted, strict=True)
+        )
+    if type(wanted) is float and type(actual) is int and abs(actual) >= 2**64:
+        actual = float(actual)  # the text of a large float, padded with zeros
+    return bool(same(actual) == same(wanted))
 
 
 def value_of(event: Event, name: str) -> Json:
@@ -71,11 +92,15 @@ def holds(event: Event, conditions: Sequence[Json]) -> bool:
     )
 
 
+SETS = ("in", "not_in")
 OPPOSITES = {"not_equals": "equals", "not_in": "in", "not_contains": "contains", "is_not_null": "is_null"}
 
 
 def matches(event: Event, item: Json) -> bool:
     value, op, wanted = value_of(event, item["field_name"]), item["op"], item.get("value")
+    if item["field_name"] in ("event_time", "time_recorded") and wanted is not None:
+        wanted = [parse_timestamp(one) for one in wanted] if op in SETS else parse_timestamp(wanted)
+        return matches({"moment": value}, {"field_name": "moment", "op": op, "value": wanted})
     if op in OPPOSITES:
         return not matches(event, {**item, "op": OPPOSITES[op]})
     if op == "is_null":
@@ -111,7 +136,8 @@ def in_text(op: str, text: str, wanted: str) -> bool:
         return text.startswith(wanted)
     if op == "ends_with":
         return text.endswith(wanted)
-    return re.search(wanted, text, re.DOTALL) is not None
+    # RE2's end is the end: not also before a line break there.
+    return re.search(wanted.replace("$", r"\Z"), text, re.DOTALL | re.ASCII) is not None
 
 
 def bucket_of(moment_ms: int, length: str, zone: str) -> int:
@@ -167,18 +193,28 @@ def _quantile(numbers: list[float], level: float) -> Json:
     place = level * (len(numbers) - 1)
     below = numbers[math.floor(place)]
     above = numbers[min(math.floor(place) + 1, len(numbers) - 1)]
-    found = below + (place - math.floor(place)) * (above - below)
-    return Rough(found, max(abs(below), abs(above))) if math.isfinite(found) else None
+    if not math.isfinite(above - below):
+        return Rough(below, abs(below), or_null=True) if place.is_integer() else None
+    return Rough(below + (place - math.floor(place)) * (above - below), max(abs(below), abs(above)))
 
 
 def _deviation(numbers: list[float]) -> Json:
     """Of all numbers, not of a sample; null where the squares are larger than a float can be."""
     exact = [Fraction(number) for number in numbers]
-    mean = sum(exact) / len(exact)
-    squares = sum((number - mean) ** 2 for number in exact)
+    mean = sum(exact, Fraction(0)) / len(exact)
+    squares = sum(((number - mean) ** 2 for number in exact), Fraction(0))
     if squares > MAX_FLOAT or max(exact) - min(exact) > MAX_FLOAT:
         return None
-    return Rough(math.sqrt(squares / len(exact)), 1000 * max(map(abs, numbers)))
+    found = _root(squares / len(exact))
+    if squares < Fraction(1e-280):  # smaller than a float can be
+        return Rough(found, 1e12 * max(map(abs, numbers)))
+    return Rough(found, 1000 * max(map(abs, numbers)), or_null=squares > MAX_FLOAT / 8)
+
+
+def _root(exact: Fraction) -> float:
+    """Also of what is smaller than a float can be."""
+    scale = 2**1200
+    return math.isqrt(int(exact * scale * scale)) / scale if exact < Fraction(1e-200) else math.sqrt(exact)
 
 
 def compute(function: str, name: str | None, events: Sequence[Event]) -> Json:
@@ -206,74 +242,9 @@ def compute(function: str, name: str | None, events: Sequence[Event]) -> Json:
         isinstance(v, int) or (v.is_integer() and abs(v) < 2.0**64) for v in numbers
     ):
         return sum(map(int, numbers))
-    try:
-        total = math.fsum(numbers)
-        return Rough(total if function == "sum" else total / len(numbers), math.fsum(map(abs, numbers)))
-    except OverflowError:
+    total = sum(map(Fraction, numbers), Fraction(0))
+    sizes = sum((abs(Fraction(number)) for number in numbers), Fraction(0))
+    if abs(total) > MAX_FLOAT:
         return None
-
-
-def evaluate(request: Json, events: Sequence[Event]) -> list[dict[str, Json]]:
-    """The answer's `data` for a request with groups or computations; buckets as Unix milliseconds."""
-    kept = [event for event in events if holds(event, request.get("filters", []))]
-    length, zone = request.get("group_by_time"), request.get("timezone", "UTC")
-    names = request.get("group_by", [])
-    groups: dict[Json, list[Event]] = {}
-    if not names and length is None:
-        groups[()] = []
-    for event in kept:
-        keys = [bucket_of(event["event_time"], length, zone)] if length else []
-        key = tuple(same(value) for value in (*keys, *(value_of(event, name) for name in names)))
-        groups.setdefault(key, []).append(event)
-    columns = (["event_time"] if length else []) + names
-    rows = []
-    for key, members in groups.items():
-        row = {column: _plain(value) for column, value in zip(columns, key, strict=True)}
-        for item in request.get("computations", []):
-            name = item.get("field_name")
-            output = item["function"] if name is None else f"{item['function']}_{name}"
-            row[item.get("as", output)] = compute(item["function"], name, members)
-        rows.append(row)
-    order = [(term["field_name"], term.get("direction") == "DESC") for term in request.get("order_by", [])]
-    rows.sort(key=functools.cmp_to_key(_comparer(order + [(column, False) for column in columns])))
-    offset = request.get("offset", 0)
-    return rows[offset : offset + request.get("limit", 1000)]
-
-
-def _plain(key: Json) -> Json:
-    if key is None:
-        return None
-    kind, value = key
-    return [_plain(one) for one in value] if kind == "array" else value
-
-
-def _comparer(order: list[tuple[str, bool]]) -> Callable[[Json, Json], int]:
-    def compare(left: Json, right: Json) -> int:
-        for column, descending in order:
-            a, b = _rank(left[column]), _rank(right[column])
-            if a == b:
-                continue
-            if a[0] != b[0]:  # kinds keep their order whatever the direction; nulls are always last
-                return -1 if a[0] < b[0] else 1
-            return (-1 if a[1] < b[1] else 1) * (-1 if descending else 1)
-        return 0
-
-    return compare
-
-
-def _rank(value: Json) -> tuple[int, Json]:
-    if value is None:
-        return 3, 0
-    if isinstance(value, str):
-        return 1, value.encode()
-    if isinstance(value, bool | list):
-        return 2, _text(value).encode()
-    return 0, value
-
-
-def _text(value: Json) -> str:
-    if isinstance(value, list):
-        return "[" + ",".join(map(_text, value)) + "]"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return json.dumps(value, ensure_ascii=False)
+    exact = total / len(numbers) if function == "avg" else total
+    return Rough(float(exact), float(min(sizes, MAX_FLOAT)), or_null=sizes > MAX_FLOAT)
