@@ -23,6 +23,7 @@ from app.export_request import MEDIA_TYPES, Compression, Export, Format, read_ex
 from app.export_text import UnknownField, rows_of
 from app.export_writers import Writer, make_writer
 from app.http import while_connected
+from app.metrics import EXPORTED_EVENTS
 from app.places import Places
 from app.settings import Settings
 from app.streaming import stream
@@ -123,4 +124,5 @@ class ExportFile:
         for rows in rows_of(lines):
             pieces.append(self._writer.add(rows))
             self.rows += len(rows)
+            EXPORTED_EVENTS.inc(len(rows))
         return b"".join(pieces)

@@ -51,6 +51,17 @@ SPOOL_DAMAGED_BYTES = Counter(
 SPOOL_GROUPS = Gauge("eventbunker_spool_groups", "Groups that wait in spools.", multiprocess_mode="livesum")
 SPOOL_BYTES = Gauge("eventbunker_spool_bytes", "Size of the spools.", multiprocess_mode="livesum")
 
+STREAMS = Gauge(
+    "eventbunker_open_streams", "Exports and tails that are under way.", ["kind"], multiprocess_mode="livesum"
+)
+EXPORTED_EVENTS = Counter("eventbunker_exported_events", "Events written into exports.")
+TAIL_EVENTS = Counter("eventbunker_tail_events", "Events that were shown by tails, once for each tail.")
+TAIL_DROPPED = Counter(
+    "eventbunker_tail_dropped",
+    "Times that events were left out of a tail, and its client told so.",
+    ["reason"],
+)
+
 ROWS_STORED = Counter("eventbunker_rows_stored", "Rows that the store confirmed.")
 DEAD_LETTERS = Counter("eventbunker_dead_letters", "Events set aside with their reason.")
 DUPLICATES = Counter("eventbunker_duplicates", "Events that were copies, by event id, of stored ones.")

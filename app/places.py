@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app.errors import ApiError, Kind
+from app.metrics import STREAMS
 
 RETRY_AFTER_SECONDS = 10
 
@@ -22,6 +23,8 @@ class Places:
         self._of_one_key = of_one_key
         self._what = what
         self._taken: Counter[str] = Counter()
+        self._gauge = STREAMS.labels(what)
+        self._gauge.set(0)
 
     @property
     def taken(self) -> int:
@@ -47,9 +50,11 @@ class Places:
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         self._taken[key] += 1
+        self._gauge.inc()
         try:
             yield
         finally:
+            self._gauge.dec()
             self._taken[key] -= 1
             if not self._taken[key]:
                 del self._taken[key]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 OF_ONE_KEY = 10
 READ_SECONDS = 5.0  # for Redis to answer; longer than the reader blocks
+SPARE_CONNECTIONS = 4
 LAST_WORDS_SECONDS = 1.0  # for a client to take the news that its tail ends
 LOOK_SECONDS = 0.5  # between two looks at the key, and at whether this edge leaves
 HEARTBEAT_SECONDS = 15.0  # less than the idle time-out of any proxy
@@ -53,8 +54,12 @@ class TailHandler:
         self._settings = settings
         self._leaves = leaves
         self._places = Places(settings.limits.max_concurrent_tails, OF_ONE_KEY, "tails")
-        # Connections of their own: a blocking read must not take one of the pool's.
-        self._redis = redis_client.connect(settings, timeout_seconds=READ_SECONDS)
+        # Connections of their own, one for each partition: a blocking read must not take one of the pool's.
+        self._redis = redis_client.connect(
+            settings,
+            timeout_seconds=READ_SECONDS,
+            max_connections=settings.producer.shards + SPARE_CONNECTIONS,
+        )
         self._reader: TailReader | None = None
 
     async def close(self) -> None:

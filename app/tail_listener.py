@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from app.match import Test
+from app.metrics import TAIL_DROPPED, TAIL_EVENTS
 from app.tail_frames import Dropped, EntryId, Positions, message, named
 
 MAX_QUEUED_BYTES = 512 * 1024
@@ -26,7 +27,6 @@ class Listener:
 
     def __init__(self, project_id: str, customer_identifier: str | None, holds: Test) -> None:
         self.project_id = project_id
-        self.shown = 0
         self.positions: Positions = {}
         self._customer_identifier = customer_identifier
         self._holds = holds
@@ -76,7 +76,10 @@ class Listener:
         found = list(self._queue)
         self._queue.clear()
         self._queued_bytes = 0
+        TAIL_EVENTS.inc(len(found))
         dropped, self._dropped = self._dropped, {}
+        for reason in dropped:
+            TAIL_DROPPED.labels(reason).inc()
         # Behind what was queued before: that is where they would have stood, or a little later.
         return found + [named(Dropped(count, reason), self.positions) for reason, count in dropped.items()]
 
@@ -84,7 +87,6 @@ class Listener:
         if self._queued_bytes + len(piece) > MAX_QUEUED_BYTES:
             self.miss(1, SLOW)
             return
-        self.shown += 1
         self._queue.append(piece)
         self._queued_bytes += len(piece)
         self._changed.set()

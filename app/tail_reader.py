@@ -37,7 +37,7 @@ SHARE = 0.25  # of one processor, for looking into events
 BURST_SECONDS = 0.25
 STEP_RECORDS = 50  # looked into before others have a turn: about a millisecond
 LINGER_SECONDS = 60.0
-MAX_REMEMBERED_BYTES = 8 * 1024 * 1024  # of entries, in each partition
+MAX_REMEMBERED_BYTES = 8 * 1024 * 1024  # of entries, of all partitions
 BEHIND_SECONDS = 3.0  # reading without reaching the end; then the newest entries are more use than all
 RETRY_SECONDS = 0.2
 
@@ -73,8 +73,9 @@ class Budget:
 class _Partition:
     """What is known of one: the follower, and the last entries, of which none behind `since` is left out."""
 
-    def __init__(self, number: int, follower: Follower) -> None:
+    def __init__(self, number: int, follower: Follower, max_bytes: int) -> None:
         self.number = number
+        self._max_bytes = max_bytes
         self.follower = follower
         self.since: EntryId = (0, 0)
         self.behind_since = 0.0  # monotonic seconds; 0 unless each read since then has brought more
@@ -97,7 +98,7 @@ class _Partition:
     def remember(self, entry: Entry) -> None:
         self.entries.append(entry)
         self._bytes += len(entry.payload)
-        while self._bytes > MAX_REMEMBERED_BYTES and len(self.entries) > 1:
+        while self._bytes > self._max_bytes and len(self.entries) > 1:
             oldest = self.entries.popleft()
             self._bytes -= len(oldest.payload)
             self.since = oldest.id
@@ -113,7 +114,8 @@ class TailReader:
         self._hiding = hiding
         self._open_geography = open_geography
         self._geography: Geography | None = None
-        self._partitions = [_Partition(n, Follower(redis, Keys(queue, n))) for n in range(shards)]
+        each = MAX_REMEMBERED_BYTES // shards
+        self._partitions = [_Partition(n, Follower(redis, Keys(queue, n)), each) for n in range(shards)]
         self._listeners: dict[str, list[Listener]] = {}
         self._budget = Budget()
         self._tasks: list[asyncio.Task[None]] = []
