@@ -24,7 +24,7 @@ from app.errors import ApiError
 from app.query_request import Bucket
 from app.scope import Scope
 from app.time_period import Period, read_zone
-from tests.query_data import MOMENTS, ZONES
+from tests.query_data import MOMENTS
 from tests.query_engine import Engine
 
 NOW = int(datetime(2026, 10, 15, 12, tzinfo=UTC).timestamp() * 1000)
@@ -278,7 +278,7 @@ def test_buckets_are_those_of_the_store(tmp_path: Path) -> None:
     ]
     with Engine(str(tmp_path)) as engine:
         engine.insert(events)
-        for zone in ZONES:
+        for zone in ("Europe/Berlin", "America/Sao_Paulo", "Asia/Kolkata"):
             for bucket in Bucket:
                 body = {
                     "time_period": {"start": "1970-01-01", "end": "2099-01-01"},
@@ -314,7 +314,7 @@ cells = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(st.data(), st.sampled_from(["line", "area", "bar", "pie", "table", "number"]), st.booleans())
 def test_whatever_the_rows_hold_there_is_a_page(data: st.DataObject, kind: str, two: bool) -> None:
     body: dict[str, Any] = {"computations": [{"function": "max", "field_name": "n"}], "chart": {"type": kind}}

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from app import embeds as module
 from app import redis_client
 from app import registry_scripts as scripts
+from app.accounts import Accounts
 from app.embed_token import new_token, read_token
 from app.embeds import Embed, Embeds
 from app.errors import ApiError, Kind
@@ -132,6 +133,30 @@ def test_a_key_that_is_gone_makes_no_token(redis_url: str, tmp_path: Path) -> No
             with pytest.raises(ApiError) as refused:
                 await create(one)
             assert refused.value.kind is Kind.INVALID_QUERY_KEY
+
+    with_redis(redis_url, tmp_path, work)
+
+
+def test_deleting_a_key_or_a_project_leaves_nothing_of_its_tokens(redis_url: str, tmp_path: Path) -> None:
+    async def work(redis: Redis, one: Embeds) -> None:
+        accounts = Accounts(redis)
+        account = (await accounts.create_account()).account_id
+        project = (await accounts.create_project(account, "p")).project_id
+        keys = [await accounts.create_key(project, KeyType.QUERY) for _ in range(2)]
+        grants = [Grant(KeyType.QUERY, key.api_key_id, account, project) for key in keys]
+        texts = [(await create(one, grant))[0] for grant in grants for _ in range(2)]
+
+        async def left() -> int:
+            return len(await redis.keys("*:embed:*")) + await redis.zcard(
+                scripts.embeds(scripts.project(project))
+            )
+
+        assert await left() == 8
+        await accounts.delete_key(project, api_key_id=keys[0].api_key_id)
+        assert await left() == 4
+        assert (await one.find(texts[3])).grant == grants[1]
+        await accounts.delete_project(account, project)
+        assert await redis.keys("*embed*") == []
 
     with_redis(redis_url, tmp_path, work)
 
