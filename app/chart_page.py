@@ -41,13 +41,17 @@ _EMPTY = Markup('<div class="message"><strong>No events in this period</strong><
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What a page shows: a checked query, its chart, and the rows that answer it, as JSON decodes them."""
+    """What a page shows: a checked query, its chart, and the rows that answer it, as JSON decodes them.
+
+    `is_cut`: there may be more rows than the limit that we chose.
+    """
 
     chart: Chart
     query: Query
     rows: Sequence[Row]
     now_ms: int
     fresh_as_of: int
+    is_cut: bool = False
 
 
 def chart_page(shown: Shown, refresh_seconds: int | None = None) -> str:
@@ -103,7 +107,8 @@ def _drawing(kind: Type, shown: Shown) -> tuple[Markup, bool]:
         picture = Markup('<div class="pie">{}{}</div>').format(picture, _parts(plot, chart.unit))
     elif len(plot.series) > 1:
         picture += _legend(plot)
-    return picture + _notes(plot.notes) + _data_table(kind, plot, query), False
+    cut = (f"Only the first {len(shown.rows):,} groups are counted.",) if shown.is_cut else ()
+    return picture + _notes((*plot.notes, *cut)) + _data_table(kind, plot, query), False
 
 
 def _legend(plot: Plot) -> Markup:
@@ -160,6 +165,8 @@ def _rows_table(shown: Shown) -> tuple[Markup, bool]:
     notes = []
     if len(rows) > MAX_TABLE_ROWS:
         notes.append(f"The first {MAX_TABLE_ROWS:,} of {len(rows):,} rows are shown.")
+    elif shown.is_cut:
+        notes.append(f"The first {len(rows):,} rows are shown; limit gives more.")
     if len(every) > len(columns):
         notes.append(f"{len(every) - len(columns)} more fields are not shown; group_by chooses.")
     return table + _notes(notes), False

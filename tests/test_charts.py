@@ -262,6 +262,24 @@ def test_extreme_numbers_are_drawn(kind: str, value: float | None) -> None:
     assert not re.search(r"\b(nan|inf|None)\b", re.sub(r"<style>.*</style>", "", text, flags=re.S))
 
 
+def test_a_page_says_what_it_leaves_out() -> None:
+    rows: list[dict[str, Any]] = [{"plan": f"p{i}", "count": i} for i in range(30)]
+    for kind, words in (
+        ("bar", "Only the first 30 groups are counted."),
+        ("pie", "Only the first 30 groups are counted."),
+        ("table", "The first 30 rows are shown; limit gives more."),
+    ):
+        chart = asked(group_by=["plan"], computations=[COUNT], chart={"type": kind})
+        for is_cut in (True, False):
+            shown = Shown(chart.chart, chart.query, rows, NOW, NOW, is_cut)
+            assert (words in chart_page(shown)) is is_cut
+    events = [{f"field{i}": i for i in range(20)}] * 2
+    assert "8 more fields are not shown" in page(events)
+    wide = [{"function": "count", "as": f"c{i}"} for i in range(12)]
+    hours = [{"event_time": "2026-10-14T00:00:00.000Z"} | {f"c{i}": i for i in range(12)}]
+    assert "8 of 12 computations are shown." in page(hours, group_by_time="day", computations=wide)
+
+
 def test_pages_escape_and_name_the_theme() -> None:
     assert 'data-theme="dark"' in page([], computations=[COUNT], chart={"theme": "dark"})
     assert "&lt;script&gt;" in message_page("<script>", "<b>", 10)
