@@ -66,6 +66,8 @@ or goes by itself, when it is older than events are kept (app.retention: hidden;
 
 Files of events come in by another door, through the same rules: `workers.import_run`.
 
+How much a project has written is told by `app.manage_usage` (app.usage), from rows and ledger.
+
 What watches over both: `app.ledger` (every event has one fate, counted with the act itself),
 `workers.verify` (the ledger against the store) and `app.canary` (an event of our own, all the time).
 
@@ -74,6 +76,6 @@ Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `gran
 imported by `producer`, `partition`, `layout`, `presence`, `dead`, `watermark`, `whereabouts`,
 `ledger_reader`, `erasures`, `embeds`, the registry's modules and `redis_client`; httpx by `store` alone; chDB
 by the embedded store alone. Handlers (`track`, `batch`, `read`, `analyse`, `iframe`, `export`, `tail`,
-`receipt`, `manage`, `manage_dead`, `erase`, `probes`) never import one another. `app` imports no server, and
-never `workers`.
+`receipt`, `manage`, `manage_dead`, `manage_usage`, `erase`, `probes`) never import one another. `app` imports
+no server, and never `workers`.
 """

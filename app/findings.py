@@ -52,7 +52,7 @@ async def _fields(asked: seen_fields.SeenFields, turn: Turn) -> Members:
     found: list[seen_fields.SeenField] = []
     for start in range(0, len(wanted), sql_seen_fields.FIELDS_AT_ONCE):
         some = wanted[start : start + sql_seen_fields.FIELDS_AT_ONCE]
-        (row,) = await _rows(turn, *sql_seen_fields.to_details(asked, turn.scope, some))
+        (row,) = await _rows(turn, *sql_seen_fields.to_details(asked, turn.scope, some, paths))
         found += seen_fields.seen_fields(some, row)
     return {"event_names": names, "fields": found, "custom_field_count": len(custom)}
 

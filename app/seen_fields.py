@@ -128,9 +128,9 @@ def seen_fields(fields: Sequence[Field], row: Sequence[Any]) -> Iterator[SeenFie
         count, counts, distinct, examples, first, last = row[index * 6 : index * 6 + 6]
         if not count:
             continue
-        strings, flags, numbers = counts
-        types = {"string": strings, "number": numbers, "boolean": flags}
-        types["array"] = count - sum(types.values())
+        strings, flags, arrays = counts
+        numbers = count - strings - flags - arrays
+        types = {"string": strings, "number": numbers, "boolean": flags, "array": arrays}
         yield SeenField(
             field_name=field.name,
             origin=_origin(field),

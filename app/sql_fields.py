@@ -14,7 +14,7 @@ Next reader: `app.sql`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from app.fields import Field, Kind
 
@@ -22,7 +22,7 @@ from app.fields import Field, Kind
 _EMPTY_IS_NULL = frozenset(("customer_identifier", "event_id"))
 # No stored integer is larger, and up to here the engine converts a float to an integer exactly.
 _TWO_TO_64 = "18446744073709551616."
-_NO_STRING = r"'\xFF'"
+NO_STRING = r"'\xFF'"
 # What the engine makes of integers of both signs beyond 64 bits, and then of any array of the same field.
 MIXED_ARRAY = "Array(Dynamic)"
 ITEM_NUMBER = "coalesce(toFloat64(i.Int64), i.Float64, toFloat64(i.UInt64)) + 0"  # of an item `i` of one
@@ -85,13 +85,25 @@ def key(field: Field) -> str:
     if field.kind is not Kind.CUSTOM:
         return _quoted(field.name)
     text = element(field, "String")
-    return f"if(isNull({text}), concat({_NO_STRING}, {_text_of_other(field)}), {text})"
+    return f"if(isNull({text}), concat({NO_STRING}, {_text_of_other(field)}), {text})"
+
+
+def key_of_types(field: Field, types: Collection[str]) -> str:
+    """`key` of a custom field in which the engine has stored no other types than these: much less to
+    understand and to compute, where many fields are read at once."""
+    text = element(field, "String")
+    if set(types) <= {"String"}:
+        return text
+    if any(kind.startswith("Array") for kind in types):
+        return key(field)
+    other = _exact(field) if "Float64" in types else f"toJSONString({path(field)})"
+    return f"if(isNull({text}), concat({NO_STRING}, {other}), {text})"
 
 
 def text_of_key(field: Field, alias: str) -> str:
     """JSON text of a key, NULL for none."""
     if field.kind is Kind.CUSTOM:
-        other = f"startsWith({alias}, {_NO_STRING}), substring({alias}, 2)"
+        other = f"startsWith({alias}, {NO_STRING}), substring({alias}, 2)"
         return f"multiIf(isNull({alias}), NULL, {other}, toJSONString({alias}))"
     name = f"lower(hex({alias}))" if field.name == "unique_req_id" else alias
     return f"if(isNull({_or_null(field, alias)}), NULL, toJSONString({name}))"
@@ -119,10 +131,15 @@ def json_text(field: Field) -> str:
 def _text_of_other(field: Field) -> str:
     """JSON text of what is no string. One text for one value: 2^63 as a float is written out like the
     integer, where the engine's own text of a float would be rounded to its shortest digits."""
-    number, text = element(field, "Float64"), f"toJSONString({path(field)})"
+    text = f"toJSONString({path(field)})"
+    return _exact(field, f"if(startsWith({text}, '['), {_text_of_array(field)}, {text})")
+
+
+def _exact(field: Field, other: str = "") -> str:
+    """JSON text of a float; `other` of anything else, the engine's own text if it says nothing."""
+    number = element(field, "Float64")
     exact = f"if({_is_whole(number)}, toString(toInt128({number})), toJSONString({number}))"
-    array = f"if(startsWith({text}, '['), {_text_of_array(field)}, {text})"
-    return f"if(isNull({number}), {array}, {exact})"
+    return f"if(isNull({number}), {other or f'toJSONString({path(field)})'}, {exact})"
 
 
 def _text_of_array(field: Field) -> str:

@@ -7,15 +7,15 @@ Next reader: `app.analyse`, which runs them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from app.fields import Field, Kind
 from app.scope import Scope
 from app.seen_fields import MAX_EXAMPLE_CHARACTERS, MAX_EXAMPLES, SeenFields
-from app.sql_fields import column, element, elements, is_null, key, text_of_key
+from app.sql_fields import NO_STRING, column, elements, key_of_types, text_of_key
 from app.sql_filters import asked, where
 from app.sql_literals import Parameter, Parameters
-from app.sql_select import select
+from app.sql_select import inside, select
 
 MAX_NAMES = 10_000  # more than a project can have at a time; names that were freed may still be stored
 FIELDS_AT_ONCE = 40
@@ -33,32 +33,44 @@ def to_paths(request: SeenFields, scope: Scope) -> Statement:
     return _statement(request, scope, (), ["distinctJSONPathsAndTypes(fields)"])
 
 
-def to_details(request: SeenFields, scope: Scope, fields: Sequence[Field]) -> Statement:
-    """One row: for each field how many events have it, how many as string, boolean, number, how many values
-    (an estimate), the most frequent ones as JSON text, first and last time."""
-    columns = [text for index, field in enumerate(fields) for text in _details(field, f"k{index}")]
-    return _statement(request, scope, fields, columns)
+def to_details(
+    request: SeenFields, scope: Scope, fields: Sequence[Field], types: Mapping[str, Collection[str]]
+) -> Statement:
+    """One row: for each field how many events have it, how many as string, boolean, array, how many values
+    (an estimate), the most frequent ones as JSON text, first and last time. `types`: what the statement for
+    paths said."""
+    values = [f"{_value(field, types)} AS v{index}" for index, field in enumerate(fields)]
+    sql, parameters = _statement(request, scope, fields, ["event_time", *values])
+    columns = [text for index, field in enumerate(fields) for text in _details(field, f"v{index}")]
+    return select(columns, inside(sql)), parameters
 
 
-def _details(field: Field, alias: str) -> Iterator[str]:
-    has = f"NOT {is_null(field)}"
+def _value(field: Field, types: Mapping[str, Collection[str]]) -> str:
+    return key_of_types(field, types[field.name]) if field.kind is Kind.CUSTOM else column(field)
+
+
+def _details(field: Field, value: str) -> Iterator[str]:
+    """Of what was read once: a column's value, or a custom field's key, which says what it was."""
+    has = f"isNotNull({value})"
     yield f"countIf({has})"
-    if field.kind is Kind.CUSTOM:
-        string, flag, *numbers = (
-            f"count({element(field, kind)})" for kind in ("String", "Bool", "Int64", "UInt64", "Float64")
-        )
-        yield f"[{string}, {flag}, {' + '.join(numbers)}]"
-        value = key(field)
-    else:
-        yield f"[{f'0, countIf({has})' if field.kind is Kind.FLAG else f'countIf({has}), 0'}, 0]"
-        value = column(field)
+    yield f"[{', '.join(_types(field, value))}]"
     yield f"uniq({value})"
-    if field.kind is not Kind.FLAG:  # one character more than is shown, to tell what was cut
-        value = f"leftUTF8({value}, {MAX_EXAMPLE_CHARACTERS + 1})"
-    # A custom field's key says what it was; a column's value is what it is.
-    text = text_of_key(field, alias) if field.kind is Kind.CUSTOM else f"toJSONString({alias})"
-    yield f"arrayMap({alias} -> {text}, topK({MAX_EXAMPLES})({value}))"
+    # One character more than is shown, to tell what was cut.
+    shown = value if field.kind is Kind.FLAG else f"leftUTF8({value}, {MAX_EXAMPLE_CHARACTERS + 1})"
+    text = text_of_key(field, "x") if field.kind is Kind.CUSTOM else "toJSONString(x)"
+    yield f"arrayMap(x -> {text}, topK({MAX_EXAMPLES})({shown}))"
     yield from _times(has)
+
+
+def _types(field: Field, value: str) -> tuple[str, str, str]:
+    """Strings, booleans, arrays."""
+    if field.kind is not Kind.CUSTOM:
+        return ("0", f"count({value})", "0") if field.kind is Kind.FLAG else (f"count({value})", "0", "0")
+    return (
+        f"countIf(NOT startsWith({value}, {NO_STRING}))",
+        f"countIf({value} IN (concat({NO_STRING}, 'true'), concat({NO_STRING}, 'false')))",
+        f"countIf(startsWith({value}, concat({NO_STRING}, '[')))",
+    )
 
 
 def _times(condition: str) -> list[str]:

@@ -45,7 +45,7 @@ def ask(engine: Engine, request: dict[str, Any], seen: Scope) -> dict[str, Any]:
     ((paths,),) = engine.run(*sql_seen_fields.to_paths(asked, seen))
     custom = seen_fields.custom_fields(paths)
     wanted = [*seen_fields.COLUMN_FIELDS, *custom[asked.offset : asked.offset + asked.limit]]
-    (row,) = engine.run(*sql_seen_fields.to_details(asked, seen, wanted))
+    (row,) = engine.run(*sql_seen_fields.to_details(asked, seen, wanted, paths))
     found = list(seen_fields.seen_fields(wanted, row))
     answer = {"event_names": names, "fields": found, "custom_field_count": len(custom)}
     decoded: dict[str, Any] = json.loads(msgspec.json.encode(answer))

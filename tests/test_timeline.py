@@ -133,6 +133,20 @@ def test_the_newest_thousand_sessions_are_told(engine: Engine) -> None:
     assert _ms(answer["sessions"][0]["start"]) == 1004 * 120_000
 
 
+def test_a_session_goes_on_as_long_as_the_gap_and_ends_a_millisecond_later(engine: Engine) -> None:
+    for project, last in (("in_time", 120_000), ("late", 120_001)):
+        engine.insert(
+            {
+                **to_row(EVENTS["dense"][0], project),
+                **{"unique_req_id": f"{moment:032x}", "event_time": moment, "customer_identifier": "c"},
+            }
+            for moment in (60_000, last)
+        )
+    whose = {"customer_identifier": "c", "session_gap_minutes": 1}
+    assert ask(engine, whose, Scope("in_time"))["session_count"] == 1
+    assert ask(engine, whose, Scope("late"))["session_count"] == 2
+
+
 def test_without_sessions_there_are_none(engine: Engine) -> None:
     assert "sessions" not in ask(engine, {}, Scope("dense", "c1"))
 
