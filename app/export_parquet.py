@@ -92,7 +92,7 @@ class Parquet:
         self._file = _Pieces()
         self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
         self._group: list[pa.RecordBatch] = []
-        self._rows = 0
+        self._rows = self._bytes = 0
 
     def add(self, rows: Sequence[Row]) -> bytes:
         """What of the file is ready by now, with `rows` behind those before."""
@@ -100,7 +100,8 @@ class Parquet:
             batch = self._batch(rows[start : start + self._step()])
             self._group.append(batch)
             self._rows += batch.num_rows
-            if self._rows >= GROUP_ROWS or sum(one.nbytes for one in self._group) >= GROUP_BYTES:
+            self._bytes += batch.nbytes
+            if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
                 self._write_group()
         return self._file.take()
 
@@ -119,7 +120,7 @@ class Parquet:
         self._writer.write_table(
             self._arrow.Table.from_batches(self._group, self._schema), row_group_size=GROUP_ROWS
         )
-        self._group, self._rows = [], 0
+        self._group, self._rows, self._bytes = [], 0, 0
 
     def _envelope_type(self, name: str) -> Any:
         if name in _TIMES:

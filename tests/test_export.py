@@ -190,3 +190,18 @@ def test_twenty_thousand_events_come_back_as_they_were_sent(client: Client, tmp_
     for format_ in FORMATS:
         assert export(project, tmp_path / format_, format_) == events.whole.count
         events.check(tmp_path / format_, format_)
+
+
+def test_what_is_erased_is_in_no_file(client: Client, tmp_path: Path) -> None:
+    project = client.new_project()
+    for n in range(3):
+        project.track(event_name="e", n=n)
+    until(lambda: project.count("e") == 3, 30, "all events in queries")
+    answer = project.http.post(
+        "/v1/delete/events",
+        json={"filters": [{"field_name": "n", "op": "equals", "value": 1}]},
+        headers={"x-eventbunker-delete-key": project.keys["delete_key"]},
+    )
+    assert answer.status_code == 200, answer.text
+    assert export(project, tmp_path / "e", "ndjson") == 2
+    assert [json.loads(line)["n"] for line in (tmp_path / "e").read_text().splitlines()] == [0, 2]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +20,8 @@ import pytest
 from tests.client import Client, unique
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service
 from tests.waiting import until
-from workers.tail_show import pretty
-from workers.tail_watch import Message, messages
+from workers.tail_show import Show, pretty
+from workers.tail_watch import Message, at_edge, messages
 
 SECONDS = 30.0
 
@@ -91,6 +94,45 @@ def test_what_cannot_be_watched_is_said(service: Service, client: Client, tmp_pa
         with watching(tmp_path, service, client, *words) as command:
             assert command.process.wait(SECONDS) == code
             assert said in command.words
+
+
+@pytest.mark.service
+def test_ctrl_c_ends_it_without_a_word(service: Service, client: Client, tmp_path: Path) -> None:
+    with watching(tmp_path, service, client) as command:
+        command.process.send_signal(signal.SIGINT)
+        assert command.process.wait(SECONDS) == 0
+        assert command.words == "-- watching\n"
+
+
+def test_it_connects_again_and_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edge hangs up after each message; the third time it refuses the key."""
+    asked: list[bytes] = []
+    ok = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    message = b'data: {"n":1}\nid: 0:5-0\n\n'
+    answers = [ok + b"%x\r\n%b\r\n" % (len(message), message), ok + b"0\r\n\r\n"]
+    answers.append(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\n{}")
+    shown: list[bytes] = []
+
+    class Shown(Show):
+        def event(self, line: bytes) -> None:
+            shown.append(line)
+
+    monkeypatch.setattr("workers.tail_watch.time.sleep", lambda seconds: None)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            for content in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    asked.append(connection.recv(65_536))
+                    connection.sendall(content)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        code = at_edge(f"http://127.0.0.1:{listener.getsockname()[1]}", "eb_q_x", [], Shown("ndjson", None))
+        thread.join()
+    assert (code, shown) == (2, [b'{"n":1}'])
+    assert [b"last-event-id: 0:5-0" in one for one in asked] == [False, True, True]
 
 
 def test_messages_are_read_however_they_are_cut() -> None:
