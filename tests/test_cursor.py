@@ -52,7 +52,7 @@ def pages(engine: Engine, request: dict[str, Any], limits: list[int], seen: Scop
         following = {"cursor": answer["next"]}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     order_by=st.lists(
         st.fixed_dictionaries(

@@ -70,7 +70,7 @@ def iso(moment: int) -> str:
     return datetime.fromtimestamp(moment / 1000).astimezone().isoformat()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(asked())
 def test_rows_are_those_of_the_oracle(engine: Engine, request: dict[str, Any]) -> None:
     start, end = (ms(request["time_period"][name]) for name in ("start", "end"))
