@@ -17,7 +17,7 @@ from workers.items import Items, read_items
 from workers.rows import Rows
 
 BITE_ENTRIES = 256  # of one question; `Partition.read` bounds its bytes
-UPLOAD_SECONDS = 0.01  # of a block; the engine takes ten times as long for it
+UPLOAD_SECONDS = 0.03  # of a full block of 9 MB, and some; the engine takes ten times as long for it
 SLICE = 64  # rows that are built before others have their turn: uploads, leases
 
 
