@@ -68,6 +68,24 @@ def test_days_and_names_are_what_plain_python_counts(
     assert sum(day.count for day in found) == len(events)
 
 
+def test_the_end_of_a_period_is_not_included_and_the_servers_clock_decides(engine: Engine) -> None:
+    """Most of these were recorded at midnight, or a millisecond from it."""
+    at_midnight = sum(event["time_recorded"] == START + DAY for event in RECORDED)
+    just_before = sum(event["time_recorded"] == START + DAY - 1 for event in RECORDED)
+
+    def count(start: str, end: str) -> int:
+        wanted = to_usage(request(time_period={"start": start, "end": end}), NOW)
+        return sum(row[2] for row in engine.run(*to_statement(wanted, Scope("p"))))
+
+    assert at_midnight > 0
+    assert just_before > 0
+    assert count("2024-03-25T23:59:59.999Z", "2024-03-26") == just_before
+    assert count("2024-03-26", "2024-03-26T00:00:00.001Z") == at_midnight
+    assert count("2024-05-14", "2024-05-15") == sum(
+        START + 50 * DAY <= event["time_recorded"] < START + 51 * DAY for event in RECORDED
+    )
+
+
 def _day(moment_ms: int, zone: str) -> str:
     moment = datetime.fromtimestamp(0, ZoneInfo("UTC")) + timedelta(milliseconds=moment_ms)
     return moment.astimezone(ZoneInfo(zone)).date().isoformat()
