@@ -108,7 +108,7 @@ def hostile(name: str, *names: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 @settings(
-    max_examples=examples(12), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(8), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data(), customer=st.sampled_from([None, "c1", "c3", "c5"]))
 @pytest.mark.parametrize("name", ANALYSES)
@@ -138,7 +138,7 @@ SCOPED = re.compile(
 
 
 @settings(
-    max_examples=examples(4), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(3), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 @pytest.mark.parametrize("name", ANALYSES)

@@ -86,7 +86,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @settings(
-    max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     request_=requests(),

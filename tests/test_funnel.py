@@ -76,7 +76,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @settings(
-    max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     request_=requests(), project=st.sampled_from(PROJECTS), customer=st.sampled_from([None, None, "c1", "c7"])

@@ -83,7 +83,7 @@ def described(events: list[Event], name: str) -> dict[str, Any] | None:
 
 
 @settings(
-    max_examples=examples(12), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(8), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     asked=st.lists(filters(), max_size=2),

@@ -48,7 +48,7 @@ def request(**members: Any) -> UsageRequest:
 
 
 @settings(
-    max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(period=periods(), zone=st.sampled_from(ZONES))
 def test_days_and_names_are_what_plain_python_counts(
