@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -22,19 +23,26 @@ class Edge:
     """A started edge. `server` is added to its [server] table; it can be started again on its port."""
 
     def __init__(
-        self, directory: Path, service: Service, server: str = "", name: str = "edge", workers: int = 2
+        self,
+        directory: Path,
+        service: Service,
+        server: str = "",
+        name: str = "edge",
+        *,
+        workers: int = 2,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._config = directory / f"{name}.toml"
-        self._config.write_text(
-            f'[server]\nhost = "127.0.0.1"\nport = {self.port}\nworkers = {workers}\n{server}'
-        )
+        self.config = f'[server]\nhost = "127.0.0.1"\nport = {self.port}\nworkers = {workers}\n{server}'
+        self._config.write_text(self.config)
         store = json.loads((service.state / "store.json").read_text())
         self._environ = {
             "REDIS_URL": f"unix://{service.state}/redis/redis.sock",
             "CLICKHOUSE_URL": store["url"],
             "CLICKHOUSE_PASSWORD": store["password"],
+            **(environ or {}),
         }
         self.log = directory / f"{name}.log"
         self.process = self._start()
