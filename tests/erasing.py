@@ -26,7 +26,9 @@ from typing import Any
 import httpx
 import redis
 
-from app.stream import Keys
+from app import ledger, spool_format
+from app.spool_format import Frame
+from app.stream import Keys, encode_record, join_group, split_group
 from tests.client import Client, equals
 from tests.load import assert_verified
 from tests.marked import PLAIN_CODECS, files_with
@@ -151,14 +153,24 @@ def spooled_copy(here: Scene, directory: Path) -> int:
 
 
 def bring_back(here: Scene, directory: Path) -> None:
-    """The disk is found again. Redis must not know its groups, which went there in this life of the edge."""
-    with here.redis() as client:
-        keys = Keys("events", 0)
-        client.delete(keys.producers, keys.producers_order)
-    for segment in sorted(directory.rglob("*.segment")):
-        slot = here.service.state / "spool" / "events" / "slot-200"
-        slot.mkdir(parents=True, exist_ok=True)
-        shutil.copy(segment, slot / segment.name)
+    """The disk is found again. Its group has another name, since Redis got those of this life's edge; and of its
+    events those of the customer alone, since the others were stored in this life."""
+    records = [
+        record
+        for segment in sorted(directory.rglob("*.segment"))
+        for item, _ in spool_format.read(segment.read_bytes())
+        if isinstance(item, Frame)
+        for record in split_group(item.payload)
+        if here.marked.encode() in record.body
+    ]
+    counts = ledger.encode_counts(ledger.count(records)).encode()
+    payload = join_group([encode_record(record) for record in records])
+    now_ms = time.time_ns() // 1_000_000
+    frame = Frame(os.urandom(12).hex(), 0, 1, len(records), now_ms, counts, payload)
+    slot = here.service.state / "spool" / "events" / "slot-200"
+    slot.mkdir(parents=True)
+    segment = slot / "000000000001.segment"
+    segment.write_bytes(spool_format.SEGMENT_HEAD + spool_format.encode(frame))
 
 
 def run(service: Service, scratch: Path) -> None:
@@ -194,6 +206,9 @@ def run(service: Service, scratch: Path) -> None:
     until(done, DONE_SECONDS, "the erasure to be done")
     status = here.status(erasure["erasure_id"])
     print(f"done {time.monotonic() - began:.0f} s after the load: {status['counted']}, {status['remaining']}")
+    total = sum(status["counted"].values())
+    print(f"ledger: {here.ledger('erased'):,} erased; counted {total:,}, matched {erasure['matched']:,}")
+    assert here.ledger("erased") == total >= erasure["matched"]
     later = here.erase()  # somebody who went on sending after the erasure; now there is no name left to send
     until(lambda: here.status(later["erasure_id"])["state"] == "done", DONE_SECONDS, "the second erasure")
 

@@ -31,6 +31,7 @@ LOOK_SECONDS = 0.5
 POSTPONED_SECONDS = 10.0
 ROUND_SECONDS = 20.0  # between two rounds: erasures that come meanwhile share one mutation
 PROOF_SECONDS = 5.0
+TRIM_SECONDS = 3600.0
 PLACE_MS = 60_000
 STAGES = ("hidden", "clean", "closing")
 
@@ -65,6 +66,7 @@ class Eraser:
         self._again: set[str] = set()  # rows of these were deleted: the next round finds none, or goes on
         self._next_round = 0.0
         self._next_proof = 0.0
+        self._next_trim = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until `stop`; an outage only postpones."""
@@ -77,6 +79,9 @@ class Eraser:
             except (*UNREACHABLE, StoreError, Halted, ValueError) as error:
                 pause = POSTPONED_SECONDS
                 log.warning("erasing postponed", error=type(error).__name__, reason=_brief(error))
+            except Exception:  # a bug of erasing must not end the draining beside it
+                pause = POSTPONED_SECONDS
+                log.exception("erasing failed unexpectedly")
             try:
                 async with asyncio.timeout(pause):
                     await stop.wait()
@@ -90,6 +95,9 @@ class Eraser:
         """
         if not await self._has_place():
             return False
+        if time.monotonic() >= self._next_trim:
+            self._next_trim = time.monotonic() + TRIM_SECONDS
+            await self.trim()
         erasures = await self._open()
         unfinished = await self._rounds.unfinished()
         if unfinished is not None:
