@@ -13,11 +13,13 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
+from app.chart import Chart
 from app.chart_data import MAX_BARS, Plot, to_plot
 from app.chart_numbers import compact, full, ticks
 from app.chart_page import Shown, chart_page, message_page
-from app.chart_request import ChartQuery, read_chart_query
+from app.chart_request import ChartQuery, ChartRequest, TokenRequest, read_chart_query
 from app.chart_svg import LAYOUTS, draw
 from app.chart_time import at, axis_labels, bucket_starts, moment_of, name, span
 from app.errors import ApiError
@@ -26,6 +28,7 @@ from app.scope import Scope
 from app.time_period import Period, read_zone
 from tests.query_data import MOMENTS
 from tests.query_engine import Engine
+from tests.service import ROOT
 
 NOW = int(datetime(2026, 10, 15, 12, tzinfo=UTC).timestamp() * 1000)
 COUNT = {"function": "count"}
@@ -346,3 +349,10 @@ def test_whatever_the_rows_hold_there_is_a_page(data: st.DataObject, kind: str, 
     text = page(rows, **body)
     assert text.count("<style>") == text.count("</html>") == 1
     assert "<script" not in text
+
+
+def test_every_member_is_documented() -> None:
+    documented = (ROOT / "docs" / "charts.md").read_text()
+    wishes = {f.name for f in fields(TokenRequest)} - {f.name for f in fields(ChartRequest)}
+    for member in {field.name for field in fields(Chart)} | wishes:
+        assert f"| `{member}` |" in documented, member
