@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -21,6 +21,7 @@ import structlog
 from redis.asyncio import Redis
 
 from app import redis_client
+from app.budget import Budget
 from app.enrich import Geography, read_client
 from app.ledger import decode_counts, split_bucket
 from app.match import Test, erased_test
@@ -29,9 +30,10 @@ from app.scope import Erased
 from app.shown import as_shown
 from app.store import StoreError
 from app.stream import Keys, Record, split_group
-from app.tail_follower import Entry, Follower
-from app.tail_frames import EntryId, Positions, event_line
+from app.tail_follower import READ_BYTES, READ_COUNT, Entry, Follower
+from app.tail_frames import Positions, event_line
 from app.tail_listener import BUSY, MISSED, RESUMED, Listener
+from app.tail_memory import Followed
 
 SHARE = 0.25  # of one processor, for looking into events
 BURST_SECONDS = 0.25
@@ -50,60 +52,6 @@ class Hiding(Protocol):
     async def hidden(self, project_id: str) -> tuple[Erased, ...]: ...
 
 
-class Budget:
-    """Seconds of work: SHARE of those that pass, and what was saved for a burst."""
-
-    def __init__(self) -> None:
-        self._left = BURST_SECONDS
-        self._at = time.monotonic()
-
-    def spend(self, seconds: float) -> None:
-        """So much processor time was worked."""
-        now = time.monotonic()
-        left = min(BURST_SECONDS, self._left + (now - self._at) * SHARE) - seconds
-        self._left = max(-BURST_SECONDS, left)
-        self._at = now
-
-    @property
-    def is_spent(self) -> bool:
-        self.spend(0.0)
-        return self._left <= 0
-
-
-class _Partition:
-    """What is known of one: the follower, and the last entries, of which none behind `since` is left out."""
-
-    def __init__(self, number: int, follower: Follower, max_bytes: int) -> None:
-        self.number = number
-        self._max_bytes = max_bytes
-        self.follower = follower
-        self.since: EntryId = (0, 0)
-        self.behind_since = 0.0  # monotonic seconds; 0 unless each read since then has brought more
-        self.entries: deque[Entry] = deque()
-        self._bytes = 0
-
-    async def begin(self) -> None:
-        await self.follower.begin()
-        self.forget()
-
-    def forget(self) -> None:
-        """Nothing up to the follower's position is remembered."""
-        self.entries.clear()
-        self._bytes, self.since = 0, self.follower.position
-
-    def behind(self, position: EntryId) -> Entry | None:
-        """The first remembered entry behind `position`."""
-        return next((entry for entry in self.entries if entry.id > position), None)
-
-    def remember(self, entry: Entry) -> None:
-        self.entries.append(entry)
-        self._bytes += len(entry.payload)
-        while self._bytes > self._max_bytes and len(self.entries) > 1:
-            oldest = self.entries.popleft()
-            self._bytes -= len(oldest.payload)
-            self.since = oldest.id
-
-
 class TailReader:
     """One for each edge process. `open_geography` is called before the first event is looked into."""
 
@@ -115,9 +63,9 @@ class TailReader:
         self._open_geography = open_geography
         self._geography: Geography | None = None
         each = MAX_REMEMBERED_BYTES // shards
-        self._partitions = [_Partition(n, Follower(redis, Keys(queue, n)), each) for n in range(shards)]
+        self._partitions = [Followed(n, Follower(redis, Keys(queue, n)), each) for n in range(shards)]
         self._listeners: dict[str, list[Listener]] = {}
-        self._budget = Budget()
+        self._budget = Budget(SHARE, BURST_SECONDS)
         self._tasks: list[asyncio.Task[None]] = []
         self._starting = asyncio.Lock()
         self._turn = asyncio.Lock()  # to show an entry, or to begin to listen
@@ -130,13 +78,13 @@ class TailReader:
         Errors: redis_client.UNREACHABLE, StoreError.
         """
         async with self._starting:
+            self._left_at = time.monotonic()  # the tasks stay until it listens
             if self._geography is None:
                 self._geography = await asyncio.to_thread(self._load)
             if not self._tasks or any(task.done() for task in self._tasks):
                 await self.close()
                 for one in self._partitions:
                     await one.begin()
-                self._left_at = time.monotonic()
                 self._tasks = [asyncio.create_task(self._follow(one)) for one in self._partitions]
         if after is not None:
             self._go_back(listener, after)
@@ -179,11 +127,13 @@ class TailReader:
             while (entry := one.behind(listener.positions[one.number])) is not None:
                 await self._look_into(entry, one.number, [listener], hides)
 
-    async def _follow(self, partition: _Partition) -> None:
+    async def _follow(self, partition: Followed) -> None:
         """While somebody listens; whatever fails is tried again."""
         failures = 0
         while self._listeners or time.monotonic() - self._left_at < LINGER_SECONDS:
             try:
+                if partition.begins_anew:
+                    await partition.begin()
                 entries, is_gap = await partition.follower.read()
                 await self._deliver(partition, entries, is_gap=is_gap)
                 if not entries:
@@ -194,24 +144,35 @@ class TailReader:
                     log.warning("tail_cannot_read", partition=partition.number, error=type(error).__name__)
                 failures += 1
                 await asyncio.sleep(RETRY_SECONDS)
+            except Exception as error:
+                # Without this task nobody would see anything: pass over what it stumbled on.
+                log.error("tail_failed", partition=partition.number, error=type(error).__name__)
+                self._tell_all(MISSED)
+                await asyncio.sleep(RETRY_SECONDS)
+                partition.begins_anew = True
         partition.forget()
 
-    async def _deliver(self, partition: _Partition, entries: list[Entry], *, is_gap: bool) -> None:
+    async def _deliver(self, partition: Followed, entries: list[Entry], *, is_gap: bool) -> None:
         follower, now = partition.follower, time.monotonic()
-        partition.behind_since = (partition.behind_since or now) if entries else 0.0
-        is_behind = bool(entries) and now - partition.behind_since > BEHIND_SECONDS
-        if is_gap or is_behind:
-            self._tell_all(MISSED if is_gap else BUSY)
-            if is_behind or not entries:
-                await follower.begin()
-                entries, partition.behind_since = [], 0.0
-            partition.forget()
-        named = {project for entry in entries for project in _projects(entry)} & self._listeners.keys()
-        hides = {project: await self._hides(project) for project in named}
+        is_full = sum(len(entry.payload) for entry in entries) > READ_BYTES // 2 or len(entries) == READ_COUNT
+        partition.behind_since = (partition.behind_since or now) if is_full else 0.0
+        if is_gap:
+            self._tell_all(MISSED)
+            partition.forget(entries[0].id if entries else None)
+        if partition.behind_since and now - partition.behind_since > BEHIND_SECONDS:
+            self._tell_all(BUSY)
+            entries, partition.behind_since = [], 0.0
+            await partition.begin()
+        elif is_gap and not entries:
+            await partition.begin()
+        hides: dict[str, Test] = {}
         for entry in entries:
             async with self._turn:
-                counts = _projects(entry)
-                concerned = [one for project in hides if project in counts for one in self._of(project)]
+                concerned: list[Listener] = []
+                for project in _projects(entry) & self._listeners.keys():
+                    if project not in hides:
+                        hides[project] = await self._hides(project)
+                    concerned += self._listeners.get(project, [])
                 if concerned:
                     await self._look_into(entry, partition.number, concerned, hides)
                 partition.remember(entry)
@@ -266,9 +227,6 @@ class TailReader:
             known = self._erased[project_id] = erased, erased_test(erased)
         return known[1]
 
-    def _of(self, project_id: str) -> list[Listener]:
-        return self._listeners.get(project_id, [])
-
     def _tell_all(self, reason: str) -> None:
         for some in self._listeners.values():
             for one in some:
@@ -282,12 +240,9 @@ def _records(entry: Entry) -> list[Record]:
         return []
 
 
-def _projects(entry: Entry) -> Counter[str]:
-    """Events of each project in the entry."""
-    found: Counter[str] = Counter()
+def _projects(entry: Entry) -> set[str]:
+    """Whose events are in the entry."""
     try:
-        for where, number in decode_counts(entry.counts).items():
-            found[split_bucket(where)[0]] += number
+        return {split_bucket(where)[0] for where in decode_counts(entry.counts)}
     except ValueError:
-        pass
-    return found
+        return set()

@@ -227,3 +227,57 @@ def test_whoever_was_cut_off_goes_on_and_sees_nothing_erased(redis_url: str) -> 
 
 async def _is_after(follower: Follower, positions: Positions) -> bool:
     return follower.position > positions[0]
+
+
+def test_a_steady_stream_is_not_taken_for_one_that_is_too_fast(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read finds something, and none leaves anything behind."""
+    monkeypatch.setattr(tail_reader, "BEHIND_SECONDS", 0.0)
+
+    async def test(kit: Kit) -> None:
+        listener = await kit.listen()
+        for n in range(100):
+            await kit.put(n)
+        assert numbers(await taken(listener, 100)) == list(range(100))
+
+    run(redis_url, test)
+
+
+def test_a_stream_that_is_too_fast_is_left_behind(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_reader, "BEHIND_SECONDS", -1.0)
+    monkeypatch.setattr(tail_reader, "READ_COUNT", 1)
+
+    async def test(kit: Kit) -> None:
+        listener = await kit.listen()
+        await kit.put(1)
+        assert await taken(listener, 1) == [("dropped", {"count": None, "reason": BUSY})]
+
+    run(redis_url, test)
+
+
+def test_what_it_stumbles_on_is_passed_over(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = TailReader._look_into
+
+    async def stumble(self: TailReader, entry: Any, *arguments: Any) -> None:
+        if b'"n": 1}' in entry.payload:
+            raise RuntimeError("a bug")
+        await look(self, entry, *arguments)
+
+    monkeypatch.setattr(TailReader, "_look_into", stumble)
+
+    async def test(kit: Kit) -> None:
+        listener = await kit.listen()
+        await kit.put(1)
+        found = await taken(listener, 1)
+        assert found == [("dropped", {"count": None, "reason": MISSED})]
+        partition = kit.reader._partitions[0]
+
+        async def has_begun_anew() -> bool:
+            return not partition.begins_anew and partition.follower.position > (0, 0)
+
+        await async_until(has_begun_anew, SECONDS, "the reader to go on")
+        await kit.put(2)
+        assert numbers(await taken(listener, 1)) == [2]
+
+    run(redis_url, test)
