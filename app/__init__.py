@@ -60,7 +60,9 @@ What became of an event is told by
 And it is taken back by
 
     20  app.erase       POST /v1/delete/events: a tombstone (app.tombstone, app.erasures), which every query
-                        applies from then on
+                        applies from then on, and every drain (workers.tombstones)
+        workers.eraser  rows, dead letters and files that it means are gone (workers.erase_round), and
+                        that is proven (workers.erase_proof)
 
 or goes by itself, when it is older than events are kept (app.retention: hidden; workers.retention: dropped).
 

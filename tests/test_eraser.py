@@ -21,7 +21,7 @@ from app.erasure_report import Report
 from app.erasures import Erasures, TooMany
 from app.ledger_reader import LedgerReader
 from app.store import Store
-from app.stream import Record
+from app.stream import QueueKeys, Record
 from app.tombstone import Tombstone
 from tests.marked import PLAIN_CODECS, files_with
 from tests.pipeline_kit import POISON, Bench, assert_conserved, dead_letters, ledger, make_eraser, put_payload
@@ -386,5 +386,27 @@ def test_a_thousand_customers_are_one_pass_and_more_must_wait(opened: Open) -> N
             assert int(rounds or 0) <= 4
             assert sum([(await here.done(one)).counted.store for one in begun]) == 451
             await here.assert_clean()
+
+    asyncio.run(run())
+
+
+def test_the_moment_lies_behind_every_edges_clock_and_before_the_answer(opened: Open) -> None:
+    """One edge is ahead of Redis's clock, one behind: what either has answered is meant, what comes is not."""
+
+    async def run() -> None:
+        async with scene(opened) as here:
+            made = here.made
+            members, about = QueueKeys(made.settings.producer.queue).alive("edge")
+            for name, ahead in (("fast", 700), ("slow", -300)):
+                said = {"place": "x", "spooled": 0, "ahead": ahead}
+                await made.redis.hset(about, name, msgspec.json.encode(said))
+                await made.redis.zadd(members, {name: 2**42})
+            before = time.time_ns() // 1_000_000
+            erasure = await here.erase("anna")
+            after = time.time_ns() // 1_000_000
+            report = await here.erasures.report(PROJECT, erasure)
+            assert report is not None
+            assert report.up_to >= before + 700, "the fast edge may have answered with this"
+            assert report.up_to < after - 300, "the slow edge will not answer with this any more"
 
     asyncio.run(run())

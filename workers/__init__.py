@@ -16,5 +16,7 @@ Crash-only: `kill -9` at any line is safe, a graceful stop only saves time.
     store, in an insert  the token may be logged without rows  the drain counts, and sends under a new token
     import, in a piece   its end is written down, and it       running it again: the piece is sent under
                          is in Redis or not                    its number once more, then the rest
+    drain, erasing       the round is in Redis; its rows may   another drain goes on with it: a step that
+                         be gone or there                      is repeated changes nothing
     redis                what it answered is in its AOF        it reads the AOF; edges and drain wait for it
 """
