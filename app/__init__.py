@@ -49,7 +49,7 @@ Events leave by the thousand, too: `app.export` (what is asked: app.export_reque
 app.export_pages, app.export_sql; the file: app.export_writers, app.export_text, app.export_parquet).
 And as they arrive: `app.tail` (app.tail_reader reads the stream beside the drain, by app.tail_follower;
 app.shown is an event that is no row yet, app.match whether it is wanted, app.tail_listener whoever waits
-for it, app.tail_frames the wire).
+for it, app.tail_frames the wire). app.streaming sends both, app.places bounds how many there are.
 
 What became of an event is told by
 

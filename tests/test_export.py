@@ -7,18 +7,23 @@ import gzip
 import io
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pyarrow.parquet
 import pytest
-from backports import zstd
 
 from bench.export import export, fill
 from tests.client import Client
 from tests.export_check import FORMATS
 from tests.waiting import until
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 ALL = {"start": "1970-01-01", "end": "2101-01-01"}
 COUNT = 5000  # more than the first pages have together
