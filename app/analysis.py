@@ -19,7 +19,7 @@ from app.filters import Condition, Filter, FilterRequest, Filters, each_filter, 
 from app.operators import Op, too_much
 from app.rules import Rule
 
-MAX_FILTERS = 200  # in all lists of one request
+MAX_FILTERS = 100  # in all lists of one request
 
 
 def _check_apart(name: str) -> None:

@@ -115,7 +115,7 @@ def _group(outputs: Sequence[Output], row: Sequence[object], zone: tzinfo) -> di
         if not isinstance(text, str):
             cells[output.name] = None
         elif output.zoned:
-            cells[output.name] = _zoned(int(text), zone)
+            cells[output.name] = zoned(int(text), zone)
         elif output.is_time:
             cells[output.name] = format_timestamp(int(text))
         else:
@@ -123,7 +123,7 @@ def _group(outputs: Sequence[Output], row: Sequence[object], zone: tzinfo) -> di
     return cells
 
 
-def _zoned(moment_ms: int, zone: tzinfo) -> str:
+def zoned(moment_ms: int, zone: tzinfo) -> str:
     """ISO 8601 with the zone's own offset at that moment, `Z` for UTC."""
     # Not by adding a timedelta: that forgets which of an hour that comes twice it is.
     moment = datetime.fromtimestamp(moment_ms // 1000, zone).replace(microsecond=moment_ms % 1000 * 1000)

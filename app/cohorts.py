@@ -17,6 +17,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from app.analysis import About, By, EventsRequest, GroupNames, problems_together, to_events
+from app.answer import zoned
 from app.errors import Problem, invalid_body
 from app.fields import Field, resolve
 from app.filters import Condition, to_conditions
@@ -163,15 +164,11 @@ def index_of(moment_ms: int, length: Length, zone: tzinfo) -> int:
 
 def start_of(index: int, length: Length, zone: tzinfo) -> int:
     """Unix milliseconds of the beginning of that day, week or month."""
-    return int(_start(index, length, zone).timestamp()) * 1000
-
-
-def _start(index: int, length: Length, zone: tzinfo) -> datetime:
     if length == "month":
         day = date(index // 12, index % 12 + 1, 1)
     else:
         day = _EPOCH + timedelta(days=index if length == "day" else index * 7 - _MONDAY)
-    return datetime(day.year, day.month, day.day, tzinfo=zone)
+    return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * 1000
 
 
 def tables(asked: Retention, rows: Sequence[Sequence[Any]]) -> tuple[Table, list[RetentionGroup]]:
@@ -181,12 +178,12 @@ def tables(asked: Retention, rows: Sequence[Sequence[Any]]) -> tuple[Table, list
         index_of(asked.period.start_ms, asked.length, zone),
         index_of(asked.period.end_ms - 1, asked.length, zone) + 1,
     )
-    everybody: Mapping[int, tuple[int, dict[int, int]]] = {}
+    everybody: dict[int, tuple[int, dict[int, int]]] = {}
     groups: dict[str | None, dict[int, tuple[int, dict[int, int]]]] = {}
     for is_total, value, cohort, size, (offsets, counts) in rows:
         found = size, dict(zip(offsets, counts, strict=True))
         if is_total:
-            everybody = {**everybody, cohort: found}
+            everybody[cohort] = found
         else:
             groups.setdefault(value, {})[cohort] = found
     name = asked.group_by[0].name if asked.group_by else ""
@@ -214,7 +211,7 @@ def _table(
             returned.append(counts.get(offset, 0))
             sizes[offset] += size
             sums[offset] += counts.get(offset, 0)
-        moment = _start(index, asked.length, zone).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        moment = zoned(start_of(index, asked.length, zone), zone)
         cohorts.append(Cohort(moment, size, returned, list(_shares(returned, [size] * len(returned)))))
     return Table(cohorts, CohortTotal(sizes, sums, list(_shares(sums, sizes))))
 

@@ -59,15 +59,18 @@ def _periods(retention: Retention, scope: Scope, parameters: Parameters) -> str:
         f"{key(retention.by)} AS c",
         f"{_INDEXES[retention.length].format(day=day)} AS p",
         f"{_ORDER} AS o",
-        f"if({first}, 1, 0) AS f",
-        f"if({returning}, 1, 0) AS b",
+        # Written once and named: a condition may be long.
+        f"{first} AS is_first",
+        f"{returning} AS is_return",
+        "if(is_first, 1, 0) AS f",
+        "if(is_return, 1, 0) AS b",
     ]
     value = "CAST(NULL AS Nullable(String))"
     for field in retention.group_by:
         columns.append(f"{key(field)} AS k")
         value = f"if(f, {text_of_key(field, 'k')}, NULL)"
     fields = [retention.by, *retention.group_by, *_asked(retention, scope)]
-    conditions += f" AND NOT {is_null(retention.by)} AND ({first} OR {returning})"
+    conditions += f" AND NOT {is_null(retention.by)} AND (is_first OR is_return)"
     if retention.new_only:
         earlier = Period(0, retention.period.start_ms)
         known = where(scope, earlier, retention.filters, parameters)

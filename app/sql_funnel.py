@@ -51,23 +51,27 @@ def _median(step: int, since: int) -> str:
 def _sequences(funnel: Funnel, scope: Scope, parameters: Parameters) -> str:
     """A row for each customer: `e`, its events in order, each (time, arrival, id, steps as bits, groups…)."""
     conditions = where(scope, funnel.period, funnel.filters, parameters)
-    steps = [holds(step, parameters) for step in funnel.steps]
-    bits = " + ".join(f"if({step}, {1 << index}, 0)" for index, step in enumerate(steps))
+    # Written once and named: a condition may be long, and there may be many.
+    steps = [f"{holds(step, parameters)} AS s{index}" for index, step in enumerate(funnel.steps)]
+    taken = [f"s{index}" for index in range(len(steps))]
+    bits = " + ".join(f"if({name}, {1 << index}, 0)" for index, name in enumerate(taken))
     keys = [f"{key(field)} AS k{index}" for index, field in enumerate(funnel.group_by)]
     values = [
-        f"if({steps[0]}, {text_of_key(f, f'k{i}')}, NULL) AS v{i}" for i, f in enumerate(funnel.group_by)
+        f"if(s0, {text_of_key(field, f'k{index}')}, NULL) AS v{index}"
+        for index, field in enumerate(funnel.group_by)
     ]
     columns = [
         f"{key(funnel.by)} AS c",
         "toUnixTimestamp64Milli(event_time) AS t",
         "toUnixTimestamp64Milli(time_recorded) AS r",
         "unique_req_id AS u",
+        *steps,
         f"toUInt32({bits}) AS b",
-        *(f"{item}" for item in keys),
+        *keys,
         *values,
     ]
     fields = [funnel.by, *funnel.group_by, *_asked(funnel, scope)]
-    matching = f"AND NOT {is_null(funnel.by)} AND ({' OR '.join(steps)})"
+    matching = f"AND NOT {is_null(funnel.by)} AND ({' OR '.join(taken)})"
     events = elements(fields) + select(columns, "events", "WHERE", conditions, matching)
     event = ", ".join(["t", "r", "u", "b", *(f"v{index}" for index in range(len(funnel.group_by)))])
     return select([f"arraySort(groupArray(({event}))) AS e"], inside(events), "GROUP BY c")

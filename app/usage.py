@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from app import ledger
-from app.answer import ShownPeriod
+from app.answer import ShownPeriod, zoned
 from app.errors import Problem, invalid_body
 from app.ledger import HOUR_MS, Fates
 from app.time_period import Period, TimePeriod, TimeZone, period_of, read_zone
@@ -85,9 +85,10 @@ def index_of(moment_ms: int, zone: tzinfo) -> int:
     return (datetime.fromtimestamp(moment_ms // 1000, zone).date() - _EPOCH).days
 
 
-def _start(index: int, zone: tzinfo) -> datetime:
+def _start(index: int, zone: tzinfo) -> int:
+    """Unix milliseconds of the beginning of that day."""
     day = _EPOCH + timedelta(days=index)
-    return datetime(day.year, day.month, day.day, tzinfo=zone)
+    return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * 1000
 
 
 def hours(usage: Usage) -> range:
@@ -108,12 +109,11 @@ def days(
     for index, name, count in rows:
         names.setdefault(index, {})[name] = count
     for index in range(index_of(period.start_ms, zone), index_of(period.end_ms - 1, zone) + 1):
-        begins, ends = (int(_start(index + more, zone).timestamp()) * 1000 for more in (0, 1))
+        begins, ends = _start(index, zone), _start(index + 1, zone)
         part = Period(max(begins, period.start_ms), min(ends, period.end_ms))
         own = names.get(index, {})
-        moment = _start(index, zone).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         fates = None if by_hour is None else _fates(part, by_hour, kept_from_hour, usage.now_ms)
-        yield Day(moment, sum(own.values()), own, fates)
+        yield Day(zoned(begins, zone), sum(own.values()), own, fates)
 
 
 def _fates(part: Period, by_hour: Mapping[int, Fates], kept_from_hour: int, now_ms: int) -> Fates | None:

@@ -247,5 +247,5 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     }
     many = {"filters": [{"field_name": "x", "op": "equals", "value": 1}] * 90}
     assert refused(time_period="today", first=many, returning=many, filters=many["filters"]) == {
-        "$": "at most 200 filters in one request; this has 270"
+        "$": "at most 100 filters in one request; this has 270"
     }

@@ -248,7 +248,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     }
     many = [{"field_name": "x", "op": "equals", "value": 1}] * 90
     assert refused(time_period="today", steps=[{"filters": many}] * 3) == {
-        "$": "at most 200 filters in one request; this has 270"
+        "$": "at most 100 filters in one request; this has 270"
     }
     long = [{"field_name": "x", "op": "in", "value": ["y" * 8000] * 5}]
     assert "bytes" in refused(time_period="today", steps=[{"filters": long}] * 2)["$"]
