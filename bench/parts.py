@@ -11,6 +11,8 @@ from bench import (
     beside,
     crash,
     drain_part,
+    erase,
+    export_part,
     fresh,
     growth,
     import_rate,
@@ -46,6 +48,8 @@ PARTS = {
     ),
     "questions": Part(questions.TITLE, questions.SECONDS, questions.measure, questions.render),
     "beside": Part(beside.TITLE, beside.SECONDS, beside.measure, beside.render),
+    "export": Part(export_part.TITLE, export_part.SECONDS, export_part.measure, export_part.render),
+    "erase": Part(erase.TITLE, erase.SECONDS, erase.measure, erase.render),
     "storage": Part(
         store_parts.STORAGE_TITLE,
         store_parts.STORAGE_SECONDS,

@@ -38,6 +38,7 @@ from tests.waiting import async_until
 
 T = TypeVar("T")
 WAIT_SECONDS = 60.0
+OPEN_SECONDS = 300.0  # to make all of them, on a busy machine
 FIRST_MS = 1_750_000_000_000  # June 2025
 HOUR_MS = 3_600_000
 SHARED = "shared customer"
@@ -213,9 +214,9 @@ class Worlds:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T], seconds: float = WAIT_SECONDS) -> T:
         """Run `work` in the loop of the worlds; its result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_SECONDS)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -322,7 +323,7 @@ def worlds(directory: Path, store: StoreServer) -> Iterator[Worlds]:
     made = Worlds()
     opened = made.open(directory, store)
     try:
-        made.run(opened.__aenter__())
+        made.run(opened.__aenter__(), OPEN_SECONDS)
         try:
             yield made
         finally:
