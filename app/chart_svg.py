@@ -87,10 +87,11 @@ def _axes(kind: Type, plot: Plot, query: Query, unit: str, layout: Layout) -> st
     factor = _factor(plot)
     scale = _scale(plot, factor, layout, stacked=stacked and kind != "line", from_zero=kind != "line")
     step = scale[1] - scale[0]
+    has_marks = kind == "bar" or len(plot.names) * UNITS_A_DOT <= layout.width
     chart = form(
         **_look(layout),
         fill=kind == "area",
-        show_dots=kind != "bar" and len(plot.names) * UNITS_A_DOT <= layout.width,
+        show_dots=kind != "bar" and has_marks,
         dots_size=max(2.5, layout.font / 5),
         y_labels=[
             {"value": value, "label": compact(value * factor, step * factor) + _short(unit)}
@@ -109,9 +110,8 @@ def _axes(kind: Type, plot: Plot, query: Query, unit: str, layout: Layout) -> st
         chart.x_labels_major = [label for label in chart.x_labels if label]
         chart.config(show_minor_x_labels=False)
     for one in plot.series:
-        chart.add(
-            one.name, [_mark(one, at, plot, factor, unit) for at in range(len(plot.names))], rounded_bars=2
-        )
+        values = [None if value is None else value / factor for value in one.values]
+        chart.add(one.name, _marks(one, values, plot, unit) if has_marks else values, rounded_bars=2)
     return _clean(chart.render_tree(), plot)
 
 
@@ -193,13 +193,13 @@ def _scale(plot: Plot, factor: float, layout: Layout, *, stacked: bool, from_zer
     return ticks(low, high, most, from_zero=from_zero)
 
 
-def _mark(one: Series, at: int, plot: Plot, factor: float, unit: str) -> dict[str, Any] | None:
-    """A value, and what a browser shows of it when it is pointed at."""
-    value = one.values[at]
-    if value is None:
-        return None
+def _marks(one: Series, values: list[float | None], plot: Plot, unit: str) -> list[dict[str, Any] | None]:
+    """Values with what a browser shows of each when it is pointed at."""
     of = f", {one.name}" if len(plot.series) > 1 else ""
-    return {"value": value / factor, "tooltip": f"{plot.names[at]}{of}: {_shown(value, unit)}"}
+    return [
+        None if value is None else {"value": value, "tooltip": f"{name}{of}: {_shown(exact or 0, unit)}"}
+        for name, value, exact in zip(plot.names, values, one.values, strict=True)
+    ]
 
 
 def _shown(value: float, unit: str) -> str:
