@@ -39,12 +39,15 @@ WORKLOAD = "questions"
 NICE = 10  # a tenth of the processor's attention, where others want it
 MAX_WAITING_PER_SLOT = 16
 FRESHNESS_SECONDS = 1.0
+MAX_STATEMENT_BYTES = 32 * 1024 * 1024
 # ClickHouse's codes for a query that exceeded a limit of its own, and what the client may do about it.
 # Source: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
 _OWN_LIMITS = {
     158: "rows",
     159: "time",
     160: "time",
+    167: "conditions",
+    168: "conditions",
     241: "memory",
     307: "bytes read",
     396: "size of the answer",
@@ -195,6 +198,9 @@ class Asker:
             "read_overflow_mode": "throw",
             "max_result_bytes": self._limits.query_max_result_bytes,
             "result_overflow_mode": "throw",
+            # The engine's own 256 KiB are less than a hundred filters of fields with the longest names, or
+            # many tombstones; what a request may bring is bounded before.
+            "max_query_size": MAX_STATEMENT_BYTES,
             "timeout_overflow_mode": "throw",
             "cancel_http_readonly_queries_on_client_close": 1,  # a server's; the embedded store always does
             "workload": WORKLOAD,

@@ -72,6 +72,20 @@ def test_a_bound_key_sees_its_customer_alone(project: Client) -> None:
     assert fields["customer_identifier"]["examples"] == ["bob"]
 
 
+def test_as_many_conditions_as_may_be_of_fields_with_the_longest_names(project: Client) -> None:
+    """The statement is longer than the engine takes by itself."""
+
+    def one(number: int) -> dict[str, Any]:
+        name = f"{number:0128}.{'x' * 128}"
+        return {"field_name": name, "op": "in", "value": [1, 0.5, "a", True]}
+
+    steps = [{"filters": [one(number), one(number + 50)]} for number in range(0, 12)]
+    filters = [one(number) for number in range(100, 170)]
+    answer = post(project, "funnel", project.keys["query_key"], steps=steps, filters=filters)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["steps"][0]["count"] == 0
+
+
 @pytest.mark.parametrize("name", REQUESTS)
 def test_no_key_no_answer_and_bad_requests_say_what_to_change(project: Client, name: str) -> None:
     refused(
