@@ -75,10 +75,10 @@ def render(
     following = next_of(query, statement.outputs, rows)
     if accepted.format is Format.JSON:
         answer = Answer(
-            *(found, len(found), period, round(elapsed_ms, 3), fresh_as_of),
+            *([], len(found), period, round(elapsed_ms, 3), fresh_as_of),
             next=following if query.is_raw else UNSET,
         )
-        return Rendered(_ENCODER.encode(answer), accepted.content_type, {})
+        return Rendered(_encode(answer, found), accepted.content_type, {})
     headers = {
         "x-eventbunker-fresh-as-of": str(fresh_as_of),
         "x-eventbunker-row-count": str(len(found)),
@@ -107,6 +107,14 @@ def next_of(query: Query, outputs: Sequence[Output], rows: Sequence[Sequence[obj
 
 def show(period: Period) -> ShownPeriod:
     return ShownPeriod(format_timestamp(period.start_ms), format_timestamp(period.end_ms))
+
+
+def _encode(answer: Answer, rows: list[dict[str, Cell]]) -> bytes:
+    """`answer` with `rows` as its data, each encoded in a step of its own: the encoder keeps the interpreter
+    to itself, and in one step 64 MiB would hold up the loop as long as they take."""
+    begin = b'{"data":['
+    about = _ENCODER.encode(answer)
+    return b"%b%b%b" % (begin, b",".join(map(_ENCODER.encode, rows)), about.removeprefix(begin))
 
 
 def _group(outputs: Sequence[Output], row: Sequence[object], zone: tzinfo) -> dict[str, Cell]:

@@ -16,6 +16,7 @@ import structlog
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from app.aside import aside
 from app.ask import Asker, Turn
 from app.errors import ApiError
 from app.export_pages import Pages, settle
@@ -116,8 +117,8 @@ class ExportFile:
         async with contextlib.aclosing(self._pages.read()) as pages:
             async for lines in pages:
                 # In a thread: thousands of rows would hold up every event that is being tracked.
-                yield await asyncio.to_thread(self._write, lines)
-        yield await asyncio.to_thread(writer.end)
+                yield await aside(self._write, lines)
+        yield await aside(writer.end)
 
     def _write(self, lines: bytes) -> bytes:
         pieces = []

@@ -7,7 +7,6 @@ shows a token's page, a person reads them, so they are a page too.
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import msgspec
@@ -16,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.answer import data
+from app.aside import aside
 from app.ask import GROUPED, Asker
 from app.chart import chosen_type
 from app.chart_page import POLICY, Shown, chart_page, message_page
@@ -129,7 +129,7 @@ class IframeHandlers:
         if asked.limit_is_ours and query.bucket is not None and chosen_type(asked.chart, query) != "table":
             _refuse_cut(query, len(result.rows))
         async with self._drawing.turn():
-            return await asyncio.to_thread(
+            return await aside(
                 _draw, asked, statement, result, fresh_as_of=fresh_as_of, refresh_seconds=refresh_seconds
             )
 

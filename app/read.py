@@ -6,13 +6,13 @@ of the answer `app.answer`'s, and the way to the store `app.ask`'s.
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.answer import Rendered, render
+from app.aside import aside
 from app.ask import GROUPED, Asker
 from app.formats import Accepted, choose
 from app.grant import Grant
@@ -44,7 +44,7 @@ class ReadHandlers:
         fresh_as_of, statement, result = await self._run(query, grant)
         elapsed_ms = (time.monotonic() - started) * 1000
         # In a thread: thousands of rows would hold up every event that is being tracked.
-        return await asyncio.to_thread(
+        return await aside(
             render,
             *(query, statement, result.rows),
             elapsed_ms=elapsed_ms,

@@ -16,7 +16,10 @@ LEAVES = {
     "app.scope",
     *("app.errors", "app.grant", "app.timestamp", "app.event", "app.event_problems", "app.event_schema"),
     *(
+        "app.aside",
         "app.rate_limit",
+        "app.store_answer",
+        "app.turns",
         "app.stream",
         "app.stream_scripts",
         "app.presence_scripts",
