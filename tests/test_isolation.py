@@ -129,6 +129,7 @@ def cursors(made: Worlds) -> tuple[str, ...]:
     return _cursors[id(made)]
 
 
+@pytest.mark.timeout(180 + EXAMPLES)
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_request_sees_anything_of_another(made: Worlds, data: st.DataObject) -> None:
