@@ -7,7 +7,6 @@ first byte; what fails later cuts the connection, so that no part of a file is t
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -73,8 +72,7 @@ async def open_file(pages: Pages, export: Export, bound_ms: int) -> ExportFile:
         types = await pages.types_of_values()
     elif export.format is Format.CSV:
         types = await pages.types()
-    # In a thread: the first use loads a large library.
-    writer = await asyncio.to_thread(make_writer, export, types)
+    writer = await aside(make_writer, export, types)  # the first use loads a large library
     return ExportFile(pages, writer, export, bound_ms, await pages.count())
 
 
@@ -112,18 +110,18 @@ class ExportFile:
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The file. Errors: ApiError, UnknownField; what came before is then no whole file."""
-        writer = self._writer
-        yield writer.begin()
+        yield self._writer.begin()
         async with contextlib.aclosing(self._pages.read()) as pages:
             async for lines in pages:
-                # In a thread: thousands of rows would hold up every event that is being tracked.
-                yield await aside(self._write, lines)
-        yield await aside(writer.end)
+                # In another thread: thousands of rows would hold up every event that is being tracked.
+                for piece in await aside(self._write, lines):
+                    yield piece
+        yield await aside(self._writer.end)
 
-    def _write(self, lines: bytes) -> bytes:
+    def _write(self, lines: bytes) -> list[bytes]:
         pieces = []
         for rows in rows_of(lines):
             pieces.append(self._writer.add(rows))
             self.rows += len(rows)
             EXPORTED_EVENTS.inc(len(rows))
-        return b"".join(pieces)
+        return pieces

@@ -40,7 +40,7 @@ from app.timestamp import parse_timestamp
 
 MAX_PAGE_ROWS = 16_384
 MIN_PAGE_ROWS = 64  # which fit into any answer, even if each is as large as an event can be
-PAGE_BYTES = 8 * 1024 * 1024  # of rows as text; what a page is aimed at
+PAGE_BYTES = 4 * 1024 * 1024  # of rows as text; what a page is aimed at
 FRESH_SECONDS = 2.0
 FRESH_POLL_SECONDS = 0.05
 PATIENCE_SECONDS, RETRY_SECONDS = 60.0, 0.5

@@ -187,17 +187,19 @@ class Store:
         body = content if is_small else _pieces(content)
         headers = {} if is_small else {"Content-Length": str(len(content))}
         try:
-            response = await self._client.post(
-                "/", params=params, content=body, headers=headers, timeout=timeout
-            )
+            # The same with answers, which hold what was read of them: so nothing is read into them.
+            async with self._client.stream(
+                "POST", "/", params=params, content=body, headers=headers, timeout=timeout
+            ) as response:
+                answer = b"".join([piece async for piece in response.aiter_bytes()])
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise StoreUnavailable(f"{type(error).__name__}: the store did not answer") from None
         code = response.headers.get("X-ClickHouse-Exception-Code", "")
         if code.isdigit() and int(code) > 0:
-            raise StoreRefused(int(code), response.text.strip()[:2000])
+            raise StoreRefused(int(code), answer.decode("utf-8", "replace").strip()[:2000])
         if response.status_code != 200:
             raise StoreUnavailable(f"HTTP {response.status_code} without an exception code")
-        return response.content
+        return answer
 
 
 async def _pieces(content: bytes) -> AsyncIterator[bytes]:

@@ -16,10 +16,12 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from tests.client import Client, unique
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service
 from tests.waiting import until
+from workers.cli import main
 from workers.tail_show import Show, pretty
 from workers.tail_watch import Message, at_edge, messages
 
@@ -84,16 +86,19 @@ def test_operator_and_key_see_the_same(service: Service, client: Client, tmp_pat
 
 @pytest.mark.service
 def test_what_cannot_be_watched_is_said(service: Service, client: Client, tmp_path: Path) -> None:
-    nowhere = "http://127.0.0.1:1"
+    config = tmp_path / "deploy.toml"
+    config.write_text(f'[dev]\npersist_to = "{service.state}"\n')
+    clean: dict[str, str | None] = dict.fromkeys((*FROM_OUTSIDE, "EVENTBUNKER_QUERY_KEY"))
+    environ = {**clean, "QUERY_KEY": client.keys["query_key"]}
+    wrong = '[{"field_name": "n", "op": "equls"}]'
     for words, code, said in (
-        (("--url", nowhere), 2, "does not answer"),
+        (("--url", "http://127.0.0.1:1"), 2, "does not answer"),
         (("--project", "prj_none"), 2, "does not exist"),
-        (("--url", service.url, "--filters", '[{"field_name": "n", "op": "equls"}]'), 1, "did you mean"),
-        (("--filters", '[{"field_name": "n", "op": "equls"}]'), 1, "did you mean"),
+        (("--url", service.url, "--filters", wrong), 1, "did you mean"),
+        (("--filters", wrong), 1, "did you mean"),
     ):
-        with watching(tmp_path, service, client, *words) as command:
-            assert command.process.wait(SECONDS) == code
-            assert said in command.words
+        done = CliRunner().invoke(main, ["-c", str(config), "tail", *words], env=environ)
+        assert (done.exit_code, said in done.stderr) == (code, True), done.stderr
 
 
 @pytest.mark.service
