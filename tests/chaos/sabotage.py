@@ -203,6 +203,30 @@ def _own_clock_alone() -> None:
     _replace(Retention, "_now", now)
 
 
+def _no_tombstones_in_the_drain() -> None:
+    from workers.tombstones import Tombstones
+
+    _replace(Tombstones, "find", lambda self, records: [])
+
+
+def _no_marks() -> None:
+    from workers.marks import Marks
+
+    async def none(self: Any, mark: Any) -> int:
+        return 0
+
+    _replace(Marks, "left", none)
+
+
+def _no_forgetting() -> None:
+    from workers.erase_letters import Letters
+
+    async def forgotten(self: Any) -> bool:
+        return True
+
+    _replace(Letters, "forget", forgotten)
+
+
 SAFEGUARDS = (
     Safeguard(
         "plan",
@@ -317,6 +341,24 @@ SAFEGUARDS = (
         "events are dropped by age only as far as two clocks agree",
         "tests/test_retention.py::test_a_clock_that_is_wrong_deletes_nothing",
         _own_clock_alone,
+    ),
+    Safeguard(
+        "tombstones",
+        "the drain judges what comes late by every tombstone",
+        "tests/test_tombstones.py::test_what_comes_late_is_erased_and_counted",
+        _no_tombstones_in_the_drain,
+    ),
+    Safeguard(
+        "marks",
+        "rows are erased when what was planned before is stored",
+        "tests/test_eraser.py::test_what_was_planned_before_and_what_nobody_can_read",
+        _no_marks,
+    ),
+    Safeguard(
+        "letters",
+        "dead letters that were given up leave Redis's memory",
+        "tests/test_eraser.py::test_one_customer_of_many_is_gone_and_it_is_proven",
+        _no_forgetting,
     ),
 )
 
