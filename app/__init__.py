@@ -36,7 +36,8 @@ And a question's way back:
     15  app.query_request   what can be asked, as types: validation, /openapi.json and reference in one
         app.query       the request -> a Query (its parts: app.filters, app.computations, app.time_period)
     16  app.scope       what the key may see: one project, perhaps one customer, nothing that was erased
-        app.sql         a Query within a Scope -> SQL and parameters (app.sql_filters: the WHERE of all reads)
+        app.sql         a Query within a Scope -> SQL and parameters (app.sql_filters: the WHERE of all reads;
+                        app.sql_conditions, app.sql_functions, app.sql_buckets: what each word means)
                         (app.fill, app.sql_fill: empty buckets; app.cursor: where a page of events begins)
         app.ask         the way to the store, within limits
         app.answer      rows -> the answer, in the format that `Accept` names (app.formats)

@@ -2,7 +2,7 @@
 
 A list of filters holds where all of them hold; `{"or": [...]}` holds where one of its elements does, and an
 element is a filter, a list of filters or another `or`. There is no `not`: each operator has its opposite.
-What values a filter takes is `app.operators`' business, its meaning `app.sql_filters`'.
+What values a filter takes is `app.operators`' business, its meaning `app.sql_conditions`'.
 Next reader: `app.query`.
 """
 

@@ -2,7 +2,7 @@
 
 Type-strict: a value keeps its JSON type, and only values of that type can match it. Where a field has one
 type (a column), a value of another type is refused, since it could never match. What an operator means is
-`app.sql_filters`' business.
+`app.sql_conditions`' business.
 Next reader: `app.filters`.
 """
 

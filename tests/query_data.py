@@ -1,4 +1,4 @@
-"""Random events, random queries over them, and how to ask one: what the tests of the SQL work on."""
+"""Random events, random filters of them, and how to ask: what the tests of the SQL work on."""
 
 from __future__ import annotations
 
@@ -190,36 +190,3 @@ def conditions() -> st.SearchStrategy[list[dict[str, Any]]]:
         max_leaves=5,
     )
     return st.lists(one, max_size=2)
-
-
-NUMERIC = ["min", "max"]
-ROUGH = ["sum", "avg", "median", "p90", "p95", "p99", "stddev"]
-
-
-@st.composite
-def requests(draw: st.DrawFn) -> dict[str, Any]:
-    names = draw(st.lists(st.sampled_from([*CUSTOM, *TEXTS, "is_bot"]), max_size=2, unique=True))
-    request: dict[str, Any] = {"group_by": names, "filters": draw(conditions())}
-    outputs = list(names)
-    if draw(st.booleans()):
-        lengths = ["minute", "5_minutes", "hour", "day", "week", "month", "year"]
-        request["group_by_time"] = draw(st.sampled_from(lengths))
-        request["timezone"] = draw(st.sampled_from(ZONES))
-        outputs.append("event_time")
-    functions = st.sampled_from([*NUMERIC, *ROUGH, "count", "count_distinct", "first", "last"])
-    computations: list[dict[str, Any]] = [{"function": "count"}] if draw(st.booleans()) or not outputs else []
-    of_any = st.tuples(st.sampled_from(["count", "count_distinct", "first", "last"]), st.sampled_from(TEXTS))
-    of_numbers = st.tuples(functions, st.sampled_from(CUSTOM))
-    wanted = draw(st.lists(of_numbers | of_any, max_size=4, unique=True))
-    computations += [{"function": function, "field_name": name} for function, name in wanted]
-    request["computations"] = computations
-    outputs += ["count"] if computations and "field_name" not in computations[0] else []
-    # These depend on the order of additions in their last digits, so their own order is not comparable.
-    outputs += [f"{function}_{name}" for function, name in wanted if function not in ROUGH]
-    ordered = draw(st.lists(st.sampled_from(outputs), max_size=2)) if outputs else []
-    request["order_by"] = [
-        {"field_name": name, "direction": draw(st.sampled_from(["ASC", "DESC"]))} for name in ordered
-    ]
-    request["limit"] = draw(st.sampled_from([1, 5, 10_000]))
-    request["offset"] = draw(st.sampled_from([0, 2]))
-    return request
