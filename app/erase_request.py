@@ -6,6 +6,8 @@ filters and time_period only a key that is bound to a customer may ask, and mean
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from app.errors import Problem, invalid_body
@@ -19,6 +21,7 @@ from app.tombstone import Tombstone
 _MEMBERS = ("filters", "time_period", "timezone", "dry_run")
 _STATUS_MEMBERS = ("erasure_id", "limit", "cursor")
 MAX_LISTED = 1000
+CURSOR = "era_[0-9a-f]{28}"
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -81,6 +84,8 @@ def read_status(body: bytes) -> Status:
     for name in ("erasure_id", "cursor"):
         if not isinstance(request.get(name, ""), str):
             problems.append(Problem(f"$.{name}", "expected a string: the one of an answer"))
+    if isinstance(cursor := request.get("cursor"), str) and not re.fullmatch(CURSOR, cursor):
+        problems.append(Problem("$.cursor", "expected the `cursor` of the answer before"))
     limit = request.get("limit", 100)
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LISTED:
         problems.append(Problem("$.limit", f"expected an integer from 1 to {MAX_LISTED}"))

@@ -20,6 +20,23 @@ from app.rules import Rule
 
 MAX_ECHO_CHARACTERS = 100  # of the client's own text in an error message
 MAX_MATCHED_CHARACTERS = 64  # a longer name is no typing slip, and comparing it would cost
+# What other tools call it: no slip, so the nearest letters would lead elsewhere (`mean` to `median`).
+_ELSEWHERE = {
+    **dict.fromkeys(("mean", "average"), "avg"),
+    **dict.fromkeys(("p50", "percentile_50"), "median"),
+    **dict.fromkeys(("unique", "uniq", "uniques", "distinct", "count_unique"), "count_distinct"),
+    **dict.fromkeys(("std", "stdev"), "stddev"),
+    **dict.fromkeys(("=", "==", "eq", "is"), "equals"),
+    **dict.fromkeys(("!=", "<>", "ne", "neq", "is_not"), "not_equals"),
+    **dict.fromkeys((">", "gt"), "greater_than"),
+    **dict.fromkeys((">=", "gte", "ge"), "greater_than_or_equals"),
+    **dict.fromkeys(("<", "lt"), "less_than"),
+    **dict.fromkeys(("<=", "lte", "le"), "less_than_or_equals"),
+    **dict.fromkeys(("like", "includes"), "contains"),
+    **dict.fromkeys(("~", "=~", "regex", "regexp", "rlike"), "matches"),
+    **dict.fromkeys(("exists", "is_set", "not_null"), "is_not_null"),
+    **dict.fromkeys(("not_exists", "is_not_set", "null"), "is_null"),
+}
 
 
 class Kind(enum.Enum):
@@ -89,16 +106,19 @@ def echo(text: str) -> str:
     return text if len(text) <= MAX_ECHO_CHARACTERS else text[:MAX_ECHO_CHARACTERS] + "…"
 
 
-def near_miss(given: str, known: Iterable[str]) -> str:
-    """The word of `known` that `given` looks like a slip of, or ""."""
+def near_miss(given: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """The word of `known` that `given` looks like a slip of, or is another word for; or ""."""
     words = {word.lower(): word for word in known}
-    near = difflib.get_close_matches(given.lower()[:MAX_MATCHED_CHARACTERS], words, 1)
+    asked = given.lower()[:MAX_MATCHED_CHARACTERS]
+    if (meant := _ELSEWHERE.get(asked)) in words:
+        return words[meant]
+    near = difflib.get_close_matches(asked, words, 1, likeness)
     return words[near[0]] if near else ""
 
 
-def unknown(what: str, given: str, known: Iterable[str]) -> str:
+def unknown(what: str, given: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """The message for a word outside a closed list, with the nearest one if it looks like a slip."""
     choices = list(known)
-    if near := near_miss(given, choices):
+    if near := near_miss(given, choices, likeness):
         return f"unknown {what} `{echo(given)}`, did you mean `{near}`?"
     return f"unknown {what} `{echo(given)}`; known are {', '.join(choices)}"

@@ -39,6 +39,8 @@ def _milliseconds(window: str) -> int:
     if match is None:
         raise ValueError("expected a length of time such as `1_hours` or `7_days`")
     count, unit = int(match[1]), match[2]
+    if unit.startswith(("month", "year")):
+        raise ValueError(f"`{unit}` have no exact length; use days or weeks")
     if unit not in _SECONDS:
         raise ValueError(unknown("unit of time", unit, _SECONDS))
     length = count * _SECONDS[unit] * 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.erase_request import CURSOR
 from app.event_schema import Schema
 from app.openapi_schema import INTEGER, TEXT, object_of, or_null
 
@@ -55,7 +56,7 @@ def posts(filters: Schema, time_period: Schema) -> dict[str, tuple[str, str, Sch
                 "",
                 erasure_id=TEXT,
                 limit={"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
-                cursor={"type": "string", "description": "Of the page before"},
+                cursor={"type": "string", "pattern": f"^{CURSOR}$", "description": "Of the page before"},
             ),
             {
                 "anyOf": [

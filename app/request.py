@@ -19,6 +19,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 def decode(body: bytes) -> object:
     """The JSON in `body`, in which no object names a member twice. Errors: ApiError 400."""
+    if not body.strip():
+        raise invalid_body([Problem("$", "the body is empty; send one JSON object")])
     try:
         decoded: object = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from app.errors import Problem
-from app.fields import echo, unknown
+from app.fields import echo, near_miss, unknown
 from app.rules import Rule
 from app.timestamp import MAX_MS, MIN_MS, parse_timestamp
 from app.walk import convert, find_problems
@@ -29,6 +29,9 @@ from app.walk import convert, find_problems
 _ROLLING = re.compile(r"minus_([0-9]{1,12})_([a-z]{1,12})", re.ASCII)
 _SECONDS = {"minutes": 60, "hours": 3600, "days": 86_400, "weeks": 604_800}
 _MONTHS = {"months": 1, "years": 12}
+_LENGTH = re.compile(
+    r"(?:(?:last|past|previous|minus)[_ -]?([0-9]{1,6})?|([0-9]{1,6}))[_ -]?([a-z]{3,12})", re.ASCII
+)
 _CALENDAR = ("today", "yesterday", "this_week", "this_month")
 _EXAMPLES = (*(f"minus_5_{unit}" for unit in (*_SECONDS, *_MONTHS)), *_CALENDAR)
 _DAY = timedelta(days=1)
@@ -159,9 +162,18 @@ def _rolling(text: str, zone: tzinfo, now_ms: int) -> Period | None:
     return Period(start_ms, now_ms + 1)
 
 
+def _unknown(text: str) -> str:
+    """`last_7_days` means minus_7_days; `this_year` is near to `this_week`, and means something else."""
+    length = _LENGTH.fullmatch(text)
+    if length and (unit := near_miss(length[3], (*_SECONDS, *_MONTHS))):
+        count = int(length[1] or length[2] or 1)
+        return f"unknown time period `{echo(text)}`, did you mean `minus_{count}_{unit}`?"
+    return unknown("time period", text, _EXAMPLES, likeness=0.8)
+
+
 def _calendar(text: str, zone: tzinfo, now_ms: int) -> Period:
     if text not in _CALENDAR:
-        raise ValueError(unknown("time period", text, _EXAMPLES) + ' or {"start": "…", "end": "…"}')
+        raise ValueError(_unknown(text) + ' or {"start": "…", "end": "…"}')
     midnight = _local(now_ms, zone).replace(hour=0, minute=0, second=0, fold=0)
     if text == "today":
         start, end = midnight, midnight + _DAY

@@ -72,6 +72,9 @@ def test_status_is_asked_for_by_id_or_by_page() -> None:
     assert read_status(b"").limit == 100
     assert read_status(b'{"erasure_id":"era_1"}').erasure_id == "era_1"
     with pytest.raises(ApiError) as caught:
+        read_status(b'{"cursor":"zz"}')
+    assert caught.value.problems[0].message == "expected the `cursor` of the answer before"
+    with pytest.raises(ApiError) as caught:
         read_status(b'{"erasure":"x","limit":0,"cursor":1}')
     assert {one.path for one in caught.value.problems} == {"$.erasure", "$.limit", "$.cursor"}
 

@@ -240,6 +240,9 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     }
     assert refused(steps=two) == {"$.time_period": "required field is missing"}
     assert refused(time_period="today", steps=two[:1]) == {"$.steps": "expected array of length >= 2"}
+    assert refused(time_period="today", steps=two, window="1_months") == {
+        "$.window": "`months` have no exact length; use days or weeks"
+    }
     assert refused(time_period="today", steps=two, window="367_days") == {
         "$.window": "expected a length from 1_seconds to 366_days"
     }

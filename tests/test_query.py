@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.errors import ApiError, Kind
@@ -100,6 +100,10 @@ def test_a_period_between_two_timestamps() -> None:
         ("minus_999999999999_minutes", "$.time_period", "before the year 1970"),
         ("minus_5_minute", "$.time_period", "unknown unit of time `minute`, did you mean `minutes`?"),
         ("tody", "$.time_period", "unknown time period `tody`, did you mean `today`?"),
+        ("last_7_days", "$.time_period", "did you mean `minus_7_days`?"),
+        ("30 day", "$.time_period", "did you mean `minus_30_days`?"),
+        ("last_week", "$.time_period", "did you mean `minus_1_weeks`?"),
+        ("this_year", "$.time_period", "unknown time period `this_year`; known are"),
         ({"start": "2021-01-01"}, "$.time_period.end", "required field is missing"),
         ({"start": "x", "end": "2021-01-01"}, "$.time_period.start", "ISO 8601"),
         ({"start": "2021-01-01", "end": "2021-01-01"}, "$.time_period", "start must be before end"),
@@ -108,6 +112,29 @@ def test_a_period_between_two_timestamps() -> None:
 )
 def test_a_period_that_makes_no_sense(period: Any, path: str, words: str) -> None:
     assert words in problems({"time_period": period})[path]
+
+
+@pytest.mark.parametrize(
+    ("function", "meant"),
+    [("mean", "avg"), ("Average", "avg"), ("p50", "median"), ("unique", "count_distinct"), ("SUM", "sum")],
+)
+def test_another_tool_s_word_for_a_function_is_understood(function: str, meant: str) -> None:
+    found = problems({"computations": [{"function": function, "field_name": "x"}]})
+    assert found["$.computations[0].function"] == f"unknown function `{function}`, did you mean `{meant}`?"
+
+
+@pytest.mark.parametrize(
+    ("op", "meant"),
+    [("=", "equals"), ("!=", "not_equals"), (">=", "greater_than_or_equals"), ("lt", "less_than"),
+     ("like", "contains"), ("regex", "matches"), ("exists", "is_not_null")],
+)  # fmt: skip
+def test_another_tool_s_word_for_an_op_is_understood(op: str, meant: str) -> None:
+    found = problems({"filters": [{"field_name": "x", "op": op, "value": 1}]})
+    assert found["$.filters[0].op"] == f"unknown op `{op}`, did you mean `{meant}`?"
+
+
+def test_an_empty_body_is_called_empty() -> None:
+    assert problems(b" ") == {"$": "the body is empty; send one JSON object"}
 
 
 def test_all_problems_are_named_at_once_each_with_its_path() -> None:
@@ -258,6 +285,7 @@ _members = (
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # which counts the machine's other work too
 @given(request=st.dictionaries(st.sampled_from(_members), _json))
 def test_any_json_is_read_or_refused_never_an_error_of_ours(request: dict[str, Any]) -> None:
     refusal: ApiError | None = None
