@@ -235,5 +235,7 @@ def test_what_cannot_be_asked_is_another_exit_code(operator: Operator, words: li
 def test_an_edge_that_is_away_or_refuses_the_key(operator: Operator) -> None:
     done = operator.run(RAW, "--url", "http://127.0.0.1:1", environ={"QUERY_KEY": "eb_q_x"})
     assert (done.exit_code, "127.0.0.1:1 does not answer" in done.stderr) == (2, True)
+    done = operator.run(RAW, "--url", "127.0.0.1:1", environ={"QUERY_KEY": "eb_q_x"})
+    assert (done.exit_code, "--url must begin with http:// or https://" in done.stderr) == (2, True)
     done = operator.run(RAW, "--url", operator.service.url, environ={"QUERY_KEY": "eb_q_x"})
     assert (done.exit_code, "Invalid x-eventbunker-query-key" in done.stderr) == (2, True)

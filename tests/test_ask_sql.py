@@ -90,6 +90,15 @@ def test_every_format_has_the_same_rows(operator: Operator) -> None:
     ]
 
 
+def test_fields_of_any_type_are_grouped_and_sorted_by(operator: Operator) -> None:
+    done = operator.run(
+        "SELECT fields.v AS v, count() AS n FROM (SELECT arrayJoin("
+        """['{"v": 1}'::JSON, '{"v": "a"}'::JSON, '{"v": 1}'::JSON]) AS fields) GROUP BY v ORDER BY n, v"""
+    )
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["data"] == [{"v": "a", "n": 1}, {"v": 1, "n": 2}]
+
+
 def test_a_terminal_gets_a_table_and_no_orders(operator: Operator) -> None:
     shown = operator.on_terminal("SELECT * FROM t ORDER BY n")
     assert "\x1b" not in shown

@@ -98,6 +98,9 @@ async def _ask(settings: Settings, sql: str, asked: Asked, format_: str) -> byte
         "max_result_bytes": MAX_RESULT_BYTES,
         "result_overflow_mode": "throw",
         "output_format_json_quote_64bit_integers": 0,
+        # Custom fields are of any type, and people group and sort by them; a statement may say otherwise.
+        "allow_suspicious_types_in_group_by": 1,
+        "allow_suspicious_types_in_order_by": 1,
         "output_format_json_quote_denormals": 1,
         "wait_end_of_query": 1,  # else an error after the first rows would arrive among them
     }
