@@ -17,7 +17,7 @@ BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help run-edge test oracle chaos sabotage rolling bench screenshots check audit constraints schema reference clean redis
+.PHONY: help run-edge test oracle chaos erasing sabotage rolling bench screenshots check audit constraints schema reference clean redis
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile

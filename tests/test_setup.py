@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
@@ -169,6 +171,25 @@ def test_make_help_lists_every_command() -> None:
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
     for target in ("run-edge", "test", "check", "help", "clean", "constraints", "schema"):
         assert f"make {target} " in done.stdout
+
+
+def test_what_is_installed_with_us_is_pinned_whoever_asked_for_it() -> None:
+    def plain(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", name).lower()
+
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {plain(line.partition("==")[0]) for line in lines if "==" in line}
+    installed, left = set(), ["eventbunker"]
+    while left:
+        name = left.pop()
+        try:
+            asked = [plain(re.split(r"[^\w.-]", text)[0]) for text in requires(name) or []]
+        except PackageNotFoundError:  # an extra that nobody took, or for another Python
+            continue
+        installed.add(name)
+        left += [one for one in asked if one not in installed]
+    assert len(installed) > 50
+    assert installed - pinned <= {"eventbunker", "pip"}  # pip is the virtual environment's
 
 
 def test_ci_runs_the_readme_command() -> None:
