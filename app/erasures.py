@@ -27,7 +27,7 @@ from app.tombstone import Tombstone
 
 MAX_HIDDEN = 1000  # erasures of one project whose rows are not gone yet: every query looks away from them
 MAX_COSTLY = 50  # of them that mean more than customers: a condition each, where all customers share one
-MAX_HIDDEN_BYTES = 64 * 1024  # of their tombstones: they go into each statement, which may have 256 KiB
+MAX_HIDDEN_BYTES = 64 * 1024  # of their tombstones: they go into each statement
 LEAD_MS = 250  # for writing the tombstone, and for clocks that were read a moment ago
 MAX_WAIT_MS = 2_000  # for an edge whose clock is behind the others'
 ATTEMPTS = 4  # each with twice the lead of the one before

@@ -14,7 +14,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 import structlog
@@ -26,7 +25,7 @@ from app.enrich import Geography, read_client
 from app.ledger import decode_counts, split_bucket
 from app.match import Test, erased_test
 from app.redis_client import UNREACHABLE
-from app.scope import Erased
+from app.scope import Erased, Hiding
 from app.shown import as_shown
 from app.store import StoreError
 from app.stream import Keys, Record, split_group
@@ -44,12 +43,6 @@ BEHIND_SECONDS = 3.0  # reading without reaching the end; then the newest entrie
 RETRY_SECONDS = 0.2
 
 log = structlog.get_logger()
-
-
-class Hiding(Protocol):
-    """Who knows what is erased."""
-
-    async def hidden(self, project_id: str) -> tuple[Erased, ...]: ...
 
 
 class TailReader:

@@ -76,7 +76,9 @@ class Turns:
         """The last to come of the group with the most that wait: nobody fills the queue for others."""
         crowds = Counter(_of(waiter) for waiter in self._waiting)
         last = max(range(len(self._waiting)), key=lambda at: (crowds[_of(self._waiting[at])], at))
-        self._waiting.pop(last).place.set_exception(self._busy())
+        place = self._waiting.pop(last).place
+        if not place.done():  # it may have been cancelled a moment ago
+            place.set_exception(self._busy())
 
     def _may_have(self, paths: list[Groups]) -> bool:
         bounds = (self._at_once, *self._shares)

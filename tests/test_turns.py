@@ -27,9 +27,12 @@ class Crowd:
         self._leaves: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def come(self, name: str, *groups: str) -> None:
+    def send(self, name: str, *groups: str) -> None:
         self._leaves[name] = asyncio.Event()
         self.tasks[name] = asyncio.create_task(self._work(name, groups))
+
+    async def come(self, name: str, *groups: str) -> None:
+        self.send(name, *groups)
         await settle()
 
     async def _work(self, name: str, groups: tuple[str, ...]) -> None:
@@ -121,6 +124,20 @@ def test_the_one_who_fills_the_queue_is_sent_away() -> None:
         assert crowd.refused == ["a7", "a6", "a8"]
 
     crowded(lambda: make(waiting=5), scenario)
+
+
+def test_one_who_leaves_at_this_moment_is_sent_away_without_harm_to_who_comes() -> None:
+    async def scenario(crowd: Crowd) -> None:
+        for name in ("a0", "a1", "b0", "b1", "a2", "a3"):
+            await crowd.come(name, name[0], "key")
+        assert crowd.working == ["a0", "a1", "b0", "b1"]
+        crowd.send("b2", "b", "key")
+        await crowd.cancel("a3")  # its place is cancelled, and it stands in the queue still, when b2 comes
+        await crowd.leave("b0")
+        assert crowd.working == ["a0", "a1", "b1", "b2"]
+        assert not crowd.refused
+
+    crowded(lambda: make(waiting=2), scenario)
 
 
 def test_waiting_has_an_end() -> None:
