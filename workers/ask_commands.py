@@ -5,31 +5,22 @@ What they do is `workers.ask_query`'s and `workers.ask_sql`'s.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 import click
 
-from app.settings import Settings
-from workers import ask_content
+from workers import ask_content, asked_events
+from workers.command_context import Context, state_option
 
-KEY_VARIABLES = ("EVENTBUNKER_QUERY_KEY", "QUERY_KEY")
 FORMATS = ("table", "json", "ndjson", "csv")
-
-
-class _Context(Protocol):
-    """What `workers.cli` hands on."""
-
-    def settings(self, *, state: Path | None = None) -> Settings: ...
 
 
 _format = click.option(
     "--format", "format_", type=click.Choice(FORMATS), help="Default: table on a terminal, else json."
 )
-_state = click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one.")
 
 
 def _chosen(format_: str | None) -> str:
@@ -39,18 +30,10 @@ def _chosen(format_: str | None) -> str:
 @click.command("query")
 @click.argument("query", required=False)
 @_format
-@click.option("--project", metavar="PROJECT_ID", default="", help="Default: that which `dev` made.")
-@click.option("--customer", metavar="CUSTOMER_IDENTIFIER", help="See this customer's events alone.")
-@click.option("--url", default="", help="Ask this edge over HTTP, with a QUERY key, and nothing else.")
-@click.option(
-    "--key-file",
-    type=click.File("r"),
-    help=f"With --url. Holds the QUERY key, which else comes from {' or '.join(KEY_VARIABLES)}.",
-)
-@_state
+@asked_events.whose
 @click.pass_obj
 def query_command(
-    context: _Context,
+    context: Context,
     *,
     query: str | None,
     format_: str | None,
@@ -68,28 +51,12 @@ def query_command(
     from workers import ask_query  # noqa: PLC0415
     from workers.asking import Wanted  # noqa: PLC0415
 
-    if url and (project or customer is not None):
-        raise click.UsageError("--project and --customer are the key's to say, with --url")
-    if key_file is not None and not url:
-        raise click.UsageError("--key-file goes with --url; the operator needs no key")
-    if customer == "":
-        raise click.UsageError("--customer is not empty")
+    asked_events.check(project, customer, url, key_file)
     text = ask_content.read(query, "give a query")
     if url:
-        sys.exit(ask_query.ask_edge(url, read_key(key_file), text, format_=_chosen(format_)))
+        sys.exit(ask_query.ask_edge(url, asked_events.read_key(key_file), text, format_=_chosen(format_)))
     wanted = Wanted(project, customer)
     sys.exit(ask_query.ask_store(context.settings(state=state), wanted, text, format_=_chosen(format_)))
-
-
-def read_key(file: TextIO | None) -> str:
-    """The QUERY key; never an argument, which others on the machine could read."""
-    given = [file.read()] if file is not None else [os.environ.get(name, "") for name in KEY_VARIABLES]
-    found = next(filter(None, map(str.strip, given)), "")
-    if not found:
-        raise click.UsageError(f"no QUERY key: set {' or '.join(KEY_VARIABLES)}, or give --key-file")
-    if not found.isascii() or not found.isprintable():
-        raise click.UsageError("the QUERY key holds characters that no key has")
-    return found
 
 
 @click.command("sql")
@@ -106,10 +73,10 @@ def read_key(file: TextIO | None) -> str:
 @click.option(
     "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="For {NAME:Type}. Repeatable."
 )
-@_state
+@state_option
 @click.pass_obj
 def sql_command(
-    context: _Context,
+    context: Context,
     *,
     statement: str | None,
     format_: str | None,

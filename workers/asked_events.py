@@ -1,22 +1,23 @@
-"""Which events a command means: its options -> `filters` and `time_period` of a request, and whose they are.
+"""Which events a command means: its options -> `filters` of a request; and whose they are, by which key.
 
 --event purchase --filter price>100 --filter plan=pro --filter page_url~^https://shop
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 import click
 import msgspec
 
 from app.fields import COLUMNS, Kind
-from workers.ask_commands import KEY_VARIABLES
+from workers.command_context import state_option
 
 F = TypeVar("F", bound=Callable[..., Any])
+KEY_VARIABLES = ("EVENTBUNKER_QUERY_KEY", "QUERY_KEY")
 OPERATORS = {
     "!=": "not_equals", ">=": "greater_than_or_equals", "<=": "less_than_or_equals",
     "=": "equals", ">": "greater_than", "<": "less_than", "~": "matches",
@@ -27,7 +28,7 @@ _SUGAR = re.compile(r"([^=!<>~]+)(!=|>=|<=|=|>|<|~)(.*)", re.DOTALL)
 def whose(command: F) -> F:
     """Options for whose events are meant: `project`, `customer`, `url`, `key_file`, `state`."""
     for option in (
-        click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one."),
+        state_option,
         click.option(
             "--key-file",
             type=click.File("r"),
@@ -69,6 +70,17 @@ def check(project: str, customer: str | None, url: str, key_file: TextIO | None)
         raise click.UsageError("--key-file goes with --url; the operator needs no key")
     if customer == "":
         raise click.UsageError("--customer is not empty")
+
+
+def read_key(file: TextIO | None) -> str:
+    """The QUERY key; never an argument, which others on the machine could read."""
+    given = [file.read()] if file is not None else [os.environ.get(name, "") for name in KEY_VARIABLES]
+    found = next(filter(None, map(str.strip, given)), "")
+    if not found:
+        raise click.UsageError(f"no QUERY key: set {' or '.join(KEY_VARIABLES)}, or give --key-file")
+    if not found.isascii() or not found.isprintable():
+        raise click.UsageError("the QUERY key holds characters that no key has")
+    return found
 
 
 def read_filters(event: str, sugar: tuple[str, ...], filters: str) -> list[object]:

@@ -8,45 +8,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from textwrap import indent
 from urllib.parse import urlsplit
 
 import click
-import msgspec
 
-from app.settings import Settings, SettingsError, json_schema, load
+from app.settings import json_schema
 from workers.ask_commands import query_command, sql_command
+from workers.command_context import Context, state_option
 from workers.dead_commands import dead
 from workers.export_command import export_command
 from workers.import_command import import_command
 from workers.since import Since
 from workers.tail_command import tail_command
 
-
-class _Context:
-    """The file and environment that the user chose; read when a command needs them."""
-
-    def __init__(self, config: Path, environment: str | None) -> None:
-        self.config = config
-        self.environment = environment
-
-    def settings(self, *, state: Path | None = None) -> Settings:
-        """`state` replaces `dev.persist_to`: the running service that an operator's command means."""
-        try:
-            settings = load(self.config, environment=self.environment)
-        except SettingsError as error:
-            count = "1 problem" if len(error.problems) == 1 else f"{len(error.problems)} problems"
-            click.echo(f"{self.config} has {count}:\n{indent(str(error), '  ')}", err=True)
-            sys.exit(1)
-        for warning in settings.warnings:
-            click.echo(f"warning: {warning}", err=True)
-        if state is None:
-            return settings
-        dev = msgspec.structs.replace(settings.dev, persist_to=str(state))
-        return msgspec.structs.replace(settings, dev=dev)
-
-
-_pass = click.make_pass_decorator(_Context)
+_pass = click.make_pass_decorator(Context)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -58,12 +33,12 @@ _pass = click.make_pass_decorator(_Context)
 @click.pass_context
 def main(context: click.Context, config: Path, environment: str | None) -> None:
     """Event tracking that a team hosts itself and can trust."""
-    context.obj = _Context(config, environment)
+    context.obj = Context(config, environment)
 
 
 @main.command()
 @_pass
-def check(context: _Context) -> None:
+def check(context: Context) -> None:
     """Validate deploy.toml and the secrets, and exit."""
     from workers.edge_app import EdgeError, check_engine, find_main  # noqa: PLC0415
 
@@ -108,7 +83,7 @@ def schema() -> None:
 @click.option("--state", type=click.Path(path_type=Path), help="Default: dev.persist_to of deploy.toml.")
 @click.option("--with-parent", is_flag=True, help="Stop when the process that started this one dies.")
 @_pass
-def dev(context: _Context, port: int | None, state: Path | None, with_parent: bool) -> None:
+def dev(context: Context, port: int | None, state: Path | None, with_parent: bool) -> None:
     """Run everything here: Redis, store, drain and edge."""
     from workers.dev import run_dev  # noqa: PLC0415
 
@@ -120,7 +95,7 @@ def dev(context: _Context, port: int | None, state: Path | None, with_parent: bo
 @main.command()
 @click.option("--with-parent", is_flag=True, help="Stop when the process that started this one dies.")
 @_pass
-def edge(context: _Context, with_parent: bool) -> None:
+def edge(context: Context, with_parent: bool) -> None:
     """Run the HTTP edge of a production set-up."""
     from workers.edges import run_edge  # noqa: PLC0415
 
@@ -129,7 +104,7 @@ def edge(context: _Context, with_parent: bool) -> None:
 
 @main.command()
 @_pass
-def drain(context: _Context) -> None:
+def drain(context: Context) -> None:
     """Run the drain: stream to store."""
     from workers.drain_process import main as run  # noqa: PLC0415
 
@@ -140,7 +115,7 @@ def drain(context: _Context) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), required=True)
 @click.option("--path", type=click.Path(path_type=Path), required=True)
 @_pass
-def store(context: _Context, port: int, path: Path) -> None:
+def store(context: Context, port: int, path: Path) -> None:
     """Run the embedded store. The token comes from CLICKHOUSE_PASSWORD."""
     from workers.embedded_store import main as run  # noqa: PLC0415
 
@@ -149,7 +124,7 @@ def store(context: _Context, port: int, path: Path) -> None:
 
 @main.command()
 @_pass
-def migrate(context: _Context) -> None:
+def migrate(context: Context) -> None:
     """Bring the tables of the store up to date."""
     from workers.migrate import main as run  # noqa: PLC0415
 
@@ -173,10 +148,10 @@ main.add_command(sql_command)
     show_default=True,
     help="Seconds to look again at what moves while events arrive.",
 )
-@click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one.")
+@state_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_pass
-def verify(context: _Context, since: int | None, wait: float, state: Path | None, as_json: bool) -> None:
+def verify(context: Context, since: int | None, wait: float, state: Path | None, as_json: bool) -> None:
     """Prove that nothing is lost or doubled: compare what was counted with what the store holds.
 
     Exit code 0: they agree. 1: each difference is named. 2: Redis or the store could not be asked.
@@ -190,9 +165,9 @@ def verify(context: _Context, since: int | None, wait: float, state: Path | None
 @main.command()
 @click.argument("number", type=click.IntRange(1, 256), required=False)
 @click.option("--forget-spools", is_flag=True, help="The disks of edges that are gone will never come back.")
-@click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one.")
+@state_option
 @_pass
-def shards(context: _Context, number: int | None, forget_spools: bool, state: Path | None) -> None:
+def shards(context: Context, number: int | None, forget_spools: bool, state: Path | None) -> None:
     """Show the partitions of the queue, or make it NUMBER partitions while nothing is under way."""
     from workers.shards import change, show  # noqa: PLC0415
 
@@ -201,10 +176,10 @@ def shards(context: _Context, number: int | None, forget_spools: bool, state: Pa
 
 
 @main.command()
-@click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one.")
+@state_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_pass
-def erasures(context: _Context, state: Path | None, as_json: bool) -> None:
+def erasures(context: Context, state: Path | None, as_json: bool) -> None:
     """Show which erasures are not done, and what each waits for."""
     from workers.erasures import list_erasures  # noqa: PLC0415
 
@@ -220,7 +195,7 @@ def account() -> None:
 @click.option("--name", default="", help="For your own lists.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_pass
-def account_create(context: _Context, name: str, as_json: bool) -> None:
+def account_create(context: Context, name: str, as_json: bool) -> None:
     """Create an account and print its master key, once."""
     from workers.account import create  # noqa: PLC0415
 
@@ -233,9 +208,9 @@ def charts() -> None:
 
 
 @charts.command("rotate-key")
-@click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one.")
+@state_option
 @_pass
-def charts_rotate_key(context: _Context, state: Path | None) -> None:
+def charts_rotate_key(context: Context, state: Path | None) -> None:
     """Sign new tokens with a new key. Those of the key before work until the next rotation."""
     from workers.charts import rotate_key  # noqa: PLC0415
 

@@ -5,26 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from app.settings import Settings
+from workers.command_context import Context, state_option
 from workers.since import Since
 
 if TYPE_CHECKING:
     from app.dead_letter import Wanted
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class _Context(Protocol):
-    """What `workers.cli` hands on."""
-
-    def settings(self, *, state: Path | None = None) -> Settings: ...
-
-
-_state = click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one.")
 
 
 def _filters(command: F) -> F:
@@ -55,10 +46,10 @@ def dead() -> None:
 @_filters
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@_state
+@state_option
 @click.pass_obj
 def list_command(
-    context: _Context,
+    context: Context,
     *,
     project: str,
     reason: str,
@@ -80,9 +71,9 @@ def list_command(
 @dead.command()
 @click.argument("id_", metavar="ID")
 @click.option("--body", "only_body", is_flag=True, help="Only the client's bytes, as they came.")
-@_state
+@state_option
 @click.pass_obj
-def show(context: _Context, id_: str, only_body: bool, state: Path | None) -> None:
+def show(context: Context, id_: str, only_body: bool, state: Path | None) -> None:
     """Show one: reason, message, time, project, and the client's bytes."""
     from workers import dead as work  # noqa: PLC0415
 
@@ -91,10 +82,10 @@ def show(context: _Context, id_: str, only_body: bool, state: Path | None) -> No
 
 @dead.command()
 @_choice
-@_state
+@state_option
 @click.pass_obj
 def replay(
-    context: _Context,
+    context: Context,
     *,
     ids: tuple[str, ...],
     every: bool,
@@ -115,10 +106,10 @@ def replay(
 @dead.command()
 @_choice
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_state
+@state_option
 @click.pass_obj
 def purge(
-    context: _Context,
+    context: Context,
     *,
     ids: tuple[str, ...],
     every: bool,

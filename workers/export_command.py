@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 import click
 
-from app.settings import Settings
 from workers import asked_events
-from workers.ask_commands import read_key
+from workers.command_context import Context
 
 EVER = "1970-01-01/2101-01-01"
 _ENDINGS = {".gz": "gzip", ".zst": "zstd"}
 _FORMATS = {".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv", ".parquet": "parquet"}
-
-
-class _Context(Protocol):
-    """What `workers.cli` hands on."""
-
-    def settings(self, *, state: Path | None = None) -> Settings: ...
 
 
 @click.command("export")
@@ -47,7 +40,7 @@ class _Context(Protocol):
 @asked_events.whose
 @click.pass_obj
 def export_command(
-    context: _Context,
+    context: Context,
     *,
     output: str,
     period: str,
@@ -96,7 +89,7 @@ def export_command(
     }
     target = export_file.Target(output, is_quiet=quiet)
     if url:
-        sys.exit(export_file.from_edge(url, read_key(key_file), request, target))
+        sys.exit(export_file.from_edge(url, asked_events.read_key(key_file), request, target))
     settings = context.settings(state=state)
     sys.exit(export_file.from_store(settings, Wanted(project, customer), request, target))
 

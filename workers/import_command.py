@@ -6,20 +6,14 @@ import codecs
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from app.settings import Settings
+from workers.command_context import Context, state_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 KEY_VARIABLES = ("EVENTBUNKER_WRITE_KEY", "WRITE_KEY")
-
-
-class _Context(Protocol):
-    """What `workers.cli` hands on."""
-
-    def settings(self, *, state: Path | None = None) -> Settings: ...
 
 
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -37,7 +31,7 @@ _key = _options(
         type=click.File("r"),
         help=f"Holds the WRITE key, which else comes from {' or '.join(KEY_VARIABLES)}, or is asked for.",
     ),
-    click.option("--state", type=click.Path(path_type=Path), help="That of `dev`, if it was given one."),
+    state_option,
 )
 _input = _options(
     click.option(
@@ -101,7 +95,7 @@ _course = _options(
 @_key
 @click.pass_obj
 def import_command(
-    context: _Context,
+    context: Context,
     file: str,
     *,
     event_name: str,

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 import click
 
-from app.settings import Settings
 from workers import asked_events
-from workers.ask_commands import read_key
-
-
-class _Context(Protocol):
-    """What `workers.cli` hands on."""
-
-    def settings(self, *, state: Path | None = None) -> Settings: ...
+from workers.command_context import Context
 
 
 @click.command("tail")
@@ -31,7 +24,7 @@ class _Context(Protocol):
 @asked_events.whose
 @click.pass_obj
 def tail_command(
-    context: _Context,
+    context: Context,
     *,
     event: str,
     filter_: tuple[str, ...],
@@ -66,5 +59,5 @@ def tail_command(
     asked = asked_events.read_filters(event, filter_, filters)
     show = Show(format_ or ("pretty" if sys.stdout.isatty() else "ndjson"), count)
     if url:
-        sys.exit(tail_watch.at_edge(url, read_key(key_file), asked, show))
+        sys.exit(tail_watch.at_edge(url, asked_events.read_key(key_file), asked, show))
     sys.exit(tail_watch.in_stream(context.settings(state=state), Wanted(project, customer), asked, show))
