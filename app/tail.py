@@ -98,8 +98,10 @@ class TailHandler:
         talking = asyncio.create_task(stream(receive, send, _HEADERS, self._messages(listener)))
         watching = asyncio.create_task(self._watch(request, listener))
         try:
-            await asyncio.wait({talking, watching}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({talking, watching}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({talking}, timeout=LAST_WORDS_SECONDS)
+            for task in done:
+                task.result()  # a bug of ours is told, not taken for the client's leaving
         finally:
             talking.cancel()
             watching.cancel()

@@ -106,7 +106,7 @@ def in_stream(settings: Settings, wanted: Wanted, filters: Sequence[object], sho
 
 async def _in_stream(settings: Settings, wanted: Wanted, filters: Sequence[object], show: Show) -> None:
     from app import redis_client  # noqa: PLC0415
-    from app.enrich import Geography  # noqa: PLC0415
+    from app.enrich import Geography, GeographyError  # noqa: PLC0415
     from app.errors import Problem, invalid_body  # noqa: PLC0415
     from app.filters import read_filters  # noqa: PLC0415
     from app.match import matcher  # noqa: PLC0415
@@ -132,6 +132,8 @@ async def _in_stream(settings: Settings, wanted: Wanted, filters: Sequence[objec
                 for piece in await listener.take(LOOK_SECONDS):
                     for message in messages(piece.decode().split("\n")):
                         _show(message, show)
+        except GeographyError as error:
+            raise Failed(2, str(error)) from None
         finally:
             await reader.close()
             await redis.aclose()
