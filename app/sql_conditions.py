@@ -15,6 +15,7 @@ from app.operators import OPPOSITES, FilterValue, Op
 from app.sql_fields import (
     ITEM_NUMBER,
     MIXED_ARRAY,
+    array,
     array_numbers,
     bare,
     column,
@@ -102,16 +103,17 @@ def _custom(field: Field, op: Op, values: tuple[FilterValue, ...], parameters: P
 
 
 def _contains(field: Field, value: FilterValue, parameters: Parameters) -> str:
-    """A string in a string, or a value in an array, which is stored by the type of its items."""
-    mixed = typed(field, MIXED_ARRAY)
+    """A string in a string, or a value in an array, which is stored by the type of its items. Arrays are
+    looked for only where there is no string: what rarely holds is in a branch that is not computed."""
+    mixed = array(field, MIXED_ARRAY)
     if isinstance(value, str):
-        text = parameters.add(value, "String")
-        inside = _TESTS[Op.CONTAINS].format(typed(field, "String"), text)
-        items = typed(field, "Array(Nullable(String))")
-        return f"({inside} OR has({items}, {text}) OR arrayExists(i -> i.String = {text}, {mixed}))"
+        text, string = parameters.add(value, "String"), element(field, "String")
+        items = array(field, "Array(Nullable(String))")
+        in_array = f"has({items}, {text}) OR arrayExists(i -> i.String = {text}, {mixed})"
+        return f"if(isNull({string}), {in_array}, {_TESTS[Op.CONTAINS].format(string, text)})"
     if isinstance(value, bool):
         flag = parameters.add(value, "Bool")
-        items = typed(field, "Array(Nullable(Bool))")
+        items = array(field, "Array(Nullable(Bool))")
         return f"(has({items}, {flag}) OR arrayExists(i -> i.Bool = {flag}, {mixed}))"
     number = parameters.add(float(value), "Float64")
     found = [f"has({items}, {number})" for items in array_numbers(field)]

@@ -145,10 +145,16 @@ def _exact(field: Field, other: str = "") -> str:
 def _text_of_array(field: Field) -> str:
     """Numbers as floats, whatever the engine stored them as."""
     numbers = [f"notEmpty({items}), toJSONString({items})" for items in array_numbers(field)]
-    mixed = typed(field, MIXED_ARRAY)
+    mixed = array(field, MIXED_ARRAY)
     texts = f"arrayMap(i -> ifNull(toJSONString({ITEM_NUMBER}), toJSONString(i)), {mixed})"
     joined = f"concat('[', arrayStringConcat({texts}, ','), ']')"
     return f"multiIf({', '.join(numbers)}, notEmpty({mixed}), {joined}, toJSONString({path(field)}))"
+
+
+def array(field: Field, kind: str) -> str:
+    """The field where it holds an array that is stored as a `kind`, else an empty one. Out of the whole
+    value: a subcolumn for each kind would be read from the disk, though hardly any field holds arrays."""
+    return f"dynamicElement({path(field)}, '{kind}')"
 
 
 def array_numbers(field: Field) -> list[str]:
@@ -156,7 +162,7 @@ def array_numbers(field: Field) -> list[str]:
     have stored it as. Which one depends on the arrays that it stored before, and so would what is left of
     integers beyond 2^53, if they were not made floats everywhere. `+ 0` makes -0 a zero like any other."""
     return [
-        f"arrayMap(i -> toFloat64(i) + 0, {typed(field, f'Array(Nullable({kind}))')})"
+        f"arrayMap(i -> toFloat64(i) + 0, {array(field, f'Array(Nullable({kind}))')})"
         for kind in ("Int64", "Float64", "UInt64")
     ]
 

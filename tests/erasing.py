@@ -182,6 +182,7 @@ def run(service: Service, scratch: Path) -> None:
     senders = Senders(service.keys, customers + [here.marked] * 20)
     time.sleep(BEFORE_SECONDS)  # not a wait for something: this is how long there was load before
     assert any("store" in one for one in here.files()), "the search finds what is there"
+    assert_verified(service)
 
     erasure = here.erase()
     up_to = erasure["up_to"]

@@ -92,6 +92,7 @@ class Scene:
 def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer need not wait for the clocks of edges that there are not."""
     monkeypatch.setattr(erasures, "LEAD_MS", 50)
+    monkeypatch.setattr(erasures, "ATTEMPTS", 10)
     monkeypatch.setattr(erasures, "MAX_COSTLY", 2)
 
 

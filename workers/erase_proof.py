@@ -107,20 +107,21 @@ class Proof:
         await self._tell(due, spools=spools)
         if spools:
             return
+        if new := [one for one in due if one not in self._taken]:
+            # Only now: what the spools held is in the stream.
+            self._taken |= dict.fromkeys(new, await self._marks.take())
         ready = []
-        for erasure_id in due:  # only now: what the spools held is in the stream
-            if erasure_id not in self._taken:
-                self._taken[erasure_id] = await self._marks.take()
-            left = await self._marks.left(self._taken[erasure_id])
+        for erasure_id, left in (await self._marks.each_left({one: self._taken[one] for one in due})).items():
             await self._tell([erasure_id], stream=left)
-            if not left:
+            if not left and erasure_id not in self._settled:
                 ready.append(erasure_id)
         if ready:
             await self._count(await self._tombstones(ready), clean)
+        await self._look_at_files([one for one in due if one in self._settled], clean)
 
     async def _count(self, ones: Ones, clean: Mapping[str, Open]) -> None:
         _, doubtful = await self._letters.purge([one for one, _ in ones.values()])
-        if not ones.keys() <= self._settled.keys() and not await self._letters.forget():
+        if not await self._letters.forget():
             return
         left: dict[str, int] = {}
         for choice in sql.choices(ones.values()):
@@ -141,8 +142,7 @@ class Proof:
                 log.error("rows of an erasure are back", erasure=erasure_id, rows=left[erasure_id])
                 await self._begin_again(erasure_id, clean[erasure_id])
             elif erasure_id not in doubtful:
-                self._settled.setdefault(erasure_id, int(time.time()) + 1)
-        await self._look_at_files([one for one in ones if one in self._settled], clean)
+                self._settled[erasure_id] = int(time.time()) + 1
 
     async def _look_at_files(self, ids: Sequence[str], clean: Mapping[str, Open]) -> None:
         for table in sql.TABLES if ids else ():

@@ -139,7 +139,8 @@ class Eraser:
         if new := hidden.keys() - self._taken.keys():
             self._taken |= dict.fromkeys(new, await self._marks.take())
         candidates = hidden.keys() if time.monotonic() >= self._next_round else self._again
-        return [id_ for id_ in sorted(candidates) if not await self._marks.left(self._taken[id_])]
+        left = await self._marks.each_left({id_: self._taken[id_] for id_ in sorted(candidates)})
+        return [id_ for id_, number in left.items() if not number]
 
     async def _end(self, made: Round, erasures: dict[str, Open]) -> None:
         await self._proof.mark_clean({id_: erasures[id_] for id_ in made.clean if id_ in erasures})
