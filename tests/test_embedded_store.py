@@ -182,6 +182,15 @@ class TestQueries:
             "SELECT `fil\\x65`('/etc/passwd')",
             "SELECT * APPLY(file) FROM values('a String', '/etc/passwd')",
             "SELECT arrayMap(file, ['/etc/passwd'])",
+            "SELECT arrayMap((file), ['/etc/passwd'])",
+            "SELECT arrayMap(file AS f, ['/etc/passwd'])",
+            "SELECT arrayMap({f:Identifier}, ['/etc/passwd'])",
+            "SELECT \u201cfile\u201d('/etc/passwd')",
+            "SELECT 1 AS a$x$, file('/etc/passwd') AS b$x$",
+            "SELECT 1 $ '$, ' , file('/etc/passwd') AS `'`",
+            "SELECT 1 /* /* */ ' */, file('/etc/passwd') --'",
+            "SELECT 1 /* /* */ ' */; SELECT 2 --'",
+            "SELECT 1 /* /* */ ' */ INTO OUTFILE '/tmp/eventbunker-test' --'",
             "SELECT 1 INTO OUTFILE '/tmp/eventbunker-test'",
             "INSERT INTO t FROM INFILE '/etc/passwd' FORMAT LineAsString",
             "SELECT * FROM url('http://127.0.0.1:1/', 'CSV', 'a String')",
@@ -192,9 +201,21 @@ class TestQueries:
         ],
     )
     def test_nothing_reaches_beyond_the_directory(self, store_server: StoreServer, sql: str) -> None:
-        response = store_server.post(sql)
+        response = store_server.post(sql, param_f="file")
         assert response.status_code == 403, response.text
         assert response.headers["X-ClickHouse-Exception-Code"] == "497"
+
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "SELECT '$a$ \u201cfile\u201d(', `/* /* `, 1 -- /* /* $" + "\n FROM (SELECT 1 AS `/* /* `)",
+            "SELECT $x$ it's; file('y') $x$ /* once */, 1 /* and again */, 2",
+            "SELECT file FROM (SELECT 1 AS file)",
+        ],
+    )
+    def test_what_only_looks_like_it_is_served(self, store_server: StoreServer, sql: str) -> None:
+        response = store_server.post(sql)
+        assert response.status_code == 200, response.text
 
 
 def test_a_query_ends_when_its_client_goes_away(store_server: StoreServer) -> None:

@@ -70,6 +70,10 @@ def ask(settings: Settings, asked: Asked, *, format_: str) -> int:
 
 def _refusal(statement: Statement, sql: str) -> str:
     """Why this is not even sent, or ""."""
+    if statement.unclear:
+        return (
+            "comments in comments, names with $ and quotes beyond ASCII could hide a word: write it without"
+        )
     if statement.several:
         return "one statement at a time; this is more than one"
     # Behind brackets: `(SELECT …) UNION ALL (SELECT …)` begins with one. An INSERT may hide behind a WITH.

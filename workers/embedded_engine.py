@@ -173,6 +173,11 @@ class Engine:
         statement = job.statement
         if not statement.verb and not statement.text.strip(b"( \t\r\n"):
             raise EngineError(_SYNTAX_ERROR, "Empty query. (SYNTAX_ERROR)")
+        if statement.unclear:
+            raise EngineError(
+                _ACCESS_DENIED,
+                "Comments in comments, names with $ and quotes beyond ASCII are not served. (ACCESS_DENIED)",
+            )
         if statement.names_file:
             raise EngineError(_ACCESS_DENIED, "Files and python() are not served. (ACCESS_DENIED)")
         if statement.several:

@@ -22,15 +22,21 @@ _TOKEN = re.compile(
     |(?P<other>.)""",
     re.DOTALL | re.VERBOSE,
 )
+# Where this tokenizer and the engine's part: a comment in a comment, `$` in a name, quotes beyond ASCII. Up
+# to the first of them both see the same; behind it a file's name could hide in what looks like a string.
+_OPENS_COMMENT, _DOLLAR = b"/*", b"$"
 _AFTER_FORMAT = re.compile(rb"[ \t\f]*\r?\n?")  # what separates a FORMAT clause from the data, exactly once
 _READERS = frozenset({b"SELECT", b"WITH", b"SHOW", b"DESCRIBE", b"DESC", b"EXPLAIN", b"EXISTS", b"FROM"})
 _FILE_WORDS = frozenset({b"INFILE", b"OUTFILE"})
 # The scalar function file() and the table function python(), which sees this process's objects, ask for no
-# grant. It may be called, applied, or handed to arrayMap; escapes in
-# a quoted name could spell it too, and nothing of ours needs them.
+# grant. It may be called, applied, or handed to arrayMap, in brackets and with another name too; a parameter
+# or escapes in a quoted name could spell it, and nothing of ours needs them.
 _FILE_FUNCTION = re.compile(
-    rb"""["`]?\b(?:file|python)["`]?\s*\(|\(\s*["`]?file["`]?\s*,|\bapply\s*\(?\s*["`]?file\b|["`][^"`]*\\[^"`'\\]""",
-    re.IGNORECASE,
+    rb"""["`]?\b(?:file|python)["`]?\s*\(                          # called
+    |\(\s*(?:["`]?file["`]?|\{\s*\w+\s*:\s*Identifier\s*\})(?:[)\s]|\bAS\s+["`\w]+)*,   # handed on
+    |\bapply[(\s]*["`]?file\b
+    |["`][^"`]*\\[^"`'\\]""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _PROCESSES = re.compile(rb"\bsystem\W{0,3}processes\b", re.IGNORECASE)
 
@@ -45,6 +51,7 @@ class Statement(msgspec.Struct, frozen=True):
     data: bytes | None  # an INSERT's data that followed in the same text; None: takes no data
     names_file: bool  # INTO OUTFILE, FROM INFILE, file(), python(): what the engine serves past all grants
     several: bool  # more than one statement
+    unclear: bool  # written so that the engine may read it otherwise than this module does
     inspects: bool  # KILL, or asks for the running queries: must not wait behind them
 
     @property
@@ -111,6 +118,7 @@ def _statement(
         names_file=any(word.text in _FILE_WORDS for word in seen)
         or _FILE_FUNCTION.search(_blanked(text)) is not None,
         several=b";" in _blanked(text, names=True).rstrip(b"; \t\r\n"),
+        unclear=_is_unclear(text),
         inspects=verb == b"KILL" or _PROCESSES.search(text) is not None,
     )
 
@@ -133,6 +141,23 @@ def _blanked(sql: bytes, *, names: bool = False) -> bytes:
         return b" " if hidden else match[0]
 
     return _TOKEN.sub(blank, sql)
+
+
+def _is_unclear(sql: bytes) -> bool:
+    """May the engine find other tokens in `sql` than _TOKEN does?"""
+    if sql.isascii() and _DOLLAR not in sql and sql.count(_OPENS_COMMENT) < 2:
+        return False  # nearly every statement
+    follows_word = False
+    for match in _TOKEN.finditer(sql):
+        kind, token = match.lastgroup, match[0]
+        if kind == "skip" and token.startswith(_OPENS_COMMENT) and token.find(_OPENS_COMMENT, 1) > 0:
+            return True
+        if kind == "other" and (token == _DOLLAR or not token.isascii()):
+            return True
+        if follows_word and token.startswith(_DOLLAR):
+            return True
+        follows_word = kind == "word" or (kind == "other" and token.isdigit())
+    return False
 
 
 def _words(sql: bytes) -> Iterator[_Word]:
