@@ -117,7 +117,7 @@ class Asker:
             "queries are running",
             (self._limits.max_concurrent_queries_per_project, self._limits.max_concurrent_queries_per_key),
         )
-        self._rates = RateLimits("ask {} queries a second; ask again later")
+        self._rates = RateLimits("send {} requests a second; send it again later")
         self._proved_ms = 0
 
     async def grant(self, request: Request, *, again: bool = False) -> Grant:

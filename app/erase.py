@@ -43,7 +43,7 @@ class EraseHandlers:
 
     async def delete_events(self, request: Request) -> Response:
         """Erase, or only count where `dry_run` says so."""
-        grant = await self._registry.authorise(request.headers.get(DELETE_KEY), KeyType.DELETE)
+        grant = await self._grant(request)
         wanted = read_erasure(
             await read_json_body(request, self._max_bytes), grant, time.time_ns() // 1_000_000
         )
@@ -58,7 +58,7 @@ class EraseHandlers:
 
     async def status(self, request: Request) -> Response:
         """One erasure, or the project's, newest first."""
-        grant = await self._registry.authorise(request.headers.get(DELETE_KEY), KeyType.DELETE)
+        grant = await self._grant(request)
         wanted = read_status(await read_json_body(request, self._max_bytes))
         owner = _owner(grant)
         try:
@@ -72,6 +72,11 @@ class EraseHandlers:
         except UNREACHABLE:
             raise _unavailable("The registry does not answer; ask again.") from None
         return json_response({"erasures": [one.told() for one in reports], "cursor": cursor})
+
+    async def _grant(self, request: Request) -> Grant:
+        grant = await self._registry.authorise(request.headers.get(DELETE_KEY), KeyType.DELETE)
+        self._asker.count(grant)
+        return grant
 
     async def _begin(self, wanted: Wanted, matched: int, grant: Grant) -> Report:
         try:

@@ -108,6 +108,18 @@ def test_only_a_delete_key_erases_and_a_bound_one_its_own_customer(client: Clien
     ] == [ids[1]]
 
 
+def test_a_delete_key_asks_no_more_often_than_it_may(client: Client) -> None:
+    project = client.new_project()
+    key = delete_key(project, key_filter_data={"customer_identifier": "anna"}, rate_limit=1)
+    answers = [erase(project, key, dry_run=True) for _ in range(20)]
+    assert {one.status_code for one in answers} == {200, 429}
+    refused = next(one for one in answers if one.status_code == 429)
+    assert refused.json()["detail"] == "This key may send 1 requests a second; send it again later."
+    assert "retry-after" in refused.headers
+    limited = project.http.post("/v1/delete/status", json={}, headers={DELETE_KEY: key})
+    assert limited.status_code == 429
+
+
 def test_while_redis_is_away_the_store_tells_what_is_erased(service: Service, client: Client) -> None:
     project = client.new_project()
     for customer in ("anna", "bert"):
