@@ -190,6 +190,8 @@ def openapi() -> Schema:
 
 def _post(path: str, summary: str, scheme: str, request: Described, answer: Described) -> Schema:
     request, answer = described(request), described(answer)
+    if path != "/post" and "properties" in request:  # an event has custom members, nothing else has
+        request = {"additionalProperties": False, **request}
     responses = {"200": _content("application/json", answer), "default": _failure()}
     operation: Schema = {
         "summary": summary,

@@ -99,7 +99,8 @@ def _one_type(kind: Any) -> str:
     if get_origin(bare) is Literal:
         return ", ".join(f"`{word}`" for word in get_args(bare))
     if get_origin(bare) is tuple:
-        return f"array of {_type(get_args(bare)[0])}"
+        items = _type(get_args(bare)[0])
+        return f"array of ({items})" if " or " in items else f"array of {items}"
     return WORDS[bare] + _range(kind)
 
 
