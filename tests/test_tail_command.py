@@ -84,6 +84,12 @@ def test_operator_and_key_see_the_same(service: Service, client: Client, tmp_pat
         assert other.events() == seen
 
 
+def test_an_address_without_http_is_not_tried_for_ever() -> None:
+    for command in ("tail", "export", "query"):
+        done = CliRunner().invoke(main, [command, "--url", "127.0.0.1:1"], input="{}")
+        assert (done.exit_code, "must begin with http://" in done.stderr) == (2, True), done.stderr
+
+
 @pytest.mark.service
 def test_what_cannot_be_watched_is_said(service: Service, client: Client, tmp_path: Path) -> None:
     config = tmp_path / "deploy.toml"

@@ -63,7 +63,9 @@ def which(command: F) -> F:
 
 
 def check(project: str, customer: str | None, url: str, key_file: TextIO | None) -> None:
-    """Errors: click.UsageError where options contradict each other."""
+    """Errors: click.UsageError where options contradict each other, or cannot mean anything."""
+    if url and not url.startswith(("http://", "https://")):  # a tail would try for ever
+        raise click.UsageError("--url must begin with http:// or https://")
     if url and (project or customer is not None):
         raise click.UsageError("--project and --customer are the key's to say, with --url")
     if key_file is not None and not url:

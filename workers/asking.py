@@ -113,8 +113,6 @@ async def operator(settings: Settings, wanted: Wanted) -> AsyncIterator[Operator
 
 def away(url: str, error: Exception) -> Failed:
     """What to say of an edge that cannot be reached. Never the whole url: it may carry a password."""
-    if urlsplit(url).scheme not in ("http", "https"):
-        return Failed(2, "--url must begin with http:// or https://")
     where = urlsplit(url).netloc.rpartition("@")[2] or url
     return Failed(2, f"{where} does not answer ({type(error).__name__}); check --url")
 
