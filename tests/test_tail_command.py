@@ -26,6 +26,8 @@ from workers.tail_show import Show, pretty
 from workers.tail_watch import Message, at_edge, messages
 
 SECONDS = 30.0
+# Whoever runs the tests in the background of a script has Ctrl-C ignored, and so have all its children.
+HEEDS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 
 
 class Watching:
@@ -38,7 +40,7 @@ class Watching:
         inherited = {name: value for name, value in os.environ.items() if name not in FROM_OUTSIDE}
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, "-c", str(config), "tail", *words],
+                [sys.executable, "-c", HEEDS + COMMAND, "-c", str(config), "tail", *words],
                 cwd=ROOT,
                 env={**inherited, "QUERY_KEY": key},
                 stdout=subprocess.PIPE,
