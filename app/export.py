@@ -46,7 +46,7 @@ class ExportHandler:
         grant = await self._asker.grant(request)
         now_ms = time.time_ns() // 1_000_000
         export = read_export(await self._asker.body(request), request.headers.get("accept", ""), now_ms)
-        with self._places.take(grant.api_key_id):
+        with self._places.take(grant.project_id, grant.api_key_id):
             file = await while_connected(receive, self._begin(request, export, now_ms))
             try:
                 await stream(receive, send, file.headers(), file.pieces())

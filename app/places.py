@@ -1,6 +1,7 @@
-"""A bound on what lasts: so many streams at once in this process, and so many of one key. No waiting.
+"""A bound on what lasts: so many streams at once in this process, of one project, of one key. No waiting.
 
-For exports and tails, which take as long as their clients like: who finds no place is told at once.
+For exports and tails, which take as long as their clients like: who finds no place is told at once. A project
+has three quarters of all places at most, however many keys it makes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ class Places:
         self._at_once = at_once
         self._of_one_key = of_one_key
         self._what = what
-        self._taken: Counter[str] = Counter()
+        self._of_one_project = max(1, at_once * 3 // 4)
+        self._taken: Counter[str] = Counter()  # by key
+        self._projects: Counter[str] = Counter()
         self._gauge = STREAMS.labels(what)
         self._gauge.set(0)
 
@@ -32,17 +35,21 @@ class Places:
         return self._taken.total()
 
     @contextmanager
-    def take(self, key: str) -> Iterator[None]:
+    def take(self, project: str, key: str) -> Iterator[None]:
         """One of the places, while the context lasts.
 
-        Errors: ApiError 429 when this key has its share, 503 when all are taken.
+        Errors: ApiError 429 when this key or its project has its share, 503 when all are taken.
         """
-        if self._taken[key] >= self._of_one_key:
-            raise ApiError(
-                Kind.RATE_LIMITED,
-                f"This key has {self._of_one_key} {self._what} already, as many as it may; end one.",
-                retry_after_seconds=RETRY_AFTER_SECONDS,
-            )
+        for whose, has, may in (
+            ("key", self._taken[key], self._of_one_key),
+            ("project", self._projects[project], self._of_one_project),
+        ):
+            if has >= may:
+                raise ApiError(
+                    Kind.RATE_LIMITED,
+                    f"This {whose} has {may} {self._what} already, as many as it may; end one.",
+                    retry_after_seconds=RETRY_AFTER_SECONDS,
+                )
         if self.taken >= self._at_once:
             raise ApiError(
                 Kind.UNAVAILABLE,
@@ -50,11 +57,13 @@ class Places:
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         self._taken[key] += 1
+        self._projects[project] += 1
         self._gauge.inc()
         try:
             yield
         finally:
             self._gauge.dec()
-            self._taken[key] -= 1
-            if not self._taken[key]:
-                del self._taken[key]
+            for taken, whose in ((self._taken, key), (self._projects, project)):
+                taken[whose] -= 1
+                if not taken[whose]:
+                    del taken[whose]

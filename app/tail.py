@@ -77,7 +77,7 @@ class TailHandler:
             await Response(headers=_HEADERS)(scope, receive, send)
             return
         listener = Listener(grant.project_id, grant.customer_identifier, matcher(wanted.filters))
-        with self._places.take(grant.api_key_id):
+        with self._places.take(grant.project_id, grant.api_key_id):
             reader = self._reader
             if reader is None:
                 made = await asyncio.to_thread(self._make_reader)

@@ -80,15 +80,22 @@ def test_exports_have_bounds_and_end_with_their_clients(large: Client) -> None:
     until(is_free, 20, "a place")
 
 
-def test_places_are_counted_by_key_and_in_all() -> None:
-    places = Places(3, 2, "exports")
-    with places.take("a"), places.take("a"):
-        with pytest.raises(ApiError) as caught, places.take("a"):
+def test_places_are_counted_by_key_by_project_and_in_all() -> None:
+    places = Places(4, 2, "exports")
+    with places.take("A", "a"), places.take("A", "a"):
+        with pytest.raises(ApiError) as caught, places.take("A", "a"):
             pass
         assert caught.value.kind is Kind.RATE_LIMITED
-        with places.take("b"), pytest.raises(ApiError) as full, places.take("c"):
-            pass
-        assert full.value.kind is Kind.UNAVAILABLE
+        with places.take("A", "b"):
+            with pytest.raises(ApiError) as greedy, places.take("A", "c"):
+                pass
+            assert greedy.value.kind is Kind.RATE_LIMITED
+            assert "This project has 3 exports" in greedy.value.detail
+            with places.take("B", "d"), pytest.raises(ApiError) as full, places.take("C", "e"):
+                pass
+            assert full.value.kind is Kind.UNAVAILABLE
+    with places.take("A", "c"), places.take("A", "c"), places.take("A", "b"):
+        pass
     assert places.taken == 0
 
 
