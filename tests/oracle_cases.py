@@ -6,6 +6,7 @@ than one member and one field holds every type.
 
 from __future__ import annotations
 
+import random
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -116,6 +117,42 @@ def event_lists(draw: st.DrawFn) -> list[dict[str, Json]]:
     return events
 
 
+def many_events() -> list[dict[str, Json]]:
+    """Few different groups of many members, in which numbers are near one another: a quantile that is one
+    hundredth off, or one of two neighbours, is another number here."""
+    rng = random.Random(5)
+    scalars = [value for value in SCALARS if value is not None]
+    events = []
+    for index in range(120):
+        number: Json = rng.choice([rng.randrange(1000), rng.random() * 100, float(rng.randrange(20))])
+        event: dict[str, Json] = {
+            "x": number if rng.random() < 0.9 else rng.choice(scalars),
+            "a b": rng.choice(["a", "b", "ab", 1, 1.0, True, None, ["a"], [1, 2.5]]),
+            "$x-": rng.choice(scalars),
+            "null": rng.choice([rng.randrange(2**62), -rng.randrange(2**62), 2**63 + rng.randrange(9), 0.5]),
+            "n": rng.choice([{"a": rng.randrange(50), "null": rng.choice("ab")}, {"a b": number}, "n"]),
+        }
+        if rng.random() < 0.2:
+            del event[rng.choice(TOP)]
+        events.append(
+            event
+            | {
+                "event_name": rng.choice(["view", "click"]),
+                "event_time": rng.choice(NEAR) + rng.randrange(7_200_000),
+                "time_recorded": 1_700_000_000_000 + rng.randrange(3),
+                "unique_req_id": f"{index:032x}",
+                "customer_identifier": rng.choice([None, "c1", "c2"]),
+                "ip_country": rng.choice([None, "DE", "null"]),
+                "utm_source": rng.choice([None, "", "News"]),
+                "is_bot": rng.choice([None, True, False]),
+            }
+        )
+    for pair in zip(events[::2], events[1::2], strict=True):  # what is recorded later decides, then the id
+        if rng.random() < 0.3:
+            pair[0]["event_time"] = pair[1]["event_time"]
+    return events
+
+
 def pool_of(events: list[dict[str, Json]]) -> list[Json]:
     """Every scalar in the events, and what is next to it."""
     found: list[Json] = []
@@ -218,16 +255,18 @@ def requests(draw: st.DrawFn, events: list[dict[str, Json]], pool: list[Json]) -
         names = draw(st.lists(st.sampled_from([*CUSTOM, *TEXTS, "event_time", "is_bot"]), max_size=2))
         request["order_by"] = [{"field_name": name, "direction": draw(direction)} for name in names]
         return request
-    groups = draw(st.lists(st.sampled_from([*CUSTOM, *TEXTS, "is_bot"]), max_size=3, unique=True))
+    some = st.lists(st.sampled_from([*CUSTOM, *TEXTS, "is_bot"]), min_size=1, max_size=3, unique=True)
+    groups = draw(st.just([]) | some)
     outputs = list(groups)
     if draw(st.booleans()):
         length = request["group_by_time"] = draw(st.sampled_from(LENGTHS))
         outputs.append("event_time")
         if draw(st.booleans()):
             request |= {"fill": True, "time_period": draw(periods(events, length))}
-    of_numbers = st.tuples(st.sampled_from([*ORDERED_FUNCTIONS, *ROUGH_FUNCTIONS]), st.sampled_from(CUSTOM))
+    numeric = st.sampled_from(["x", "x", "n.a", "null", *CUSTOM])
+    of_numbers = st.tuples(st.sampled_from([*ORDERED_FUNCTIONS, *ROUGH_FUNCTIONS]), numeric)
     of_any = st.tuples(st.sampled_from(["count", "count_distinct", "first", "last"]), st.sampled_from(TEXTS))
-    number = draw(st.integers(0, 4))
+    number = draw(st.sampled_from([0, 1, 2, 3, 4]))
     wanted = draw(st.lists(of_numbers | of_numbers | of_any, min_size=number, max_size=number, unique=True))
     computations: list[Json] = [{"function": function, "field_name": name} for function, name in wanted]
     if (not outputs and not wanted) or draw(st.booleans()):
