@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from app import ask
 from tests.store_fixture import StoreServer, row
@@ -52,6 +53,19 @@ def test_questions_hold_up_neither_the_service_nor_each_other(
         codes = [one.result().headers.get("X-ClickHouse-Exception-Code", "0") for one in asked]
         assert set(codes) <= {"0", "202"}
         assert codes.count("0") >= 3
+
+
+def test_a_question_of_any_bytes_ends_when_its_client_leaves(store_server: StoreServer) -> None:
+    """Killing it tells its text, and keys of values in ours begin with a byte that UTF-8 has not."""
+    log = store_server.path.with_suffix(".log")
+    began = len(log.read_bytes())
+    sql = rb"SELECT sum(sleepEachRow(0.1)), '\xFF', {p:String} AS asked FROM numbers(80) SETTINGS max_block_size = 1"
+    with httpx.Client(timeout=1.5) as client, pytest.raises(httpx.ReadTimeout):
+        headers = {"X-ClickHouse-Key": store_server.token}
+        options = {"workload": QUESTIONS, "param_p": "x"}
+        client.post(store_server.url, params=options, content=sql, headers=headers)
+    until(lambda: not running(store_server), 4.0, "its end")
+    assert b"Traceback" not in log.read_bytes()[began:]
 
 
 def test_a_question_that_waits_is_forgotten_when_its_client_leaves(store_server: StoreServer) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ import pytest
 
 from tests.client import Client, unique
 from tests.edge_process import Edge
+from tests.engines import Target
+from tests.hostile import connect
 from tests.service import Service
 from tests.waiting import until
 
@@ -147,6 +151,19 @@ def test_what_is_wrong_with_a_request_is_named(project: Client) -> None:
     assert set(named) == {"$.filters", "$.evnt_name", "$.customer_identifier", "Last-Event-ID"}
     assert "did you mean `event_name`?" in named["$.evnt_name"]
     assert project.http.get("/v1/tail").status_code == 401
+
+
+def test_a_client_that_hangs_up_is_no_error(target: Target, project: Client) -> None:
+    began = len(target.log)
+    with connect(target.url) as connection, connection.makefile("rb") as answer:
+        head = f"GET /v1/tail HTTP/1.1\r\nhost: x\r\nx-eventbunker-query-key: {project.keys['query_key']}"
+        connection.sendall(f"{head}\r\n\r\n".encode())
+        until(lambda: answer.readline() == b"event: open\n", SECONDS, "the tail to be open")
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            while answer.read(65_536):
+                pass
+    assert '"level":"error"' not in target.log[began:]
 
 
 def test_it_ends_before_its_edge_does(client: Client, service: Service, tmp_path: Path) -> None:

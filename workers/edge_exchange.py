@@ -159,7 +159,8 @@ class Exchange:
             self._break_off()
         else:
             if not self.is_answered and not self.is_lost:
-                log.error("the app returned without an answer", path=self._scope["path"])
+                if not self.has_left:  # an app that is told of that need not go on
+                    log.error("the app returned without an answer", path=self._scope["path"])
                 self._break_off()
         finally:
             if self.task is not None:

@@ -129,7 +129,8 @@ class Engine:
             if query_id not in self._running:
                 return
             self._ended.add(query_id)
-        self.ask("KILL QUERY WHERE Settings['log_comment'] = {id:String} ASYNC", id=query_id)
+        # Its result would be the statement's text, which need not be UTF-8.
+        self.ask("KILL QUERY WHERE Settings['log_comment'] = {id:String} ASYNC FORMAT Null", id=query_id)
 
     def run(self, job: Job) -> Answer:
         """Run an admitted job to its end. Errors: EngineError, with the engine's own code."""
