@@ -59,10 +59,11 @@ def test_a_question_of_any_bytes_ends_when_its_client_leaves(store_server: Store
     """Killing it tells its text, and keys of values in ours begin with a byte that UTF-8 has not."""
     log = store_server.path.with_suffix(".log")
     began = len(log.read_bytes())
-    sql = rb"SELECT sum(sleepEachRow(0.1)), '\xFF', {p:String} AS asked FROM numbers(80) SETTINGS max_block_size = 1"
+    settings = b"SETTINGS max_block_size = 1"
+    sql = rb"SELECT sum(sleepEachRow(0.1)), '\xFF', {p:String} AS asked FROM numbers(80) " + settings
+    headers = {"X-ClickHouse-Key": store_server.token}
+    options = {"workload": QUESTIONS, "param_p": "x"}
     with httpx.Client(timeout=1.5) as client, pytest.raises(httpx.ReadTimeout):
-        headers = {"X-ClickHouse-Key": store_server.token}
-        options = {"workload": QUESTIONS, "param_p": "x"}
         client.post(store_server.url, params=options, content=sql, headers=headers)
     until(lambda: not running(store_server), 4.0, "its end")
     assert b"Traceback" not in log.read_bytes()[began:]
