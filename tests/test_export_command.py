@@ -95,6 +95,7 @@ def test_which_events_is_said_in_words(operator: Operator) -> None:
         (["--filter", "event_name>5", "--period", "yesterdy"], 1, "did you mean"),
         (["--compression", "gzip", "--format", "parquet"], 1, "$.compression"),
         (["-o", "no/such/directory/x"], 2, "cannot be written"),
+        (["-o", "no/such/directory/x.xlsx"], 2, ".xlsx is no format of ours"),
     ],
 )
 def test_what_is_wrong_is_said(operator: Operator, words: list[str], code: int, said: str) -> None:

@@ -14,6 +14,8 @@ from workers.command_context import Context
 EVER = "1970-01-01/2101-01-01"
 _ENDINGS = {".gz": "gzip", ".zst": "zstd"}
 _FORMATS = {".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv", ".parquet": "parquet"}
+# What people expect by its name; NDJSON under it would be found out too late.
+_FOREIGN = (".xlsx", ".xls", ".ods", ".tsv", ".avro", ".orc", ".feather", ".arrow", ".zip", ".bz2", ".xz")
 
 
 @click.command("export")
@@ -79,6 +81,9 @@ def export_command(
     if not output:
         raise click.UsageError("name a file with -o, or - for this terminal")
     told_format, told_compression = _told_by(output)
+    ending = Path(output).suffix.lower()
+    if format_ is None and ending in _FOREIGN:
+        raise click.UsageError(f"{ending} is no format of ours: .ndjson, .csv or .parquet, or say --format")
     start, has_end, end = period.partition("/")
     request = {
         "time_period": {"start": start, "end": end} if has_end else period,
