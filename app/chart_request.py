@@ -30,6 +30,12 @@ MAX_KEPT_BYTES = 8192  # of a request in a token: Redis holds thousands of them
 _ORIGIN = re.compile(r"https?://(\*\.)?([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?")
 
 
+def _check_some(origins: tuple[str, ...]) -> None:
+    """An empty list would be read as nobody, and mean everybody. Errors: ValueError."""
+    if not origins:
+        raise ValueError("names no origin; leave it out if any page may embed the chart")
+
+
 def _check_origin(origin: str) -> None:
     if not _ORIGIN.fullmatch(origin):
         raise ValueError(
@@ -73,7 +79,9 @@ class TokenRequest(ChartRequest, frozen=True, kw_only=True):
         Meta(
             description="Whose pages may embed it, such as https://example.com; any by default.",
             max_length=MAX_ORIGINS,
+            extra_json_schema={"minItems": 1},
         ),
+        Rule(_check_some),
     ] = ()
 
     def broken_rules(self) -> Iterator[tuple[str, str]]:

@@ -122,6 +122,11 @@ def test_all_problems_of_query_chart_and_token_are_told_at_once(project: Client)
     }
 
 
+def test_a_token_for_the_pages_of_nobody_is_not_one_for_everybody_s(project: Client) -> None:
+    answer = post(project, f"{PATH}/token", **COUNT, allowed_origins=[])
+    assert (answer.status_code, answer.json()["errors"][0]["path"]) == (400, "$.allowed_origins")
+
+
 def test_a_chart_needs_a_query_key(project: Client) -> None:
     assert post(project, key=project.keys["write_key"], **COUNT).json()["code"] == "not_a_query_key"
     for path in (f"{PATH}/token", f"{PATH}/token/list", f"{PATH}/token/revoke"):
