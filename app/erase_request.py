@@ -7,10 +7,11 @@ filters and time_period only a key that is bound to a customer may ask, and mean
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 import msgspec
 
-from app.errors import Problem, invalid_body
+from app.errors import MAX_PROBLEMS, Problem, invalid_body
 from app.event import has_repeated_name
 from app.fields import unknown
 from app.filters import Condition, read_filters
@@ -118,8 +119,7 @@ def _decode(body: bytes, members: tuple[str, ...], problems: list[Problem]) -> d
         raise invalid_body([Problem("$", "the body must be one JSON object")])
     problems += [
         Problem(f"$.{name}"[:200], unknown("member", name, members))
-        for name in request
-        if name not in members
+        for name in islice((name for name in request if name not in members), MAX_PROBLEMS)
     ]
     return request
 

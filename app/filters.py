@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from app.errors import Problem
 from app.fields import Field, FieldName, resolve
-from app.operators import WITH_VALUES, FilterValue, Op, broken_rules, checked, too_much
+from app.operators import MAX_VALUES, WITH_VALUES, FilterValue, Op, broken_rules, checked, too_many, too_much
 from app.rules import Rule
 from app.walk import convert, find_problems
 
@@ -70,6 +70,23 @@ def _check_size(asked: object, depth: int = 0) -> int:
     return count
 
 
+def _check_cost(asked: object) -> None:
+    """Before a pattern is compiled or a value checked, in JSON of a checked size. Errors: ValueError."""
+    patterns = values = 0
+    waiting = [asked]
+    while waiting:
+        match waiting.pop():
+            case list(items):
+                waiting += items
+            case {"or": items}:
+                waiting.append(items)
+            case {"op": op, "value": value}:
+                patterns += op == Op.MATCHES.value
+                values += len(value) if isinstance(value, list) and len(value) <= MAX_VALUES else 1
+    if reason := too_many(patterns, values):
+        raise ValueError(reason)
+
+
 def _check_together(asked: tuple[FilterRequest, ...]) -> None:
     """Errors: ValueError."""
     filters = each_filter(to_conditions(asked))
@@ -92,6 +109,7 @@ Filters = Annotated[
         max_length=MAX_FILTERS,
     ),
     Rule(_check_size, first=True),
+    Rule(_check_cost, first=True),
     Rule(_check_together),
 ]
 

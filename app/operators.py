@@ -28,6 +28,7 @@ MAX_PATTERNS = 10  # in a query: each may take megabytes of the store
 # 65,536 characters; the rest is for settings.
 MAX_WIRE_BYTES = 57_344
 _QUOTE_BYTES = 9  # two quotes and a comma, percent-encoded
+_TOO_LONG = f"all values together may have at most {MAX_WIRE_BYTES} bytes, percent-encoded"
 _ESCAPED = {ord(character): "\\" * 4 for character in "\\'\t\n\r\b\f\0"}
 
 FilterValue = str | int | float | bool
@@ -85,13 +86,23 @@ def _wrong(value: object, field: Field, op: Op, path: str) -> Iterator[tuple[str
         yield path, str(error)
 
 
+def too_many(patterns: int, values: int) -> str:
+    """Why the store could not take so many, whatever they are, or ""."""
+    if patterns > MAX_PATTERNS:
+        return f"at most {MAX_PATTERNS} filters with matches; join patterns with |"
+    if values * _QUOTE_BYTES > MAX_WIRE_BYTES:
+        return _TOO_LONG
+    return ""
+
+
 def too_much(asked: Iterable[tuple[Op, tuple[FilterValue, ...]]]) -> str:
     """Why the store could not take all of these operators and values together, or ""."""
     asked = list(asked)
-    if sum(op is Op.MATCHES for op, _ in asked) > MAX_PATTERNS:
-        return f"at most {MAX_PATTERNS} filters with matches; join patterns with |"
+    patterns = sum(op is Op.MATCHES for op, _ in asked)
+    if reason := too_many(patterns, sum(len(values) for _, values in asked)):
+        return reason
     if sum(_wire_bytes(value) for _, values in asked for value in values) > MAX_WIRE_BYTES:
-        return f"all values together may have at most {MAX_WIRE_BYTES} bytes, percent-encoded"
+        return _TOO_LONG
     return ""
 
 

@@ -22,6 +22,8 @@ from app.errors import Problem
 from app.fields import near_miss, unknown
 from app.rules import HasRules, Rule
 
+# Looked for in one array or object: a megabyte of them, each with its near miss, would hold up everybody.
+MAX_FOUND = 100
 _JSON_WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _JSON_WORDS |= {word: word for word in ("null", "array", "object", "date", "datetime", "time")}
 _QUOTED = re.compile(r"`([^`]+)`")
@@ -37,7 +39,10 @@ _A = {
 
 
 def find_problems(value: object, kind: object, path: str) -> list[Problem]:
-    """Every problem of `value` (plain dicts, lists and scalars) against the type `kind`, depth first."""
+    """Every problem of `value` (plain dicts, lists and scalars) against the type `kind`, depth first.
+
+    What is longer than it may be is not looked into, and after MAX_FOUND problems nothing more is.
+    """
     option = _option(value, kind)
     bare = _bare(option)
     arguments = get_args(bare)
@@ -48,10 +53,17 @@ def find_problems(value: object, kind: object, path: str) -> list[Problem]:
     if _is_struct(bare):
         return _in_struct(value, bare, path)
     if get_origin(bare) is tuple and isinstance(value, list):
+        longest = _longest(kind, option)
+        if longest is not None and len(value) > longest:
+            return [Problem(path, f"expected array of length <= {longest}")]
         for index, item in enumerate(value):
+            if len(problems) >= MAX_FOUND:
+                break
             problems += find_problems(item, arguments[0], f"{path}[{index}]")
     elif get_origin(bare) is dict and isinstance(value, dict):
         for key, item in value.items():
+            if len(problems) >= MAX_FOUND:
+                break
             here = f"{path}.{key}"
             problems += _in_leaf(key, arguments[0], here) or find_problems(item, arguments[1], here)
     elif words := _words(bare):
@@ -138,6 +150,8 @@ def _in_struct(value: object, kind: type[msgspec.Struct], path: str) -> list[Pro
         if member.required and name not in value
     ]
     for name, item in value.items():
+        if len(problems) >= MAX_FOUND:
+            break
         here = _join(path, str(name)[:100])
         if name in known:
             problems += find_problems(item, known[name].kind, here)
@@ -183,6 +197,14 @@ def _in_leaf(value: object, kind: object, path: str) -> list[Problem]:
 def _rules(kind: object, option: object) -> list[Rule]:
     annotations = {id(one): one for one in (kind, option) for one in getattr(one, "__metadata__", ())}
     return [one for one in annotations.values() if isinstance(one, Rule)]
+
+
+def _longest(kind: object, option: object) -> int | None:
+    """How many items an array of this type may have."""
+    metas = [meta for one in (kind, option) for meta in getattr(one, "__metadata__", ())]
+    return next(
+        (meta.max_length for meta in metas if isinstance(meta, msgspec.Meta) and meta.max_length), None
+    )
 
 
 def _broken(rules: list[Rule], value: object, path: str) -> list[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -294,3 +295,22 @@ def test_any_json_is_read_or_refused_never_an_error_of_ours(request: dict[str, A
     except ApiError as error:
         refusal = error
     assert refusal is None or (refusal.row.status == 400 and refusal.problems)
+
+
+def test_a_megabyte_of_mistakes_is_refused_in_the_time_of_a_few() -> None:
+    """It is read in the loop that takes events: each of these held it up for a second or more."""
+    pattern = {"field_name": "s", "op": "matches", "value": r"(\pL{1,30}){1,30}x"}
+    values = {"field_name": "s", "op": "in", "value": ["x"] * 1000}
+    hostile: dict[str, dict[str, Any]] = {
+        "computations": {"computations": [{"function": "averge"}] * 25_000},
+        "groups": {"group_by": ["x"] * 100_000},
+        "members": {f"m{n}": 1 for n in range(60_000)},
+        "members of a filter": {"filters": [{f"op{n}": 1 for n in range(60_000)}]},
+        "patterns": {"filters": [pattern] * 100},
+        "values": {"filters": [values] * 100},
+    }
+    for name, members in hostile.items():
+        body = json.dumps(with_period(**members)).encode()
+        began = time.thread_time()
+        problems(body)
+        assert time.thread_time() - began < 0.3, name
