@@ -19,12 +19,11 @@ from app import erasure_scripts, registry_scripts, tombstone
 from app.erasure_report import Open, decode_open, decode_report, encode_open, encode_report
 from app.ledger import ERASED
 from app.ledger_reader import LedgerReader
-from app.redis_client import UNREACHABLE
-from app.store import Store, StoreError
+from app.store import Store
 from app.tombstone import of_project
+from workers.chores import repeat
 from workers.erase_letters import Letters
 from workers.marks import Mark, Marks
-from workers.plan import Halted
 
 EVERY_SECONDS = 20.0
 DELETE_SECONDS = 600.0
@@ -48,17 +47,8 @@ class ProjectEraser:
         self._mark_project = redis.register_script(erasure_scripts.PROJECT_CLEAN)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look a few times a minute until `stop`; an outage only postpones."""
-        while not stop.is_set():
-            try:
-                await self.erase_due()
-            except (*UNREACHABLE, StoreError, Halted) as error:
-                log.warning("erasure of deleted projects postponed", error=type(error).__name__)
-            try:
-                async with asyncio.timeout(EVERY_SECONDS):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+        """Look a few times a minute until `stop`."""
+        await repeat(stop, "erasing deleted projects", self.erase_due, EVERY_SECONDS)
 
     async def erase_due(self) -> list[str]:
         """Erase the deleted projects of which no row can come any more; their ids.

@@ -17,14 +17,13 @@ from app import erasure_scripts as scripts
 from app import metrics
 from app.erasure_report import Open, decode_open
 from app.ledger_reader import LedgerReader
-from app.redis_client import UNREACHABLE
-from app.store import Store, StoreError
+from app.store import Store
 from app.tombstone import KEPT_DAYS
+from workers.chores import repeat
 from workers.erase_letters import Letters
 from workers.erase_proof import Proof
 from workers.erase_round import Overtaken, Round, Rounds
 from workers.marks import Mark, Marks
-from workers.plan import Halted
 from workers.tombstones import Tombstones
 
 LOOK_SECONDS = 0.5
@@ -69,24 +68,14 @@ class Eraser:
         self._next_trim = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look until `stop`; an outage only postpones."""
-        while not stop.is_set():
-            pause = LOOK_SECONDS
-            try:
-                await self.step()
-            except Overtaken:
-                log.info("another process erases")
-            except (*UNREACHABLE, StoreError, Halted, ValueError) as error:
-                pause = POSTPONED_SECONDS
-                log.warning("erasing postponed", error=type(error).__name__, reason=_brief(error))
-            except Exception:  # a bug of erasing must not end the draining beside it
-                pause = POSTPONED_SECONDS
-                log.exception("erasing failed unexpectedly")
-            try:
-                async with asyncio.timeout(pause):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+        """Look until `stop`; what fails is tried again a little later."""
+        await repeat(stop, "erasing", self._look, LOOK_SECONDS, postponed_seconds=POSTPONED_SECONDS)
+
+    async def _look(self) -> None:
+        try:
+            await self.step()
+        except Overtaken:
+            log.info("another process erases")
 
     async def step(self) -> bool:
         """Whatever can be done now. False when nothing is to be done, or another process does it.
@@ -150,7 +139,3 @@ class Eraser:
         """Forget tombstones that no spool is as old as."""
         oldest_ms = int((time.time() - KEPT_DAYS * 86_400) * 1000)
         await self._redis.xtrim(scripts.LOG, minid=str(oldest_ms))
-
-
-def _brief(error: Exception) -> str:
-    return error.brief if isinstance(error, StoreError) else str(error)[:200]

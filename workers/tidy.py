@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 
 from app import canary, ledger, registry_scripts
 from app.ledger_reader import LedgerReader
-from app.redis_client import UNREACHABLE
-from app.store import Store, StoreError, Value
+from app.store import Store, Value
+from workers.chores import repeat
 from workers.retention import Retention
 
 EVERY_SECONDS = 300.0
@@ -37,17 +37,8 @@ class Tidy:
         self._retention = retention
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Every few minutes until `stop`; an outage only postpones."""
-        while not stop.is_set():
-            try:
-                await self.tidy(int(time.time()) // 3600)
-            except (*UNREACHABLE, StoreError) as error:
-                log.warning("tidying postponed", error=type(error).__name__)
-            try:
-                async with asyncio.timeout(EVERY_SECONDS):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+        """Every few minutes until `stop`."""
+        await repeat(stop, "tidying", lambda: self.tidy(int(time.time()) // 3600), EVERY_SECONDS)
 
     async def tidy(self, hour: int) -> None:
         """All of it, as of `hour` since 1970. Errors: UNREACHABLE, StoreError."""
