@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -93,27 +93,40 @@ class Watch:
         times = [moment for moment, _ in self.polls]
         return round(median([b - a for a, b in itertools.pairwise(times)] or [0.0]) * 1000, 1)
 
+    def look(self) -> int:
+        """How many there are. Errors: RuntimeError."""
+        answer = self._client.ask(
+            time_period="minus_60_minutes",
+            computations=[{"function": "count"}],
+            filters=[equals("event_name", self._name)],
+        )
+        if answer.status_code != 200:
+            raise RuntimeError(answer.text)
+        data = answer.json()["data"]
+        return int(data[0]["count"]) if data else 0
+
     def _run(self) -> None:
         while not self._stopping.wait(POLL_SECONDS):
-            answer = self._client.ask(
-                time_period="minus_60_minutes",
-                computations=[{"function": "count"}],
-                filters=[equals("event_name", self._name)],
-            )
-            if answer.status_code != 200:
-                self.failure = answer.text
+            try:
+                count = self.look()
+            except RuntimeError as error:
+                self.failure = str(error)
                 continue
-            data = answer.json()["data"]
             # The moment of the answer, not of the question: what is told is never too good.
-            self.polls.append((time.monotonic(), int(data[0]["count"]) if data else 0))
+            self.polls.append((time.monotonic(), count))
 
 
-def sustain(bench: Bench, whole: Whole, rate: int, seconds: float) -> dict[str, Any]:
-    """`rate` events a second: answers, freshness, processor time of each part."""
+def sustain(
+    bench: Bench, whole: Whole, rate: int, seconds: float, watching: Callable[[str], Watch] | None = None
+) -> dict[str, Any]:
+    """`rate` events a second: answers, freshness, processor time of each part.
+
+    `watching`: who looks for the events of a name, instead of the query API's client.
+    """
     name = unique("sustained")
     output = bench.directory("moments") / "moments"
     log = output.with_suffix(".log")
-    with Watch(whole.service.keys, name) as watch:
+    with watching(name) if watching else Watch(whole.service.keys, name) as watch:
         before, began = whole.cpu(), time.monotonic()
         sender = bench.keeper.start(
             [

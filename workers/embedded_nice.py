@@ -12,7 +12,7 @@ import contextlib
 import os
 from pathlib import Path
 
-NICE = 10
+NICE = 15
 _POOL = ("ThreadPool", "Query")  # how the names of the pool's threads begin, idle and at work
 _CAP_SYS_NICE = 1 << 23
 _TASKS = Path("/proc/self/task")
