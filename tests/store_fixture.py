@@ -76,10 +76,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_store(path: Path, *arguments: str, token: str = "test-token") -> StoreServer:
-    """Start a store on `path` and wait until it answers. Its log is `<path>.log`."""
+def start_store(
+    path: Path, *arguments: str, token: str = "test-token", before: Sequence[str] = ()
+) -> StoreServer:
+    """Start a store on `path` and wait until it answers. Its log is `<path>.log`. `before`: who starts it."""
     port = free_port()
     command: Sequence[str] = (
+        *before,
         *(sys.executable, "-m", "workers.embedded_store", "--port", str(port), "--path", str(path)),
         *arguments,
     )

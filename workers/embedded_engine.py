@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from workers import embedded_config
+from workers import embedded_config, embedded_nice
 from workers.embedded_config import Limits
 from workers.embedded_disk import Room, keep_free_bytes
 from workers.embedded_library import Connection, EngineError, Result, load
@@ -85,6 +85,7 @@ class Engine:
         self._lock = threading.Lock()
         self._running: dict[str, Job] = {}
         self._ended: set[str] = set()
+        self._nice = None if embedded_nice.engine_may() else embedded_nice.threads(limits.questions)
         for sql in embedded_config.workloads(limits):
             self.ask(sql)
         self._room.watch()
@@ -145,9 +146,14 @@ class Engine:
             if job.statement.data is not None:
                 return self._insert(connection, job)
             name = job.statement.format or job.default_format
-            return _answer(_query(connection, job.statement.text, name, job.parameters), name)
+            return _answer(self._read(connection, job, name), name)
         finally:
             connection.close()
+
+    def _read(self, connection: Connection, job: Job, name: str) -> Result:
+        if self._nice is None or not job.is_question:
+            return _query(connection, job.statement.text, name, job.parameters)
+        return self._nice.submit(_query, connection, job.statement.text, name, job.parameters).result()
 
     def inflate(self, body: bytes, encoding: str, max_bytes: int) -> bytes:
         """Undo a Content-Encoding with the engine's own decoders, within a query's memory limit.
