@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,8 @@ HANDLERS = {
 SERVERS = {"hypercorn", "uvicorn", "granian"}
 
 
-def imports(module: str) -> set[str]:
+@cache
+def imports(module: str) -> frozenset[str]:
     """Every module that `module` names in an import, also inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
@@ -96,10 +98,10 @@ def imports(module: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
-def ours(module: str) -> set[str]:
+def ours(module: str) -> frozenset[str]:
     return imports(module) & MODULES.keys()
 
 
