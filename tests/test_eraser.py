@@ -17,6 +17,7 @@ import pytest
 from app import erasure_scripts as scripts
 from app import erasures
 from app import ledger as ledgers
+from app.enrich import Geography
 from app.erasure_report import Report
 from app.erasures import Erasures, TooMany
 from app.ledger_reader import LedgerReader
@@ -30,7 +31,12 @@ from tests.redis_fixture import RedisServer
 from tests.store_fixture import StoreServer
 from tests.waiting import async_until
 from workers import erase_round
+from workers.erased_copies import without_erased
 from workers.eraser import Eraser
+from workers.event_ids import EventIds
+from workers.items import Items, make_item
+from workers.rows import Rows
+from workers.tombstones import Tombstones
 from workers.verifier import Verifier
 
 __all__ = ["opened"]
@@ -241,6 +247,40 @@ def test_killed_at_any_statement_it_goes_on_and_counts_once(opened: Open) -> Non
             assert counts == {"appended": 4 * number, "erased": 3 * number, "stored": number}
             await assert_conserved(made.redis, made.keys)
             await here.assert_clean()
+
+    asyncio.run(run())
+
+
+def test_event_ids_of_what_is_erased_are_free_from_the_answer_on(opened: Open) -> None:
+    """Also while its row still stands, and when that goes between the two looks of a drain."""
+
+    async def run() -> None:
+        async with scene(opened) as here, here.made.draining():
+            made = here.made
+            for _ in range(2):  # the second of anna's is a copy
+                await made.put([event("anna", event_id="a"), event("bert", event_id="b", n=1)])
+            await made.put([event("carl", event_id="c")])
+            await async_until(made.is_empty, 15)
+            begun = [await here.erase("anna")]
+            begun.append(await here.erase(filters=({"field_name": "n", "op": "equals", "value": 1},)))
+            again = [event(name, event_id=name[0]) for name in ("anna", "bert", "carl", "anna")]
+            rows = Rows()
+            items = Items(make_item("1-0", one, Geography(""), rows) for one in again)
+            tombstones = Tombstones(made.redis, Geography(""))
+            await tombstones.refresh()
+            hidden = await tombstones.hidden(items)
+            known = await EventIds(made.store, timeout_seconds=5).look_up(items)
+            await made.put(again)
+            await async_until(made.is_empty, 15)
+            for one in begun:
+                assert (await here.done(one)).counted.store == 1
+            assert await here.customers() == [("anna", 1), ("bert", 1), ("carl", 1)]
+            counts = await ledger(made.redis, made.keys)
+            assert counts == {"appended": 9, "stored": 3, "erased": 2, "duplicate": 4}
+            await here.assert_clean()
+            left = await without_erased(made.store, known, hidden, items, timeout_seconds=5)
+            assert [len(known[item.event_key]) for item in items] == [1, 1, 1, 1]
+            assert [len(left[item.event_key]) for item in items] == [0, 0, 1, 0]
 
     asyncio.run(run())
 

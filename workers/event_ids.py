@@ -18,10 +18,11 @@ from collections.abc import Sequence
 
 from app import metrics
 from app.store import Store
+from workers.erased_copies import Hidden, without_erased
 from workers.items import Item, Items
 from workers.plan import Plan
 from workers.rows import encode_length
-from workers.verdict import WINDOW_MS, Copy, stored_rows
+from workers.verdict import WINDOW_MS, Copy, Known, stored_rows
 
 RECENT_MS = WINDOW_MS  # migration 0003 keeps ids for twice as long, and a day for clocks that differ
 KEYS_A_QUESTION = 10_000  # 160 KB of digits; a statement may have 256 KiB
@@ -77,6 +78,11 @@ class EventIds:
         if any(moments.values()):
             metrics.EVENT_ID_SECONDS.observe(time.monotonic() - began)
         return {key: sorted(copies) for key, copies in known.items()}
+
+    async def not_erased(self, items: Items, hidden: Hidden) -> Known:
+        """The same without the copies that `hidden` means, which was read before."""
+        known, seconds = await self.look_up(items), self._timeout_seconds
+        return await without_erased(self._store, known, hidden, items, timeout_seconds=seconds)
 
     async def _ask(self, sql: str, keys: Sequence[bytes], first: int, last: int) -> list[tuple[bytes, Copy]]:
         # In the statement, which may be longer than a URL: digits of our own digests, no client's text.

@@ -23,9 +23,11 @@ from app.envelope import read_envelope
 from app.errors import Problem
 from app.filters import read_filters
 from app.match import matcher
+from app.scope import Erased
 from app.shown import as_shown
 from app.stream import Record
 from app.tombstone import Tombstone, digest
+from workers.items import Items
 from workers.plan import Halted
 
 TOMBSTONES_A_READ = 1000
@@ -92,6 +94,22 @@ class Tombstones:
         except msgspec.DecodeError as error:
             raise Halted(f"a tombstone cannot be read: {error}") from None
         self._projects.setdefault(one.project_id, _Project()).add(one)
+
+    async def hidden(self, items: Items) -> dict[str, tuple[Erased, ...]]:
+        """Project -> tombstones of which the store may still hold rows, for projects of events with an id.
+
+        Errors: UNREACHABLE, Halted.
+        """
+        records = (items[row].record for row in items.keyed) if self._projects else ()
+        projects = {one.project_id for one in records if one is not None} & self._projects.keys()
+        found = {}
+        for project_id in projects:
+            payloads = cast("list[bytes]", await self._redis.hvals(scripts.hidden(project_id)))
+            try:
+                found[project_id] = tuple(map(tombstone.to_erased, payloads))
+            except (msgspec.DecodeError, ValueError) as error:
+                raise Halted(f"a tombstone cannot be read: {error}") from None
+        return {project_id: meant for project_id, meant in found.items() if meant}
 
     def find(self, records: Iterable[Record | None]) -> list[tuple[int, str]]:
         """The positions of what is erased, each with the id of an erasure that means it."""
