@@ -18,12 +18,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from app.errors import Problem
+from app.errors import MAX_PROBLEMS, Problem
 from app.fields import near_miss, unknown
 from app.rules import HasRules, Rule
 
-# Looked for in one array or object: a megabyte of them, each with its near miss, would hold up everybody.
-MAX_FOUND = 100
 _JSON_WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _JSON_WORDS |= {word: word for word in ("null", "array", "object", "date", "datetime", "time")}
 _QUOTED = re.compile(r"`([^`]+)`")
@@ -41,7 +39,8 @@ _A = {
 def find_problems(value: object, kind: object, path: str) -> list[Problem]:
     """Every problem of `value` (plain dicts, lists and scalars) against the type `kind`, depth first.
 
-    What is longer than it may be is not looked into, and after MAX_FOUND problems nothing more is.
+    What is longer than it may be is not looked into, and after MAX_PROBLEMS in one array or object nothing
+    more is: a megabyte of mistakes, each with its near miss, would hold up everybody.
     """
     option = _option(value, kind)
     bare = _bare(option)
@@ -57,12 +56,12 @@ def find_problems(value: object, kind: object, path: str) -> list[Problem]:
         if longest is not None and len(value) > longest:
             return [Problem(path, f"expected array of length <= {longest}")]
         for index, item in enumerate(value):
-            if len(problems) >= MAX_FOUND:
+            if len(problems) >= MAX_PROBLEMS:
                 break
             problems += find_problems(item, arguments[0], f"{path}[{index}]")
     elif get_origin(bare) is dict and isinstance(value, dict):
         for key, item in value.items():
-            if len(problems) >= MAX_FOUND:
+            if len(problems) >= MAX_PROBLEMS:
                 break
             here = f"{path}.{key}"
             problems += _in_leaf(key, arguments[0], here) or find_problems(item, arguments[1], here)
@@ -150,7 +149,7 @@ def _in_struct(value: object, kind: type[msgspec.Struct], path: str) -> list[Pro
         if member.required and name not in value
     ]
     for name, item in value.items():
-        if len(problems) >= MAX_FOUND:
+        if len(problems) >= MAX_PROBLEMS:
             break
         here = _join(path, str(name)[:100])
         if name in known:
