@@ -107,6 +107,9 @@ def test_what_cannot_be_watched_is_said(service: Service, client: Client, tmp_pa
     ):
         done = CliRunner().invoke(main, ["-c", str(config), "tail", *words], env=environ)
         assert (done.exit_code, said in done.stderr) == (code, True), done.stderr
+    config.write_text(f'[dev]\npersist_to = "{service.state}"\n[vars]\nGEOIP_DB = "{tmp_path}/none"\n')
+    done = CliRunner().invoke(main, ["-c", str(config), "tail"], env=environ)
+    assert (done.exit_code, "cannot be opened" in done.stderr) == (2, True), done.output
 
 
 @pytest.mark.service
