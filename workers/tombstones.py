@@ -101,15 +101,19 @@ class Tombstones:
         Errors: UNREACHABLE, Halted.
         """
         records = (items[row].record for row in items.keyed) if self._projects else ()
-        projects = {one.project_id for one in records if one is not None} & self._projects.keys()
-        found = {}
+        projects = sorted({one.project_id for one in records if one is not None} & self._projects.keys())
+        pipeline = self._redis.pipeline(transaction=False)
         for project_id in projects:
-            payloads = cast("list[bytes]", await self._redis.hvals(scripts.hidden(project_id)))
-            try:
-                found[project_id] = tuple(map(tombstone.to_erased, payloads))
-            except (msgspec.DecodeError, ValueError) as error:
-                raise Halted(f"a tombstone cannot be read: {error}") from None
-        return {project_id: meant for project_id, meant in found.items() if meant}
+            pipeline.hvals(scripts.hidden(project_id))
+        found = cast("list[list[bytes]]", await pipeline.execute()) if projects else []
+        try:
+            return {
+                project_id: tuple(map(tombstone.to_erased, payloads))
+                for project_id, payloads in zip(projects, found, strict=True)
+                if payloads
+            }
+        except (msgspec.DecodeError, ValueError) as error:
+            raise Halted(f"a tombstone cannot be read: {error}") from None
 
     def find(self, records: Iterable[Record | None]) -> list[tuple[int, str]]:
         """The positions of what is erased, each with the id of an erasure that means it."""
