@@ -30,7 +30,7 @@ from tests.pipeline_kit import (
 from tests.pipeline_kit import ledger as read_ledger
 from tests.pipeline_steps import Open, assert_stored, opened, refusing
 from tests.waiting import async_until
-from workers import plan as plans
+from workers import items
 
 __all__ = ["opened"]
 
@@ -204,7 +204,7 @@ def test_an_unreadable_entry_goes_back_as_it_was_and_an_upgrade_reads_it(
             def unreadable(_payload: bytes) -> list[Record]:
                 raise msgspec.DecodeError("of a version to come")
 
-            monkeypatch.setattr(plans, "split_group", unreadable)
+            monkeypatch.setattr(items, "split_group", unreadable)
             await made.put([record() for _ in range(4)])
             [(_, fields)] = await entries(made.redis, made.keys.entries)
             async with made.draining():
@@ -218,7 +218,7 @@ def test_an_unreadable_entry_goes_back_as_it_was_and_an_upgrade_reads_it(
             assert await letters.find(found.place) == found
             assert await every(letters, Wanted("prj_test")) == []
 
-            monkeypatch.setattr(plans, "split_group", read)
+            monkeypatch.setattr(items, "split_group", read)
             assert (await letters.replay([found])).done == 1
             assert [one for _, one in await entries(made.redis, made.keys.entries)] == [fields]
             async with made.draining():

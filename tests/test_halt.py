@@ -23,6 +23,7 @@ from tests.pipeline_kit import (
 from tests.pipeline_steps import Open, hang, opened
 from tests.waiting import async_until
 from workers import drain as drains
+from workers import items
 from workers import plan as plans
 
 __all__ = ["opened"]
@@ -99,7 +100,7 @@ def test_entries_of_another_version_are_not_set_aside(opened: Open, monkeypatch:
         return real(payload)
 
     is_old = True
-    monkeypatch.setattr(plans, "split_group", too_new)
+    monkeypatch.setattr(items, "split_group", too_new)
 
     async def run() -> None:
         nonlocal is_old
@@ -125,7 +126,7 @@ def test_a_plan_is_finished_by_a_version_that_reads_the_same(
             await made.put([record(), record()])
             async with made.draining("a"):
                 await async_until(lambda: made.redis.exists(made.keys.plan), 10)
-            monkeypatch.setattr(plans, "split_group", lambda payload: [*split_group(payload), record()])
+            monkeypatch.setattr(items, "split_group", lambda payload: [*split_group(payload), record()])
             async with made.draining("a"):
                 assert "made of 2 events where this version reads 3" in await async_until(
                     lambda: halted(made), 10

@@ -22,7 +22,7 @@ from tests.service import Service
 
 pytestmark = pytest.mark.service
 
-EXAMPLES = 12  # for each operation and mode
+EXAMPLES = 6  # for each operation and mode
 # What the service itself may take on a busy machine: /v1/query/fields has 30 s, after a turn that may take 10.
 PATIENCE_SECONDS = 60.0
 SCHEMA = schemathesis.openapi.from_dict(openapi())
