@@ -10,7 +10,7 @@ Next reader: `app.sql_cohorts`, which says the same in SQL.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import date, tzinfo
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,6 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from app.analysis import About, By, EventsRequest, GroupNames, problems_together, to_events
 from app.answer import zoned
+from app.days import begin_ms, date_at, number_of, numbered
 from app.errors import Problem, invalid_body
 from app.fields import Field, resolve
 from app.filters import Condition, to_conditions
@@ -29,7 +30,6 @@ MAX_OFFSETS, DEFAULT_OFFSETS = 100, 8
 MAX_COHORTS = 400
 DEFAULT_GROUPS, MAX_GROUPS = 20, 100
 Length = Literal["day", "week", "month"]
-_EPOCH = date(1970, 1, 1)
 _MONDAY = 3  # days from a Monday to 1970-01-01
 
 
@@ -155,10 +155,10 @@ def read_retention(body: bytes, now_ms: int) -> Retention:
 
 def index_of(moment_ms: int, length: Length, zone: tzinfo) -> int:
     """The number of the day, week or month in which the moment lies in `zone`; as in `app.sql_cohorts`."""
-    day = datetime.fromtimestamp(moment_ms // 1000, zone).date()
+    day = date_at(moment_ms, zone)
     if length == "month":
         return day.year * 12 + day.month - 1
-    days = (day - _EPOCH).days
+    days = number_of(day)
     return days if length == "day" else (days + _MONDAY) // 7
 
 
@@ -167,8 +167,8 @@ def start_of(index: int, length: Length, zone: tzinfo) -> int:
     if length == "month":
         day = date(index // 12, index % 12 + 1, 1)
     else:
-        day = _EPOCH + timedelta(days=index if length == "day" else index * 7 - _MONDAY)
-    return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * 1000
+        day = numbered(index if length == "day" else index * 7 - _MONDAY)
+    return begin_ms(day, zone)
 
 
 def tables(asked: Retention, rows: Sequence[Sequence[Any]]) -> tuple[Table, list[RetentionGroup]]:

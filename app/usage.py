@@ -9,7 +9,7 @@ Next reader: `app.manage_usage`, which asks both.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import tzinfo
 from typing import Annotated, Any
 
 import msgspec
@@ -17,13 +17,13 @@ from msgspec import Meta
 
 from app import ledger
 from app.answer import ShownPeriod, zoned
+from app.days import begin_ms, date_at, number_of, numbered
 from app.errors import Problem, invalid_body
 from app.ledger import HOUR_MS, Fates
 from app.time_period import Period, TimePeriod, TimeZone, period_of, read_zone
 
 MAX_DAYS = 400
 MAX_ROWS = 50_000  # pairs of day and event name in one answer
-_EPOCH = date(1970, 1, 1)
 
 
 class UsageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,13 +82,7 @@ def to_usage(asked: UsageRequest, now_ms: int) -> Usage:
 
 def index_of(moment_ms: int, zone: tzinfo) -> int:
     """The number of the day since 1970 in which the moment lies in `zone`; as in `app.sql_usage`."""
-    return (datetime.fromtimestamp(moment_ms // 1000, zone).date() - _EPOCH).days
-
-
-def _start(index: int, zone: tzinfo) -> int:
-    """Unix milliseconds of the beginning of that day."""
-    day = _EPOCH + timedelta(days=index)
-    return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * 1000
+    return number_of(date_at(moment_ms, zone))
 
 
 def hours(usage: Usage) -> range:
@@ -109,7 +103,7 @@ def days(
     for index, name, count in rows:
         names.setdefault(index, {})[name] = count
     for index in range(index_of(period.start_ms, zone), index_of(period.end_ms - 1, zone) + 1):
-        begins, ends = _start(index, zone), _start(index + 1, zone)
+        begins, ends = begin_ms(numbered(index), zone), begin_ms(numbered(index + 1), zone)
         part = Period(max(begins, period.start_ms), min(ends, period.end_ms))
         own = names.get(index, {})
         fates = None if by_hour is None else _fates(part, by_hour, kept_from_hour, usage.now_ms)

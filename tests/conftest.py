@@ -9,6 +9,7 @@ import pytest
 from tests.certificate import certificate
 from tests.client import client
 from tests.engines import engine, target, target_client
+from tests.other_origin import site
 from tests.redis_fixture import redis_server, redis_url
 from tests.service import service, start_service
 from tests.store_fixture import store_database, store_server, store_table
@@ -20,6 +21,7 @@ __all__ = [
     "redis_server",
     "redis_url",
     "service",
+    "site",
     "start_service",
     "store_database",
     "store_server",

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.chart_kit import CHARTS, FACTS, OCTOBER, chromium, contrast, october, page_of, seed, token_path
 from tests.client import Client
-from tests.test_browser import Site
+from tests.other_origin import Site
 from tests.waiting import until
 
 pytestmark = [pytest.mark.service, pytest.mark.browser]
@@ -46,17 +46,6 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def shop(client: Client) -> Client:
     return seed(client, october())
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    """A page of another origin."""
-    one = Site()
-    one.thread.start()
-    yield one
-    one.server.shutdown()
-    one.server.server_close()
-    one.thread.join()
 
 
 def opened(page: Page, project: Client, **body: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ MODULES = {
 MAX_LINES = 300
 LEAVES = {
     "app.scope",
+    "app.days",
     *("app.errors", "app.grant", "app.timestamp", "app.event", "app.event_problems", "app.event_schema"),
     *(
         "app.aside",

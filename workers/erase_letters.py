@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from typing import cast
 
 import msgspec
 import structlog
@@ -24,9 +23,9 @@ from app.store import Store
 from app.stream import Keys
 from app.stream_scripts import COPY_DEAD, PURGE, REPLACE_DEAD
 from app.tombstone import FOREVER_MS, Tombstone
+from workers.letters import LETTERS_A_READ, payloads
 from workers.tombstones import Tombstones
 
-LETTERS_A_READ = 100  # one may hold a megabyte
 SECONDS = 30.0
 
 log = structlog.get_logger()
@@ -94,21 +93,11 @@ class Letters:
         )
 
     async def _letters(self, keys: Keys) -> AsyncIterator[tuple[str, DeadLetter]]:
-        after = "-"
-        while True:
-            rows = cast(
-                "list[tuple[bytes, dict[bytes, bytes]]]",
-                await self._redis.xrange(keys.dead, min=after, count=LETTERS_A_READ),
-            )
-            for entry_id, fields in rows:
-                after = f"({entry_id.decode()}"
-                payload = fields.get(b"d", b"")
-                try:
-                    yield entry_id.decode(), dead_letter.decode(payload)
-                except msgspec.DecodeError:  # no drain of ours wrote it
-                    yield entry_id.decode(), DeadLetter(dead_letter.UNREADABLE, 0, "", None, payload)
-            if len(rows) < LETTERS_A_READ:
-                return
+        async for entry_id, payload in payloads(self._redis, keys):
+            try:
+                yield entry_id, dead_letter.decode(payload)
+            except msgspec.DecodeError:  # no drain of ours wrote it
+                yield entry_id, DeadLetter(dead_letter.UNREADABLE, 0, "", None, payload)
 
 
 def _may_hold(letter: DeadLetter, one: Tombstone) -> bool:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import cast
 
 import msgspec
 import structlog
@@ -33,11 +32,11 @@ from app.retention import DAY_MS, month_begin_ms, oldest_ms
 from app.store import Store, Value
 from app.stream import Keys
 from app.stream_scripts import PURGE
+from workers.letters import payloads
 from workers.verdict import WINDOW_MS
 
 DROP_SECONDS = 600.0
 COUNT_SECONDS = 120.0
-LETTERS_A_READ = 500
 _LEFT = "SELECT count() FROM events WHERE time_recorded < fromUnixTimestamp64Milli({end:Int64})"
 # `events` and `fates` are partitioned by month, `event_ids` by day.
 _PARTITIONS = (
@@ -138,20 +137,11 @@ class Retention:
     async def _expire_dead_letters(self, oldest: int) -> int:
         expired = 0
         for _, keys in await self._reader.partitions():
-            after = "-"
-            while True:
-                rows = cast(
-                    "list[tuple[bytes, dict[bytes, bytes]]]",
-                    await self._redis.xrange(keys.dead, min=after, count=LETTERS_A_READ),
-                )
-                for entry_id, fields in rows:
-                    expired += await self._expire_letter(keys, entry_id, fields.get(b"d", b""), oldest)
-                if len(rows) < LETTERS_A_READ:
-                    break
-                after = f"({rows[-1][0].decode()}"
+            async for entry_id, payload in payloads(self._redis, keys):
+                expired += await self._expire_letter(keys, entry_id, payload, oldest)
         return expired
 
-    async def _expire_letter(self, keys: Keys, entry_id: bytes, payload: bytes, oldest: int) -> int:
+    async def _expire_letter(self, keys: Keys, entry_id: str, payload: bytes, oldest: int) -> int:
         try:
             letter = dead_letter.decode(payload)
         except msgspec.DecodeError:  # no drain of ours wrote it

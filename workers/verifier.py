@@ -28,13 +28,13 @@ from app.retention import month_begin_ms, oldest_ms
 from app.store import Store
 from workers import count_rows, reconcile
 from workers.count_rows import DAY, Hours, Rows
+from workers.letters import payloads
 from workers.reconcile import Report, Verdict
 from workers.tidy import CANARY_HOURS
 
 LOOK_SECONDS = 0.25  # between two looks at what moves
 CONFIRM_SECONDS = 1.0  # a difference must last: an erasure deletes rows first and counts them then
 MARGIN_HOURS = 2  # hours that may be folded while this runs are taken as folded already
-DEAD_LETTERS_A_READ = 500
 
 
 class Verifier:
@@ -191,18 +191,9 @@ class Verifier:
         """Bucket -> events in the dead letters of all partitions."""
         found: Counter[str] = Counter()
         for _, keys in await self._reader.partitions():
-            after = "-"
-            while True:
-                rows = cast(
-                    "list[tuple[bytes, dict[bytes, bytes]]]",
-                    await self._redis.xrange(keys.dead, min=after, count=DEAD_LETTERS_A_READ),
-                )
-                for _, fields in rows:
-                    for where, number in _counts(fields.get(b"d", b"")).items():
-                        found[self._place(where)] += number
-                if len(rows) < DEAD_LETTERS_A_READ:
-                    break
-                after = f"({rows[-1][0].decode()}"
+            async for _, payload in payloads(self._redis, keys):
+                for where, number in _counts(payload).items():
+                    found[self._place(where)] += number
         return found
 
 
