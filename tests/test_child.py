@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import pty
+import select
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,3 +130,59 @@ def test_two_lives_have_two_pids() -> None:
 
     first, second = asyncio.run(start())
     assert first != second
+
+
+# A session of its own with the terminal argv[1], where who is in the background is halted when it writes.
+IN_A_TERMINAL = """
+import asyncio, os, sys, termios
+from workers.child import Role
+from workers.supervisor import Supervisor
+
+terminal = os.open(sys.argv[1], os.O_RDWR)
+for number in range(3):
+    os.dup2(terminal, number)
+modes = termios.tcgetattr(terminal)
+modes[3] |= termios.TOSTOP
+termios.tcsetattr(terminal, termios.TCSANOW, modes)
+
+async def main():
+    async with Supervisor() as supervisor:
+        supervisor.launch(0, Role("child", ("sh", "-c", sys.argv[2])))
+        await asyncio.wait_for(supervisor.stop_requested.wait(), 20)
+        print("the supervisor was asked to stop", flush=True)
+
+print("session", os.getpid(), flush=True)
+asyncio.run(main())
+"""
+IN_THE_BACKGROUND = """trap 'echo the child was reached' INT
+echo child of $(cut -d ' ' -f 6 /proc/$$/stat)
+while :; do sleep 0.02; done"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for its session")
+def test_ctrl_c_reaches_the_supervisor_only_although_all_share_its_session() -> None:
+    """In sessions of their own the niceness of questions would count for nothing outside of the store."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_A_TERMINAL, os.ttyname(theirs), IN_THE_BACKGROUND],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    said, asked = b"", False
+    try:
+        end = time.monotonic() + 30
+        while b"stop\r\n" not in said and time.monotonic() < end:
+            if select.select([ours], [], [], 0.1)[0]:
+                said += os.read(ours, 4096)
+            if not asked and said.count(f"{process.pid}\r\n".encode()) == 2:
+                asked = os.write(ours, b"\x03") == 1
+        assert process.wait(20) == 0, said
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
+    assert f"session {process.pid}\r\nchild of {process.pid}\r\n" in said.decode()
+    assert b"the supervisor was asked to stop" in said
+    assert b"the child was reached" not in said

@@ -1,6 +1,6 @@
 """One child process of the supervisor: start, notice its death, restart with backoff, stop in bounded time.
 
-Owns the operating system's part: sessions, the death signal, exit codes. It knows nothing of what the
+Owns the operating system's part: process groups, the death signal, exit codes. It knows nothing of what the
 child does; `workers.supervisor` decides when. Next: `workers.supervisor`.
 """
 
@@ -59,6 +59,7 @@ def _tied_to(parent: int, number: signal.Signals) -> Callable[[], None]:
 
     def before_exec() -> None:
         prctl(_PR_SET_PDEATHSIG, int(number))
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # after `stty tostop` its first line of log would halt it
         if os.getppid() != parent:  # the parent died before the wish was heard
             os._exit(1)
 
@@ -158,7 +159,10 @@ class Child:
                 stdout=output,
                 stderr=output,
                 pass_fds=role.pass_fds,
-                start_new_session=True,  # Ctrl-C reaches the supervisor only, which stops in order
+                # Ctrl-C reaches the supervisor only, which stops in order. A session of its own would do as well,
+                # but Linux shares the processor among sessions first (sched_autogroup): then the niceness of
+                # questions would count within the store alone, and they had as much of it as an edge.
+                process_group=0,
                 preexec_fn=_tied_to(os.getpid(), role.death_signal),  # noqa: PLW1509  (one thread only)
             )
         finally:
