@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -47,13 +48,14 @@ class EraseHandlers:
         wanted = read_erasure(
             await read_json_body(request, self._max_bytes), grant, time.time_ns() // 1_000_000
         )
+        horizon_ms = None if wanted.is_dry_run else await self._horizon_ms()
         async with self._asker.turn(grant) as turn:
-            matched = await while_connected(request.receive, _count(turn, wanted))
+            matched = await while_connected(request.receive, count(turn, wanted, horizon_ms))
         if wanted.is_dry_run:
-            return json_response({"erasure_id": None, "matched": matched, "state": "dry_run"})
+            return json_response({"erasure_id": None, "matched": matched.events, "state": "dry_run"})
         # From here on whether or not the client waits: half an erasure would be none.
         report = await self._begin(wanted, matched, grant)
-        answer = {"erasure_id": report.erasure_id, "matched": matched, "state": report.state}
+        answer = {"erasure_id": report.erasure_id, "matched": report.matched, "state": report.state}
         return json_response(answer | {"up_to": report.up_to})
 
     async def status(self, request: Request) -> Response:
@@ -78,9 +80,17 @@ class EraseHandlers:
         self._asker.count(grant)
         return grant
 
-    async def _begin(self, wanted: Wanted, matched: int, grant: Grant) -> Report:
+    async def _horizon_ms(self) -> int:
         try:
-            return await self._erasures.begin(wanted.tombstone, matched, _owner(grant))
+            return await self._erasures.horizon_ms()
+        except UNREACHABLE:
+            raise _unavailable("The registry does not answer; nothing is erased. Send it again.") from None
+
+    async def _begin(self, wanted: Wanted, matched: Matched, grant: Grant) -> Report:
+        try:
+            return await self._erasures.begin(
+                wanted.tombstone, matched.events, _owner(grant), latest_ms=matched.latest_ms
+            )
         except TooMany:
             raise ApiError(
                 Kind.RATE_LIMITED,
@@ -94,13 +104,27 @@ class EraseHandlers:
             ) from None
 
 
-async def _count(turn: Turn, wanted: Wanted) -> int:
-    """Events in the store that are meant and not erased yet."""
+class Matched(msgspec.Struct, frozen=True):
+    """How many events, and when the last of them was recorded, Unix ms."""
+
+    events: int
+    latest_ms: int
+
+
+async def count(turn: Turn, wanted: Wanted, horizon_ms: int | None) -> Matched:
+    """Events in the store that are meant and not erased yet, recorded up to `horizon_ms` if it is given.
+
+    Errors: ApiError.
+    """
     parameters = Parameters()
     condition = where(turn.scope, wanted.tombstone.period or WHOLE, wanted.filters, parameters)
-    sql = f"{elements(asked(turn.scope, wanted.filters))}SELECT count() FROM events WHERE {condition}"  # noqa: S608
-    result = await turn.ask(sql, parameters.values)
-    return int(str(result.rows[0][0]))
+    if horizon_ms is not None:
+        most = parameters.add(horizon_ms, "Int64")
+        condition += f" AND time_recorded <= fromUnixTimestamp64Milli({most}, 'UTC')"
+    found = "count(), toUnixTimestamp64Milli(max(time_recorded))"
+    sql = f"{elements(asked(turn.scope, wanted.filters))}SELECT {found} FROM events WHERE {condition}"  # noqa: S608
+    [(number, latest_ms)] = (await turn.ask(sql, parameters.values)).rows
+    return Matched(int(str(number)), int(str(latest_ms)))
 
 
 def _owner(grant: Grant) -> str:

@@ -31,6 +31,7 @@ MAX_HIDDEN_BYTES = 64 * 1024  # of their tombstones: they go into each statement
 BOUND_SHARE = 2  # keys of single customers fill a half of each: theirs cannot keep the project from erasing
 LEAD_MS = 250  # for writing the tombstone, and for clocks that were read a moment ago
 MAX_WAIT_MS = 2_000  # for an edge whose clock is behind the others'
+MAX_AHEAD_MS = 2_000  # of stored events before all clocks, one of which has stepped back: they are meant too
 ATTEMPTS = 6  # each with twice the lead of the one before
 REDIS_SECONDS = 1.0  # of a query; then the store is asked
 STORE_SECONDS = 5.0
@@ -51,14 +52,21 @@ class Erasures:
         self._queue = queue
         self._add = redis.register_script(scripts.ADD)
 
-    async def begin(self, wanted: Tombstone, matched: int, owner: str) -> Report:
+    async def horizon_ms(self) -> int:
+        """Up to when what is stored is meant by an erasure that begins now. Unix ms."""
+        return (await self._clocks()).latest_ms + MAX_AHEAD_MS
+
+    async def begin(self, wanted: Tombstone, matched: int, owner: str, *, latest_ms: int = 0) -> Report:
         """From the return on no query sees the events. Errors: TooMany, and TimeoutError when writing took so
-        long each time that events may have been recorded after the moment and before the answer."""
+        long each time that events may have been recorded after the moment and before the answer.
+
+        `latest_ms`: when the last of the `matched` events was recorded; the moment is not before it.
+        """
         asked_at = _now_ms()
         erasure_id = new_id(asked_at)
         for attempt in range(ATTEMPTS):
             clocks = await self._clocks()
-            lead_ms = LEAD_MS << attempt
+            lead_ms = max(LEAD_MS << attempt, latest_ms - clocks.latest_ms)
             up_to = clocks.latest_ms + lead_ms
             end = time.monotonic() + lead_ms / 1000
             one = msgspec.structs.replace(wanted, id=erasure_id, up_to_ms=up_to)

@@ -7,10 +7,13 @@ says what it saw, and fails where something of the customer is seen or found, or
     when it is done, no file of the service holds the customer's name: store, Redis, spool
     a spool that comes back afterwards brings nothing back
     every event of every other customer that was answered with 200 is there once, and `verify` is clean
+
+`--runs N` asks something else instead: tests/erasing_counts.py.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -251,13 +254,22 @@ def look_at_others(here: Scene, senders: Senders) -> None:
 
 
 def main() -> None:
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    arguments.add_argument("--runs", type=int, default=0, help="so many erasures, and what each counts")
+    arguments.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
+    asked = arguments.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "service"
         directory.mkdir()
         service = Service(directory, "", {}, ("--port", "0"))
         try:
             service.wait_ready()
-            run(service, Path(scratch))
+            if asked.runs:
+                from tests import erasing_counts
+
+                erasing_counts.run(service, asked.runs, asked.seed)
+            else:
+                run(service, Path(scratch))
             assert service.stop() == 0
         finally:
             service.end()

@@ -3,109 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
 
 from app import erasure_scripts as scripts
-from app import erasures
 from app import ledger as ledgers
 from app.enrich import Geography
-from app.erasure_report import Report
-from app.erasures import Erasures, TooMany
-from app.ledger_reader import LedgerReader
-from app.store import Store
+from app.erasures import TooMany
 from app.stream import QueueKeys, Record
-from app.tombstone import Tombstone
+from tests.eraser_kit import DAY, PROJECT, event, killed_after, mortal, nobody_waits, scene
 from tests.marked import PLAIN_CODECS, files_with
-from tests.pipeline_kit import Bench, assert_conserved, dead_letters, ledger, make_eraser, put_payload
+from tests.pipeline_kit import assert_conserved, dead_letters, ledger, put_payload
 from tests.pipeline_steps import Open, has_inserted, opened
 from tests.redis_fixture import RedisServer
 from tests.store_fixture import StoreServer
 from tests.waiting import async_until
 from workers import erase_round
 from workers.erased_copies import without_erased
-from workers.eraser import Eraser
 from workers.event_ids import EventIds
 from workers.items import Items, make_item
 from workers.rows import Rows
 from workers.tombstones import Tombstones
-from workers.verifier import Verifier
 
-__all__ = ["opened"]
-
-DAY = 24 * 3_600_000
-PROJECT = "prj_test"
-
-
-def event(customer: str, *, ago: int = 0, **fields: object) -> Record:
-    body = msgspec.json.encode({"event_name": "e", "customer_identifier": customer, **fields})
-    return Record(os.urandom(12), 1, time.time_ns() // 1_000_000 - ago, PROJECT, "", "", "", "", body)
-
-
-class Scene:
-    """A bench with its eraser: `erase` begins an erasure as an edge does."""
-
-    def __init__(self, made: Bench) -> None:
-        self.made = made
-        queue, dead = made.settings.producer.queue, made.settings.consumer.dead_letter_queue
-        self.reader = LedgerReader(made.redis, queue, 1, dead)
-        self.erasures = Erasures(made.redis, made.store, queue)
-        self.eraser = self.make()
-
-    def make(self, store: Store | None = None) -> Eraser:
-        return make_eraser(self.made, store)
-
-    async def erase(self, *customers: str, owner: str = "", **members: Any) -> str:
-        one = Tombstone("", PROJECT, 0, customers or None, **members)
-        return (await self.erasures.begin(one, 0, owner)).erasure_id
-
-    async def step(self, times: int = 2) -> None:
-        for _ in range(times):
-            await self.eraser.step()
-
-    async def done(self, erasure_id: str) -> Report:
-        """When it is; every step in between."""
-
-        async def is_done() -> Report | None:
-            await self.eraser.step()
-            report = await self.erasures.report(PROJECT, erasure_id)
-            return report if report is not None and report.state == "done" else None
-
-        return await async_until(is_done, 90, "the erasure to be done")
-
-    async def customers(self) -> list[tuple[object, object]]:
-        sql = "SELECT customer_identifier, count() FROM events GROUP BY ALL ORDER BY ALL"
-        return [(name, number) for name, number in (await self.made.store.ask(sql)).rows]
-
-    async def assert_clean(self) -> None:
-        """`verify` finds no difference, at once."""
-        report = await Verifier(
-            self.made.redis, self.made.store, self.reader, since_hour=None, wait_seconds=5
-        ).run()
-        assert report.differences == []
-        assert report.moving == []
-
-
-@pytest.fixture(autouse=True)
-def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer need not wait for the clocks of edges that there are not."""
-    monkeypatch.setattr(erasures, "LEAD_MS", 50)
-    monkeypatch.setattr(erasures, "ATTEMPTS", 10)
-    monkeypatch.setattr(erasures, "MAX_COSTLY", 2)
-
-
-@contextlib.asynccontextmanager
-async def scene(opened: Open) -> AsyncIterator[Scene]:
-    async with opened() as made:
-        yield Scene(made)
+__all__ = ["nobody_waits", "opened"]
 
 
 def test_one_customer_of_many_is_gone_and_it_is_proven(
@@ -166,51 +92,6 @@ def test_one_customer_of_many_is_gone_and_it_is_proven(
             assert await here.eraser.step() is False
 
     asyncio.run(run())
-
-
-class Killed(BaseException):
-    """What kill -9 is to a task: nothing of ours catches it."""
-
-
-class MortalStore(Store):
-    """Kills whoever uses it: after so many more statements, before or after the last of them is carried out."""
-
-    left = -1
-    is_before = True
-
-    async def _post(self, *arguments: Any, **options: Any) -> bytes:
-        self.left -= 1
-        if self.left == 0 and self.is_before:
-            raise Killed
-        answer = await super()._post(*arguments, **options)
-        if self.left == 0:
-            raise Killed
-        return answer
-
-
-def mortal(made: Bench) -> MortalStore:
-    settings = made.settings
-    return MortalStore(
-        settings.clickhouse_url,
-        database=settings.store.database,
-        username=settings.store.username,
-        password=settings.secret("CLICKHOUSE_PASSWORD"),
-    )
-
-
-async def killed_after(here: Scene, store: MortalStore, statements: int, *, is_before: bool) -> bool:
-    """An eraser that dies; was it still at work?"""
-    store.left, store.is_before = statements, is_before
-    eraser = here.make(store)
-    try:
-        for _ in range(3):
-            await eraser.step()
-    except Killed:
-        return True
-    finally:
-        store.left = -1
-        await here.made.redis.delete(scripts.ERASER)  # its place ends by itself, a minute later
-    return False
 
 
 def test_killed_at_any_statement_it_goes_on_and_counts_once(opened: Open) -> None:

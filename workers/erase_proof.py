@@ -34,10 +34,12 @@ from workers.erase_letters import Letters
 from workers.marks import Mark, Marks
 from workers.redis_file import rewrite
 
+# Each event once, where it was met last: a dead letter may have been replayed while it was given up.
 _COUNTED = (
-    "SELECT splitByChar(' ', detail)[1] AS erasure, splitByChar(' ', detail)[2], uniqExact(unique_req_id)"
-    " FROM fates WHERE project_id IN {projects:Array(String)} AND fate = 'erased'"
-    " AND erasure IN {ids:Array(String)} GROUP BY 1, 2"
+    "SELECT splitByChar(' ', last)[1], splitByChar(' ', last)[2], count() FROM"
+    " (SELECT argMax(detail, settled_at) AS last FROM fates WHERE project_id IN {projects:Array(String)}"
+    " AND fate = 'erased' AND splitByChar(' ', detail)[1] IN {ids:Array(String)} GROUP BY unique_req_id)"
+    " GROUP BY 1, 2"
 )
 _COPIES = "SELECT count() FROM erasures WHERE erasure_id IN {ids:Array(String)}"
 _FORGET_COPIES = (
@@ -82,10 +84,12 @@ class Proof:
     async def mark_clean(self, erasures: Mapping[str, Open]) -> None:
         """The store holds no row of these any more."""
         now_ms = time.time_ns() // 1_000_000
+        counted = await self._counted(erasures)
         for erasure_id, one in erasures.items():
             clean = Open(one.project_id, one.up_to_ms, "clean", now_ms)
             report = await self._report(erasure_id)
             report.rows_gone_at, report.remaining.store = now_ms, 0
+            _add(report.counted, counted.get(erasure_id, Counted()))
             keys = [scripts.hidden(one.project_id), scripts.CLEAN, scripts.OPEN, scripts.report(erasure_id)]
             await self._mark_clean(keys=keys, args=[erasure_id, encode_open(clean), encode_report(report)])
 
@@ -161,22 +165,25 @@ class Proof:
     async def _close(self, closing: Mapping[str, Open]) -> None:
         """From here on Redis holds nothing by name; what its file remembers goes with a new one."""
         how = await rewrite(self._redis)
-        which = {"projects": sorted({one.project_id for one in closing.values()}), "ids": [*closing]}
-        counted: dict[str, Counted] = {}
-        for erasure_id, place, number in (await self._store.ask(_COUNTED, which)).rows:
-            if place in Counted.__struct_fields__:
-                setattr(counted.setdefault(str(erasure_id), Counted()), str(place), int(str(number)))
+        counted = await self._counted(closing)
         for erasure_id in closing:
             report = await self._report(erasure_id)
-            found = counted.get(erasure_id, Counted())
-            for name in Counted.__struct_fields__:  # of a deleted project the ledger has counted the rows
-                setattr(report.counted, name, max(getattr(found, name), getattr(report.counted, name)))
+            _add(report.counted, counted.get(erasure_id, Counted()))
             report.redis_file, report.state = how, "done"
             report.done_at = time.time_ns() // 1_000_000
             await self._set(erasure_id, b"", report)
             log.info("erasure done", erasure=erasure_id, **msgspec.structs.asdict(report.counted))
             self._taken.pop(erasure_id, None)
             self._settled.pop(erasure_id, None)
+
+    async def _counted(self, erasures: Mapping[str, Open]) -> dict[str, Counted]:
+        """What the store remembers, for 30 days, of what each has met."""
+        found: dict[str, Counted] = {}
+        which = {"projects": sorted({one.project_id for one in erasures.values()}), "ids": [*erasures]}
+        for erasure_id, place, number in (await self._store.ask(_COUNTED, which)).rows if erasures else ():
+            if place in Counted.__struct_fields__:
+                setattr(found.setdefault(str(erasure_id), Counted()), str(place), int(str(number)))
+        return found
 
     async def _begin_again(self, erasure_id: str, one: Open) -> None:
         self._taken.pop(erasure_id, None)
@@ -211,3 +218,11 @@ class Proof:
                 setattr(report.remaining, name, number)
             if (after := encode_report(report)) != before:
                 await self._redis.set(scripts.report(erasure_id), after)
+
+
+def _add(told: Counted, found: Counted) -> None:
+    """What was told stays told: of a deleted project the ledger has counted the rows, and what the store
+    remembers ends."""
+    told.store = max(told.store, found.store)
+    if found.stream + found.dead_letters >= told.stream + told.dead_letters:  # one may become the other
+        told.stream, told.dead_letters = found.stream, found.dead_letters

@@ -53,7 +53,7 @@ class Overtaken(Exception):
 
 
 _ENCODE = msgspec.json.Encoder(order="deterministic").encode
-_DECODE = msgspec.json.Decoder(Round).decode
+decode_round = msgspec.json.Decoder(Round).decode
 
 
 class Rounds:
@@ -68,7 +68,7 @@ class Rounds:
     async def unfinished(self) -> Round | None:
         """The round that somebody began."""
         payload = await self._redis.get(scripts.ROUND)
-        return None if payload is None else _DECODE(payload)
+        return None if payload is None else decode_round(payload)
 
     async def begin(self, erasures: Mapping[str, str]) -> Round:
         """A round for these erasures: id -> project."""
@@ -113,8 +113,9 @@ class Rounds:
             which: Which = {"round": made.number, "project": choice.project_id, "limit": left}
             for statement in self._statements(choice):
                 await self._store.command(statement, which, timeout_seconds=sql.SECONDS)
-            complete.update(choice.ids)
             left = ROWS_A_ROUND - sum((await self._found(made)).values())
+            if left > 0:  # else it may have been cut, and which of its erasures has rows left is not known
+                complete.update(choice.ids)
         projects = sorted(set(made.erasures.values()))
         copies: Which = {"round": made.number, "projects": projects}
         await self._store.command(sql.COPIES, copies, timeout_seconds=sql.SECONDS)

@@ -7,11 +7,12 @@ number of rows, so that a set of ids fits the engine's memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from app.fields import COLUMNS
 from app.filters import each_filter
 from app.scope import Erased
-from app.sql_fields import elements
+from app.sql_fields import elements, milliseconds
 from app.sql_filters import erased, of_customer
 from app.sql_literals import Literals
 from app.tombstone import Tombstone
@@ -37,16 +38,13 @@ class Choice:
         self.named = elements(item.field for of in parts for item in each_filter(of.filters))
         self.is_of_customers = all(of.is_of_customers for of in parts)
         [self._erased] = erased(parts)
-        latest: dict[str, tuple[int, str]] = {}
-        for one, of in ones:
-            for customer in of.customers or ():
-                latest[customer] = max(latest.get(customer, (0, "")), (one.up_to_ms, one.id))
         literals = Literals()
         self.erasure = literals.add(self.ids[0], "String")
         self.customers = ""
         if self.is_of_customers:
-            self.erasure = of_customer({customer: found[1] for customer, found in latest.items()}, "")
-            self.customers = f" AND customer_identifier IN {literals.add([*latest], 'Array(String)')}"
+            layers = _layers(ones)
+            self.erasure = _first(layers)
+            self.customers = f" AND customer_identifier IN {literals.add([*layers[0]], 'Array(String)')}"
 
     @property
     def condition(self) -> str:
@@ -70,6 +68,30 @@ class Choice:
     def count(self, table: str) -> str:
         named = self.named if table == "events" else ""
         return f"{named}SELECT count() FROM {table} WHERE {self.condition}"  # noqa: S608
+
+
+def _layers(ones: Sequence[tuple[Tombstone, Erased]]) -> list[dict[str, tuple[int, str]]]:
+    """Customer -> (up to when, erasure): of each the erasure that was asked for first, then those of the
+    second one, and so on. Nearly always there is one layer."""
+    layers: list[dict[str, tuple[int, str]]] = [{}]
+    depth: dict[str, int] = {}
+    for one, of in sorted(ones, key=lambda pair: pair[0].id):
+        for customer in dict.fromkeys(of.customers or ()):
+            at = depth[customer] = depth.get(customer, -1) + 1
+            if at == len(layers):
+                layers.append({})
+            layers[at][customer] = (one.up_to_ms, one.id)
+    return layers
+
+
+def _first(layers: Sequence[Mapping[str, tuple[int, str]]]) -> str:
+    """The id of the first erasure that means the row, of those that mean its customer. In SQL."""
+    pieces = []
+    for layer in layers:
+        id_ = of_customer({customer: found[1] for customer, found in layer.items()}, "")
+        up_to = of_customer({customer: found[0] for customer, found in layer.items()}, -1)
+        pieces += [f"{milliseconds(COLUMNS['time_recorded'])} <= {up_to}", id_]
+    return pieces[1] if len(layers) == 1 else f"multiIf({', '.join(pieces)}, '')"
 
 
 def choices(tombstones: Iterable[tuple[Tombstone, Erased]]) -> Iterator[Choice]:
@@ -99,11 +121,13 @@ HOURS = (
     "SELECT project_id, intDiv(toUnixTimestamp64Milli(time_recorded), 3600000), uniqExact(unique_req_id)"
     " FROM erasing WHERE round = {round:UInt64} AND source = 'store' GROUP BY 1, 2"
 )
-# What is kept of an erased event: its id, and by which erasure. A repeated write counts once.
+# What is kept of an erased event: its id, and by which erasure: the first that was asked for of those that
+# mean it, and as a stored event if it is one; the same each time that it is written. It counts once.
 REMEMBER = (
     "INSERT INTO fates"  # noqa: S608
     " (unique_req_id, project_id, customer_identifier, fate, detail, time_recorded, settled_at)"
-    " SELECT unique_req_id, any(project_id), '', 'erased', concat(any(erasure_id), ' ', any(source)),"
+    " SELECT unique_req_id, any(project_id), '', 'erased',"
+    " argMin(concat(erasure_id, ' ', source), (source != 'store', erasure_id = '', erasure_id)),"
     " any(time_recorded), now64(3) FROM erasing WHERE round = {round:UInt64}"
     f" GROUP BY unique_req_id{SETTINGS}"
 )

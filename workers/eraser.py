@@ -14,7 +14,7 @@ import structlog
 from redis.asyncio import Redis
 
 from app import erasure_scripts as scripts
-from app import metrics
+from app import metrics, registry_scripts
 from app.erasure_report import Open, decode_open
 from app.ledger_reader import LedgerReader
 from app.store import Store
@@ -92,7 +92,13 @@ class Eraser:
         if unfinished is not None:
             await self._end(await self._rounds.carry_out(unfinished), erasures)
             erasures = await self._open()
-        hidden = {id_: one for id_, one in erasures.items() if one.stage == "hidden"}
+        # Rows of deleted projects go by themselves (`workers.erase`), and are counted there.
+        deleted = cast("set[bytes]", await self._redis.smembers(registry_scripts.DELETED))
+        hidden = {
+            id_: one
+            for id_, one in erasures.items()
+            if one.stage == "hidden" and one.project_id.encode() not in deleted
+        }
         if ready := await self._ready(hidden):
             self._next_round = time.monotonic() + self._round_seconds
             await self._letters.purge([])

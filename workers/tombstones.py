@@ -10,6 +10,7 @@ letter brings back.
 from __future__ import annotations
 
 import asyncio
+import bisect
 from collections.abc import Callable, Iterable
 from typing import cast
 
@@ -45,14 +46,16 @@ class _Project:
 
     def __init__(self) -> None:
         self.latest_ms = 0
-        self.customers: dict[str, tuple[int, str]] = {}  # digest -> up to when, and the id of the erasure
+        self.customers: dict[str, list[tuple[str, int]]] = {}  # digest -> erasures, and up to when, in order
         self.filtered: list[_Filtered] = []
 
     def add(self, one: Tombstone) -> None:
         self.latest_ms = max(self.latest_ms, one.up_to_ms)
         if one.is_of_customers:
             for customer in one.digests or ():
-                self.customers[customer] = max(self.customers.get(customer, (0, "")), (one.up_to_ms, one.id))
+                found = self.customers.setdefault(customer, [])
+                if not any(id_ <= one.id and up_to_ms >= one.up_to_ms for id_, up_to_ms in found):
+                    bisect.insort(found, (one.id, one.up_to_ms))
         else:
             problems: list[Problem] = []
             filters = read_filters(list(one.filters), problems)
@@ -126,14 +129,15 @@ class Tombstones:
         return found
 
     def erasure_of(self, record: Record) -> str:
-        """The id of an erasure that means this event, "" where none does."""
+        """The id of the erasure that was asked for first of those that mean this event, "" where none does:
+        as rounds choose (`workers.erase_sql`), though filters come after customers here."""
         project = self._projects.get(record.project_id)
         if project is None or record.time_recorded > project.latest_ms:
             return ""
         customer = digest(record.project_id, read_envelope(record).customer_identifier)
-        up_to_ms, erasure_id = project.customers.get(customer, (0, ""))
-        if erasure_id and record.time_recorded <= up_to_ms:
-            return erasure_id
+        for erasure_id, up_to_ms in project.customers.get(customer, ()):
+            if record.time_recorded <= up_to_ms:
+                return erasure_id
         return self._filtered(record, project, customer) if project.filtered else ""
 
     def _filtered(self, record: Record, project: _Project, customer: str) -> str:
