@@ -52,7 +52,7 @@ from app.registry import Registry
 from app.replay import Replayer
 from app.settings import Settings
 from app.spool import Spool
-from app.spool_slot import take_free
+from app.spool_slot import disk_id, take_free
 from app.store import Store
 from app.stream import Keys
 from app.tail import TailHandler
@@ -104,6 +104,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         place=f"{socket.gethostname()}:{spools}",
         spooled=replayer.waiting,
         on_layout=look_at_former,
+        disk=lambda: disk_id(spools),
         on_foreign=lambda: signal.raise_signal(signal.SIGTERM),  # as any other wish to stop
     )
     appenders = [

@@ -29,6 +29,7 @@ from app.stream_scripts import with_oom_allowed
 
 EDGE_BEAT_SECONDS = 1.0
 EDGE_LIFE_SECONDS = 5.0
+DISK_SECONDS = 1.0
 START_SECONDS = 2.0  # an edge that starts while Redis is away learns later whether its number is right
 
 log = structlog.get_logger()
@@ -48,7 +49,8 @@ class View(msgspec.Struct, frozen=True):
 class Member(msgspec.Struct, frozen=True):
     """One process, as `shards` shows it. `dead_ms` is 0 while it is alive.
 
-    `ahead_ms`: of its clock before Redis's, at its last beat, less the time that the beat took.
+    `ahead_ms`: of its clock before Redis's, at its last beat, less the time that the beat took. `told_ms`:
+    when that was, by Redis's clock: an edge that died has told nobody what it spooled after it.
     """
 
     id: str
@@ -56,16 +58,22 @@ class Member(msgspec.Struct, frozen=True):
     spooled: int
     dead_ms: int
     ahead_ms: int = 0
+    told_ms: int = 0
 
 
 class _About(msgspec.Struct):
     place: str
     spooled: int
     ahead: float = 0
+    at: float = 0
 
 
 class Presence:
-    """The beats of one process. `id` is unique among the living; `place` names the disk with its spool."""
+    """The beats of one process. `id` is unique among the living; `place` names the disk with its spool.
+
+    `spooled`: groups there, None for a process without a spool. `disk`: what tells that disk from others
+    wherever it is mounted (`app.spool_slot.disk_id`); "" where that is not known.
+    """
 
     def __init__(
         self,
@@ -77,7 +85,8 @@ class Presence:
         place: str,
         life_seconds: float,
         redis_version: tuple[int, int],
-        spooled: Callable[[], int] = lambda: 0,
+        spooled: Callable[[], int] | None = None,
+        disk: str = "",
     ) -> None:
         keys = QueueKeys(expected.queue)
         self.id = id
@@ -85,7 +94,9 @@ class Presence:
         self._layout = keys.layout
         self._shards = expected.shards
         self._life_ms = int(life_seconds * 1000)
-        self._spooled = spooled
+        self._has_spool = spooled is not None
+        self._disk = disk
+        self._spooled = spooled or (lambda: 0)
         self._place = place
         self._incarnation = os.urandom(8).hex()
         self._joined = 0
@@ -105,7 +116,7 @@ class Presence:
                 args=[
                     *(self.id, self._incarnation, self._life_ms, int(self._is_first)),
                     *(self._shards, self._place, self._spooled(), self._joined),
-                    time.time_ns() // 1_000_000,
+                    *(time.time_ns() // 1_000_000, int(self._has_spool), self._disk),
                 ],
             ),
         )
@@ -132,12 +143,14 @@ class Presence:
 
 
 async def listed(redis: Redis, queue: str, role: Role) -> list[Member]:
-    """Everybody of `role` that is alive, or has left groups in a spool. Errors: UNREACHABLE."""
+    """Everybody of `role` that is alive, or has left groups in a spool, or may have. Errors: UNREACHABLE."""
     rows = cast("list[bytes]", await redis.eval(scripts.LIST, 2, *QueueKeys(queue).alive(role)))
     found = []
     for id, about, dead_ms in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
         said = msgspec.json.decode(about, type=_About)
-        found.append(Member(id.decode(), said.place, said.spooled, int(dead_ms), int(said.ahead)))
+        found.append(
+            Member(id.decode(), said.place, said.spooled, int(dead_ms), int(said.ahead), int(said.at))
+        )
     return found
 
 
@@ -154,8 +167,9 @@ class EdgePresence:
     """An edge's beats, from the start of its lifespan to its end.
 
     `spooled` counts the groups in the spool at `place` that nobody else alive counts: those of this process
-    and of slots without an owner. `on_layout` hears how many partitions there are. `on_foreign` is called
-    once if the number was changed under this edge, which then must end: it knows the wrong partitions.
+    and of slots without an owner; None without a spool. `disk` names that disk. `on_layout` hears how many
+    partitions there are. `on_foreign` is called once if the number was changed under this edge, which then
+    must end: it knows the wrong partitions.
     """
 
     def __init__(
@@ -164,7 +178,8 @@ class EdgePresence:
         expected: Expected,
         *,
         place: str,
-        spooled: Callable[[], int] = lambda: 0,
+        spooled: Callable[[], int] | None = None,
+        disk: Callable[[], str] = lambda: "",
         on_layout: Callable[[Layout], None] = lambda _: None,
         on_foreign: Callable[[], None] = lambda: None,
     ) -> None:
@@ -172,6 +187,7 @@ class EdgePresence:
         self._expected = expected
         self._place = place
         self._spooled = spooled
+        self._disk = disk
         self._on_layout = on_layout
         self._on_foreign = on_foreign
         self._presence: Presence | None = None
@@ -208,6 +224,7 @@ class EdgePresence:
             life_seconds=EDGE_LIFE_SECONDS,
             redis_version=version,
             spooled=self._spooled,
+            disk=await self._disk_id(),
         )
         while self._problem is None:
             try:
@@ -217,6 +234,15 @@ class EdgePresence:
             except Exception as error:  # beats that have ended would make a living edge look dead for ever
                 log.error("a beat failed unexpectedly", error=type(error).__name__)
             await asyncio.sleep(EDGE_BEAT_SECONDS if self._is_known.is_set() else WAIT_SECONDS)
+
+    async def _disk_id(self) -> str:
+        """ "" while the disk does not answer: then the place alone tells whose spool is whose."""
+        try:
+            async with asyncio.timeout(DISK_SECONDS):
+                return await asyncio.to_thread(self._disk)
+        except OSError as error:  # a time-out is one too
+            log.warning("the disk of the spool cannot be told from others", error=str(error))
+            return ""
 
     async def _beat(self, presence: Presence) -> None:
         try:

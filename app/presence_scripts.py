@@ -9,6 +9,7 @@ from __future__ import annotations
 
 # Who left groups in a spool is remembered for so long; then the disk is taken to be gone.
 REMEMBER_MS = 30 * 86_400_000
+MAX_UNTOLD = 200
 
 _NOW = """
 local time = redis.call('TIME')
@@ -17,13 +18,15 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
 # Register, or stay registered. KEYS: members, about, layout.
 # ARGV: id, incarnation, ms to live, 1 for the first beat of a life, partitions configured, place, groups in
-# the spool of this place, when this life first joined (0: not yet), its clock in Unix ms.
+# the spool of this place, when this life first joined (0: not yet), its clock in Unix ms, 1 for one that has
+# a spool, the name of its disk or "".
 # -> {"ok", partitions, most partitions, id and joined of each that is alive, …}
 #    {"other", partitions, most}   another number of partitions is recorded: not registered
 #    {"changing"}                  somebody is changing the number right now: not registered
 #    {"replaced"}                  another process registered under this id since
-# A process that died while groups were in its spool stays listed until one of the same place, which counts
-# what nobody owns there too, reports none.
+# A process that died while groups were in its spool stays listed until one of the same disk, which counts
+# what nobody owns there too, reports none. So does one that had none at its last beat, since what it spooled
+# after that it could tell nobody; the last of those, lest a Redis is full of processes that die all the time.
 BEAT = f"""{_NOW}
 local layout = redis.call('HMGET', KEYS[3], 'shards', 'most', 'closed_until')
 if layout[3] and tonumber(layout[3]) > now then return {{'changing'}} end
@@ -41,10 +44,14 @@ if former then
   if joined == 0 then joined = former.joined end
 end
 if joined == 0 then joined = now end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
+local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
+for i, id in ipairs(dead) do
   local about = cjson.decode(redis.call('HGET', KEYS[2], id) or '{{"spooled":0}}')
-  local replayed = about.place == ARGV[6] and ARGV[7] == '0'
-  if about.spooled == 0 or replayed or about.at + {REMEMBER_MS} < now then
+  local here = about.place == ARGV[6]
+  if about.disk and ARGV[11] and ARGV[11] ~= '' then here = about.disk == ARGV[11] end
+  local replayed = here and ARGV[7] == '0'
+  local untold = about.spools == 1 and i > #dead - {MAX_UNTOLD}
+  if (about.spooled == 0 and not untold) or replayed or about.at + {REMEMBER_MS} < now then
     redis.call('ZREM', KEYS[1], id)
     redis.call('HDEL', KEYS[2], id)
   end
@@ -52,7 +59,8 @@ end
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], cjson.encode({{
   incarnation = ARGV[2], joined = joined, at = now, place = ARGV[6], spooled = tonumber(ARGV[7]),
-  ahead = tonumber(ARGV[9] or now) - now
+  ahead = tonumber(ARGV[9] or now) - now, spools = tonumber(ARGV[10] or 0),
+  disk = ARGV[11] ~= '' and ARGV[11] or nil
 }}))
 local answer = {{'ok', layout[1], layout[2]}}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now + 1, '+inf')) do

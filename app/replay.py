@@ -104,7 +104,7 @@ class Replayer:
     async def _work(self) -> None:
         await self._spool.look_after()
         await self._empty(self._spool)
-        if time.monotonic() >= self._adopt_at and not self._pressure.refusal():
+        if time.monotonic() >= self._adopt_at:
             self._adopt_at = time.monotonic() + ADOPT_SECONDS
             await self._adopt()
         metrics.SPOOL_GROUPS.set(self._spool.groups)
@@ -135,6 +135,9 @@ class Replayer:
             self._left_by_others = 0
             return
         self._left_by_others = 1
+        if self._pressure.refusal():  # it waits, and is told of
+            slot.release()
+            return
         spool = Spool(lambda: slot, 0, is_adopted=True)
         try:
             await spool.open()

@@ -1,5 +1,6 @@
 """The directories of the spool: one slot for each edge process, locked while the process lives.
 
+    <spool>/disk           what tells this directory from others, for `app.presence`
     <spool>/slot-0/lock            flock: whose slot this is; the kernel lets go of it however the owner dies
     <spool>/slot-0/000000000001.segment
     <spool>/slot-0/000000000001.damaged    bytes that could not be read, kept for a person to look at
@@ -10,6 +11,7 @@ locks any more (there were more processes once) are adopted, replayed and given 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -94,6 +96,20 @@ def take_free(spool: Path) -> Slot:
         if slot is not None:
             return slot
     raise OSError(f"all {MAX_SLOTS} slots of {spool} are taken")
+
+
+def disk_id(spool: Path) -> str:
+    """The name of this directory on its disk: the same for whoever finds it later, from whatever host or
+    container; another one for a copy. Errors: OSError."""
+    spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = spool / "disk"
+    if not path.exists():
+        mine = spool / f".disk-{os.urandom(8).hex()}"
+        mine.write_text(os.urandom(8).hex())
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(mine, path)
+        mine.unlink()
+    return f"{path.read_text()}-{spool.stat().st_ino}"
 
 
 def adopt(spool: Path) -> Slot | None:

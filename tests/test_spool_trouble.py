@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from app import redis_client, spool_segment
 from app.spool import Spool, _Write
 from app.spool_segment import Segment
-from app.spool_slot import Slot, take_free
+from app.spool_slot import Slot, disk_id, take_free
 from tests.append_edge import Edge, own_redis, spooling_edge
 from tests.pipeline_kit import make_settings
 from tests.redis_fixture import RedisServer
@@ -174,3 +176,43 @@ def test_a_group_that_is_written_while_the_last_one_is_done_still_waits(
 
     monkeypatch.setattr(Spool, "_write", write)
     asyncio.run(run())
+
+
+def test_what_others_left_is_told_of_while_redis_takes_nothing(
+    tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Safeguard: an erasure waits for it (`workers.erase_proof`); that it cannot be replayed now is no reason to
+    say that it is not there."""
+    monkeypatch.setattr("app.replay.ADOPT_SECONDS", 0.05)
+
+    async def run() -> None:
+        await leave_groups(tmp_path, own_redis, 3)
+        settings = make_settings(tmp_path, own_redis.url, spool=QUICK)
+        orphan, hidden = settings.spool_path / "slot-7", tmp_path / "elsewhere"
+        (settings.spool_path / "slot-0").rename(hidden)
+        async with spooling_edge(settings) as made:
+
+            async def is_told(groups: int) -> bool:
+                return made.replayer.waiting() == groups
+
+            await async_until(lambda: is_told(0), 5)
+            made.pressure.reason = "Redis is full"
+            hidden.rename(orphan)
+            await async_until(lambda: is_told(1), 5)
+            assert await made.numbers() == []
+            made.pressure.reason = ""
+            await async_until(lambda: is_told(0), 5)
+            assert await made.numbers() == [0, 1, 2]
+
+    asyncio.run(run())
+
+
+def test_a_disk_is_known_wherever_it_is_mounted_and_a_copy_is_another(tmp_path: Path) -> None:
+    spool = tmp_path / "one" / "spool"
+    with ThreadPoolExecutor(8) as pool:
+        [name] = set(pool.map(disk_id, [spool] * 50))
+    assert [path.name for path in spool.iterdir()] == ["disk"]
+    moved = spool.rename(tmp_path / "spool")
+    assert disk_id(moved) == name
+    shutil.copytree(moved, tmp_path / "copy")
+    assert disk_id(tmp_path / "copy") != name

@@ -2,7 +2,8 @@
 
 After its rows are gone from the store (`workers.erase_round`), in this order:
 
-    spools        no edge holds events that were recorded before the erasure, or they went to the stream
+    spools        every edge has said, late enough, that it holds no events that were recorded before the
+                  erasure: they went to the stream
     stream        what was there then is acknowledged
     dead letters  given up where they are meant
     store         counted once more: no row, no fate that names a customer; its copy of the tombstone is gone
@@ -26,6 +27,7 @@ from redis.asyncio import Redis
 from app import erasure_scripts as scripts
 from app import presence, tombstone
 from app.erasure_report import Counted, Open, Report, decode_report, encode_open, encode_report
+from app.presence import Member
 from app.scope import Erased
 from app.store import Store
 from app.tombstone import KEPT_DAYS, Tombstone
@@ -107,10 +109,8 @@ class Proof:
         due = [one for one, how in clean.items() if how.up_to_ms + self._margin_ms < now_ms]
         if not due:
             return
-        spools = sum(one.spooled for one in await presence.listed(self._redis, self._queue, "edge"))
-        await self._tell(due, spools=spools)
-        if spools:
-            return
+        edges = await presence.listed(self._redis, self._queue, "edge")
+        due = [one for one in due if not await self._spooled(one, clean[one], edges)]
         if new := [one for one in due if one not in self._taken]:
             # Only now: what the spools held is in the stream.
             self._taken |= dict.fromkeys(new, await self._marks.take())
@@ -122,6 +122,14 @@ class Proof:
         if ready:
             await self._count(await self._tombstones(ready), clean)
         await self._look_at_files([one for one in due if one in self._settled], clean)
+
+    async def _spooled(self, erasure_id: str, one: Open, edges: Sequence[Member]) -> int:
+        """Groups that edges hold, as far as they have told; one for an edge that may have spooled some since:
+        one that is gone, or whose next beat will tell."""
+        since_ms = one.up_to_ms + self._margin_ms
+        spooled = sum(edge.spooled or int(edge.told_ms <= since_ms) for edge in edges)
+        await self._tell([erasure_id], spools=spooled)
+        return spooled
 
     async def _count(self, ones: Ones, clean: Mapping[str, Open]) -> None:
         _, doubtful = await self._letters.purge([one for one, _ in ones.values()])

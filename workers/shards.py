@@ -195,6 +195,8 @@ def _owner(standing: Standing, halted: str) -> str:
 
 def _member(one: Member) -> str:
     state = f"gone for {one.dead_ms // 1000} s" if one.dead_ms else "at work"
+    if one.dead_ms and not one.spooled:
+        return f"{state}, and has not told whether its spool at {one.place} is empty"
     return f"{state}, {_count(one.spooled, 'group')} in its spool at {one.place}" if one.spooled else state
 
 
