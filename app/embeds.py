@@ -52,7 +52,7 @@ class Embed(msgspec.Struct, frozen=True):
     allowed_origins: tuple[str, ...] = ()
 
 
-_EMBED = msgspec.json.Decoder(Embed)
+decode_embed = msgspec.json.Decoder(Embed).decode
 
 
 class Embeds:
@@ -119,7 +119,7 @@ class Embeds:
         self._believe(keys)
         if read_token(text, self._keys) is None:  # another process has rotated them since we looked
             raise _made_up()
-        embed = None if payload is None else _EMBED.decode(payload)
+        embed = None if payload is None else decode_embed(payload)
         if embed is None or not hmac.compare_digest(embed.digest, token.digest):
             raise ApiError(Kind.CHART_TOKEN_REVOKED, "Whoever embedded this chart has withdrawn it.")
         return embed
@@ -143,7 +143,7 @@ class Embeds:
             page = pairs[:limit]
             found = await self._redis.mget([scripts.embed(token_id) for _, token_id in page] or [""])
         cursor = f"{page[-1][0]}-{page[-1][1]}" if len(pairs) > limit else None
-        return [_EMBED.decode(payload) for payload in found if payload is not None], cursor
+        return [decode_embed(payload) for payload in found if payload is not None], cursor
 
     async def revoke(self, grant: Grant, *, token_id: str = "", token: str = "") -> int:
         """Revoke one token of the key of `grant`, by its id or by itself; without either all of them.

@@ -42,7 +42,8 @@ class Remaining(msgspec.Struct):
 class Report(msgspec.Struct, kw_only=True):
     """The status of an erasure; times are Unix milliseconds, None for what has not happened.
 
-    `owner`: the digest of the customer to which the key was bound that asked for it.
+    `owner`: the digest of the customer to which the key was bound that asked for it. `charts`: tokens of
+    charts that named a customer, revoked.
     """
 
     erasure_id: str
@@ -56,6 +57,7 @@ class Report(msgspec.Struct, kw_only=True):
     filters: int = 0
     matched: int = 0
     counted: Counted = msgspec.field(default_factory=Counted)
+    charts: int = 0
     remaining: Remaining = msgspec.field(default_factory=Remaining)
     rows_gone_at: int | None = None
     verified_at: int | None = None

@@ -6,6 +6,7 @@
     eb:registry:erasures:open             hash: id -> how far it is (`app.erasures.Open`); none when done
     eb:registry:erasures:of:<project>     sorted set of erasure ids with score 0: ids sort by time
     eb:registry:erasures:report:<id>      JSON: what its status tells
+    eb:registry:erasures:charts           hash: id -> tokens of charts that it has revoked; none when done
     eb:registry:erasures:round            JSON: the round that is under way (`workers.erase_round`)
     eb:registry:erasures:rounds           how many rounds there were
     eb:registry:erasures:eraser           whose work it is just now, expires
@@ -20,6 +21,7 @@ from app.registry_scripts import PREFIX
 LOG = f"{PREFIX}erasures"
 CLEAN = f"{LOG}:clean"
 OPEN = f"{LOG}:open"
+CHARTS = f"{LOG}:charts"
 ROUND = f"{LOG}:round"
 ROUNDS = f"{LOG}:rounds"
 ERASER = f"{LOG}:eraser"
@@ -109,6 +111,15 @@ elseif redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then
   redis.call('SET', KEYS[3], ARGV[3])
 end
 return 1
+"""
+
+# A token of a chart dies. KEYS: project's embeds, key's embeds, embed, charts. ARGV: token id, erasure
+REVOKE_CHARTS = """
+local revoked = redis.call('DEL', KEYS[3])
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+if revoked == 1 then redis.call('HINCRBY', KEYS[4], ARGV[2], 1) end
+return revoked
 """
 
 # KEYS: one key. ARGV: what it must hold ("" for nothing), what it shall hold ("" for nothing) -> 1, 0

@@ -10,7 +10,7 @@ _MOMENT: Schema = {"type": "integer", "description": "Unix milliseconds"}
 _COUNT: Schema = or_null({"type": "integer", "description": "null where nobody has counted yet"})
 _STATE: Schema = {"enum": ["pending", "done", "dry_run"]}
 REPORT: Schema = object_of(
-    "erasure_id state asked_at up_to matched counted remaining done_at",
+    "erasure_id state asked_at up_to matched counted charts remaining done_at",
     erasure_id=TEXT,
     state=_STATE,
     asked_at=_MOMENT,
@@ -20,6 +20,7 @@ REPORT: Schema = object_of(
     filters=INTEGER,
     matched=INTEGER,
     counted=object_of("store stream dead_letters", store=INTEGER, stream=INTEGER, dead_letters=INTEGER),
+    charts={"type": "integer", "description": "Tokens of charts that named a customer, revoked"},
     remaining=object_of(
         "store stream dead_letters spools files unreadable",
         **dict.fromkeys(("store", "stream", "dead_letters", "spools", "files", "unreadable"), _COUNT),

@@ -5,7 +5,7 @@ After its rows are gone from the store (`workers.erase_round`), in this order:
     spools        every edge has said, late enough, that it holds no events that were recorded before the
                   erasure: they went to the stream
     stream        what was there then is acknowledged
-    dead letters  given up where they are meant
+    dead letters  given up where they are meant; tokens of charts that name a customer are revoked
     store         counted once more: no row, no fate that names a customer; its copy of the tombstone is gone
     files         none of the store's directory holds former versions of the rows
     redis         its file is written anew, so that it does not remember the events either
@@ -32,6 +32,7 @@ from app.scope import Erased
 from app.store import Store
 from app.tombstone import KEPT_DAYS, Tombstone
 from workers import erase_sql as sql
+from workers.erase_charts import Charts
 from workers.erase_letters import Letters
 from workers.marks import Mark, Marks
 from workers.redis_file import rewrite
@@ -74,6 +75,7 @@ class Proof:
         self._redis = redis
         self._store = store
         self._letters = letters
+        self._charts = Charts(redis)
         self._marks = marks
         self._queue = queue
         self._margin_ms = margin_ms
@@ -146,6 +148,7 @@ class Proof:
             left |= dict.fromkeys(choice.ids, number)
         if (await self._store.ask(_COPIES, {"ids": [*ones]})).rows != [[0]]:
             await self._store.command(_FORGET_COPIES, {"ids": [*ones]}, timeout_seconds=sql.SECONDS)
+        await self._tell_charts(await self._charts.revoke(one for one, _ in ones.values()))
         for erasure_id in ones:
             await self._tell(
                 [erasure_id], dead_letters=0, store=left[erasure_id], unreadable=doubtful.get(erasure_id, 0)
@@ -183,6 +186,7 @@ class Proof:
             log.info("erasure done", erasure=erasure_id, **msgspec.structs.asdict(report.counted))
             self._taken.pop(erasure_id, None)
             self._settled.pop(erasure_id, None)
+        await self._charts.forget([*closing])
 
     async def _counted(self, erasures: Mapping[str, Open]) -> dict[str, Counted]:
         """What the store remembers, for 30 days, of what each has met."""
@@ -217,6 +221,12 @@ class Proof:
         keys = [scripts.CLEAN, scripts.OPEN, scripts.report(erasure_id)]
         seconds = KEPT_DAYS * 86_400
         await self._advance(keys=keys, args=[erasure_id, open_, encode_report(report), seconds])
+
+    async def _tell_charts(self, revoked: Mapping[str, int]) -> None:
+        for erasure_id, number in revoked.items():
+            report = await self._report(erasure_id)
+            report.charts = number
+            await self._redis.set(scripts.report(erasure_id), encode_report(report))
 
     async def _tell(self, ids: Sequence[str], **remaining: int) -> None:
         for erasure_id in ids:
