@@ -54,7 +54,7 @@ for it, app.tail_frames the wire). app.streaming sends both, app.places bounds h
 
 What became of an event is told by
 
-    17  app.watermark   to those who wait for it (`?ack=stored`)
+    17  app.watermark   to those who wait for it (`?ack=stored`; app.in_flight: was it erased meanwhile?)
     18  app.receipt     to those who ask, wherever it is (`app.whereabouts`)
     19  app.dead        for what was set aside: list, show, replay, purge
 

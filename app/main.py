@@ -36,6 +36,7 @@ from app.export import ExportHandler
 from app.gate import Gate
 from app.http import answer_bug, answer_error
 from app.iframe import IframeHandlers
+from app.in_flight import InFlight
 from app.layout import Expected, Layout
 from app.manage import ManageHandlers
 from app.manage_dead import DeadHandlers
@@ -103,8 +104,8 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         expected,
         place=f"{socket.gethostname()}:{spools}",
         spooled=replayer.waiting,
-        on_layout=look_at_former,
         disk=lambda: disk_id(spools),
+        on_layout=look_at_former,
         on_foreign=lambda: signal.raise_signal(signal.SIGTERM),  # as any other wish to stop
     )
     appenders = [
@@ -112,10 +113,10 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         for partition in range(producer.shards)
     ]
     store = store_client.connect(settings)
-    watermark = Watermark(redis, settings, letters)
+    erasures = Erasures(redis, store, producer.queue)
+    watermark = Watermark(redis, settings, letters, InFlight(redis, store, erasures))
     track = Track(registry, appenders, watermark, settings)
     batch = Batch(registry, appenders, track.limits, settings)
-    erasures = Erasures(redis, store, producer.queue)
     asker = Asker(registry, store, freshness, erasures, settings)
     tail = TailHandler(asker, erasures, settings, lambda: draining.is_set)
 

@@ -201,7 +201,7 @@ def _post(path: str, summary: str, scheme: str, request: Described, answer: Desc
     }
     if path == "/post":
         operation["parameters"] = [openapi_receipt.ACK, _IDEMPOTENCY_KEY, openapi_batch.ENCODING]
-        responses["202"] = _content("application/json", openapi_receipt.QUEUED)
+        responses["202"] = _content("application/json", openapi_receipt.UNSEEN)
     if path == openapi_export.PATH:
         responses |= openapi_export.responses()
     if path == openapi_answers.PATH:

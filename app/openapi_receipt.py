@@ -12,13 +12,14 @@ ACK: Schema = {
     "in": "query",
     "required": False,
     "schema": {"enum": ["stored"]},
-    "description": "Answer when a query sees the event: after 5 seconds 202, 422 if it was set aside",
+    "description": "Answer when a query sees the event: after 5 seconds 202, and if it was erased meanwhile; "
+    "422 if it was set aside",
 }
-QUEUED: Schema = object_of(
+UNSEEN: Schema = object_of(
     "unique_req_id time_recorded state",
     unique_req_id=UNIQUE_REQ_ID,
     time_recorded=INTEGER,
-    state={"const": "queued"},
+    state={"enum": ["queued", "erased"]},
 )
 RECEIPT: Schema = object_of(
     "unique_req_id state",

@@ -33,7 +33,7 @@ from app.rate_limit import RateLimits
 from app.registry import Registry
 from app.settings import Settings
 from app.stream import choose_partition, encode_request
-from app.watermark import QUEUED, Settled, Watermark
+from app.watermark import QUEUED, STORED, Settled, Watermark
 
 ROUTE = "/post"
 
@@ -64,7 +64,9 @@ class Track:
             response = await answer_error(error, scope, receive)
             await response(scope, receive, send)
             return
-        status, state = (202, b',"state":"queued"') if settled is QUEUED else (200, b"")
+        status, state = 200, b""
+        if settled is not None and settled is not STORED:
+            status, state = 202, b',"state":"%b"' % settled.state.encode()
         body = b'{"unique_req_id":"%b00000001","time_recorded":%d%b}' % (identity.encode(), recorded, state)
         headers = [
             (b"content-type", b"application/json"),
@@ -113,7 +115,8 @@ class Track:
         entry = await self._appenders[number].append(request, ledger.bucket(grant.project_id, recorded))
         if not waits:
             return identity, recorded, None
-        settled = await self._settled(receive, self._watermark.wait(number, entry, f"{identity}00000001"))
+        wait = self._watermark.wait(number, entry, f"{identity}00000001", grant.project_id)
+        settled = await self._settled(receive, wait)
         return identity, recorded, settled
 
     async def _settled(self, receive: Receive, wait: Coroutine[object, object, Settled]) -> Settled:

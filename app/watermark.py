@@ -2,7 +2,8 @@
 
 The drain writes the last entry that it has acknowledged into the partition's `progress`; an event whose entry
 is not behind that is in the store, a duplicate, or a dead letter. While somebody waits, one task for each
-partition looks there, with one question for all of them; while nobody does, nothing runs.
+partition looks there, with one question for all of them; while nobody does, nothing runs. Whose event was
+erased on its way (`app.in_flight`) is told so: no query sees it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from redis.asyncio import Redis
 
 from app import redis_client
 from app.dead import DeadLetters
+from app.in_flight import InFlight
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
+from app.store import StoreError
 from app.stream import Keys
 
 WAIT_SECONDS = 5.0
@@ -32,43 +35,50 @@ log = structlog.get_logger()
 class Settled(msgspec.Struct, frozen=True):
     """What is known of an event when its client's wait ends. `reason` is that of a dead letter."""
 
-    state: Literal["stored", "queued", "dead"]
+    state: Literal["stored", "queued", "dead", "erased"]
     reason: str = ""
 
 
-STORED, QUEUED = Settled("stored"), Settled("queued")
+STORED, QUEUED, ERASED = Settled("stored"), Settled("queued"), Settled("erased")
 
 
 class _Waiter:
     """One client's wait for one entry."""
 
-    __slots__ = ("done", "entry", "unique_req_id")
+    __slots__ = ("done", "entry", "project_id", "unique_req_id")
 
-    def __init__(self, entry: EntryId, unique_req_id: str) -> None:
+    def __init__(self, entry: EntryId, unique_req_id: str, project_id: str) -> None:
         self.entry = entry
         self.unique_req_id = unique_req_id
+        self.project_id = project_id
         self.done: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+
+    def settle(self, settled: Settled) -> None:
+        """End the wait, if it lasts."""
+        if not self.done.done():
+            self.done.set_result(settled)
 
 
 class Watermark:
     """The waits of one process."""
 
-    def __init__(self, redis: Redis, settings: Settings, letters: DeadLetters) -> None:
+    def __init__(self, redis: Redis, settings: Settings, letters: DeadLetters, in_flight: InFlight) -> None:
         producer = settings.producer
         self._redis = redis
         self._letters = letters
+        self._in_flight = in_flight
         self._keys = [Keys(producer.queue, partition) for partition in range(producer.shards)]
         self._waiters: list[set[_Waiter]] = [set() for _ in self._keys]
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
-    async def wait(self, partition: int, entry_id: str, unique_req_id: str) -> Settled:
+    async def wait(self, partition: int, entry_id: str, unique_req_id: str, project_id: str) -> Settled:
         """What became of the event in that entry, or `queued` after WAIT_SECONDS.
 
         At once where `entry_id` is "": then the event is in a spool, or nobody knows where.
         """
         if not entry_id or sum(map(len, self._waiters)) >= MAX_WAITERS:
             return QUEUED
-        waiter = _Waiter(_parse(entry_id), unique_req_id)
+        waiter = _Waiter(_parse(entry_id), unique_req_id, project_id)
         self._waiters[partition].add(waiter)
         if partition not in self._tasks:
             self._tasks[partition] = asyncio.create_task(self._watch(partition))
@@ -84,8 +94,7 @@ class Watermark:
         """Whoever still waits is told `queued`."""
         for waiters in self._waiters:
             for waiter in waiters:
-                if not waiter.done.done():
-                    waiter.done.set_result(QUEUED)
+                waiter.settle(QUEUED)
         if self._tasks:
             await redis_client.stop_tasks(*self._tasks.values())
 
@@ -106,17 +115,32 @@ class Watermark:
             del self._tasks[partition]
 
     async def _tell(self, keys: Keys, passed: list[_Waiter]) -> None:
-        """Dead letters and watermark change in one script, so what is not dead by now is stored."""
+        """Dead letters and watermark change in one script: what is not dead by now is stored, or erased."""
         if not passed:
             return
         places = await self._redis.hmget(keys.dead_ids, [waiter.unique_req_id for waiter in passed])
+        erasing = await self._in_flight.erasing(min(waiter.entry for waiter in passed)[0])
+        doubtful: dict[str, list[_Waiter]] = {}
         for waiter, place in zip(passed, places, strict=True):
-            settled = STORED
             if place is not None:
                 found = await self._letters.find(waiter.unique_req_id)
-                settled = QUEUED if found is None else Settled("dead", found.letter.reason)
-            if not waiter.done.done():
-                waiter.done.set_result(settled)
+                waiter.settle(QUEUED if found is None else Settled("dead", found.letter.reason))
+            elif waiter.project_id in erasing:
+                doubtful.setdefault(waiter.project_id, []).append(waiter)
+            else:
+                waiter.settle(STORED)
+        for project_id, waiters in doubtful.items():
+            await self._tell_apart(project_id, waiters)
+
+    async def _tell_apart(self, project_id: str, waiters: list[_Waiter]) -> None:
+        try:
+            erased = await self._in_flight.erased(project_id, {one.unique_req_id for one in waiters})
+        except StoreError as error:  # not known, and not for ever: a receipt tells
+            log.warning("it cannot be told what was erased on its way", error=error.brief)
+            erased = None
+        for waiter in waiters:
+            settled = ERASED if erased and waiter.unique_req_id in erased else STORED
+            waiter.settle(QUEUED if erased is None else settled)
 
 
 def _parse(entry_id: str) -> EntryId:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from app import watermark as watermarks
 from app.dead import DeadLetters
+from app.erasures import Erasures
+from app.in_flight import InFlight
 from app.store import StoreUnavailable
 from app.stream import Record
-from app.watermark import QUEUED, STORED, Settled, Watermark
+from app.tombstone import Tombstone
+from app.watermark import ERASED, QUEUED, STORED, Settled, Watermark
 from tests.append_edge import own_redis
-from tests.pipeline_kit import Bench, bench, make_settings, record
+from tests.pipeline_kit import Bench, bench, make_eraser, make_settings, record
 from tests.pipeline_steps import Open, Real, opened, refusing
 from tests.redis_fixture import RedisServer
 from tests.store_fixture import StoreServer
@@ -24,11 +29,13 @@ __all__ = ["opened", "own_redis"]
 
 
 def watermark_of(made: Bench) -> Watermark:
-    return Watermark(made.redis, made.settings, DeadLetters(made.redis, made.settings))
+    hiding = Erasures(made.redis, made.store, made.settings.producer.queue)
+    in_flight = InFlight(made.redis, made.store, hiding)
+    return Watermark(made.redis, made.settings, DeadLetters(made.redis, made.settings), in_flight)
 
 
 async def wait(mark: Watermark, entry: str, one: Record) -> Settled:
-    return await mark.wait(0, entry, one.unique_req_id.hex())
+    return await mark.wait(0, entry, one.unique_req_id.hex(), one.project_id)
 
 
 async def is_stored(made: Bench, one: Record) -> bool:
@@ -79,6 +86,78 @@ def test_a_dead_letter_is_told_with_its_reason_and_its_neighbour_is_stored(opene
             made.store.faults = [refusing(117), refusing(117)]
             async with made.draining():
                 assert await asyncio.gather(*waits) == [Settled("dead", "simulated"), STORED]
+
+    asyncio.run(run())
+
+
+def of(customer: str, **fields: object) -> Record:
+    """With an id that tells when it came, as an edge gives it."""
+    one = record(msgspec.json.encode({"event_name": "e", "customer_identifier": customer, **fields}))
+    request_id = one.time_recorded.to_bytes(6, "big") + os.urandom(6)
+    return msgspec.structs.replace(one, request_id=request_id)
+
+
+async def erase(made: Bench, customer: str, project_id: str = "prj_test") -> str:
+    """From the return on the customer is erased. An edge waits here, lest events of after it are meant."""
+    erasures = Erasures(made.redis, made.store, made.settings.producer.queue)
+    return (await erasures.begin(Tombstone("", project_id, 0, (customer,)), 0, "")).erasure_id
+
+
+def test_whose_event_is_erased_meanwhile_is_told_so_and_nobody_else(opened: Open) -> None:
+    """On its way to the store, when its row is stored but hidden, and when its row is gone."""
+
+    async def run() -> None:
+        async with opened() as made:
+            mark = watermark_of(made)
+            before = of("anna")
+            entry = await made.put([before])
+            async with made.draining():
+                assert await wait(mark, entry, before) is STORED
+            on_its_way, other, copy = of("anna"), of("bert", event_id="b"), of("bert", event_id="b")
+            entries = [await made.put([one]) for one in (on_its_way, other, copy)]
+            erasure = await erase(made, "anna")
+            await erase(made, "carl", "prj_other")
+            some = list(zip(entries, (on_its_way, other, copy), strict=True))
+            waits = [asyncio.create_task(wait(mark, *pair)) for pair in some]
+            async with made.draining():
+                assert await asyncio.gather(*waits) == [ERASED, STORED, STORED]
+                assert await wait(mark, entry, before) is ERASED, "no query sees its row"
+                later = of("anna")
+                assert await wait(mark, await made.put([later]), later) is STORED
+                await gone(made, erasure)
+                assert not await is_stored(made, before)
+                again = [await wait(watermark_of(made), *pair) for pair in [(entry, before), *some]]
+                assert again == [ERASED, ERASED, STORED, STORED]
+
+    asyncio.run(run())
+
+
+async def gone(made: Bench, erasure_id: str) -> None:
+    """When the store holds none of its rows."""
+    eraser = make_eraser(made)
+    erasures = Erasures(made.redis, made.store, made.settings.producer.queue)
+
+    async def rows_gone() -> bool:
+        await eraser.step()
+        report = await erasures.report("prj_test", erasure_id)
+        return report is not None and report.rows_gone_at is not None
+
+    await async_until(rows_gone, 30)
+
+
+def test_when_the_store_cannot_tell_what_was_erased_nobody_is_told_stored(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with opened() as made, made.draining():
+            mark, one = watermark_of(made), of("anna")
+            await erase(made, "bert")
+
+            async def away(*_: object) -> None:
+                raise StoreUnavailable("away")
+
+            monkeypatch.setattr(mark._in_flight, "erased", away)
+            assert await wait(mark, await made.put([one]), one) is QUEUED
 
     asyncio.run(run())
 

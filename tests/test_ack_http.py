@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import redis
 
+from app.stream import Keys
 from tests.client import Client, equals, unique
 from tests.management import done, manage, refused
 from tests.poison import settings_of
@@ -146,3 +148,40 @@ def test_what_is_wrong_with_a_question_is_said(project: Client) -> None:
     read = receipt(project, "0" * 32, project.keys["query_key"])
     assert read.json()["code"] == "not_a_write_key"
     assert project.http.post(f"/v1/receipt/{'0' * 32}").status_code == 405
+
+
+def test_an_event_that_is_erased_while_its_client_waits_is_a_202_that_says_so(
+    service: Service, project: Client
+) -> None:
+    """Its drain stands still until the erasure has been answered."""
+    customer = unique("anna")
+    headers = {"x-eventbunker-delete-key": str(project.create_key("DELETE")["api_key"])}
+    post(project, "ack=stored", customer_identifier=customer)  # the names are known
+    drain = service.kill("drain", signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(post, project, "ack=stored", customer_identifier=customer)
+            until(lambda: entries(service), 4, "the event in the stream")
+            erased = project.http.post(
+                "/v1/delete/events",
+                json={"filters": [equals("customer_identifier", customer)]},
+                headers=headers,
+            )
+            assert erased.status_code == 200, erased.text
+            os.kill(drain, signal.SIGCONT)
+            answer = waiting.result(10)
+    finally:
+        os.kill(drain, signal.SIGCONT)
+    assert answer.status_code == 202
+    assert answer.json()["state"] == "erased"
+    assert answer.json()["time_recorded"] <= erased.json()["up_to"]
+    name = answer.json()["unique_req_id"]
+    assert state(project, name) == "erased"
+    assert project.events(equals("unique_req_id", name)) == []
+    service.wait_ready()
+
+
+def entries(service: Service) -> int:
+    """Groups in the stream."""
+    with redis.Redis.from_url(f"unix://{service.state}/redis/redis.sock") as client:
+        return int(client.xlen(Keys("events", 0).entries))
