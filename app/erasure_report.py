@@ -34,7 +34,7 @@ class Remaining(msgspec.Struct):
     store: int | None = None
     stream: int | None = None  # groups of events that were there before the tombstone was known to its drain
     dead_letters: int | None = None
-    spools: int | None = None  # groups of events, anybody's, that wait in edges' spools
+    spools: int | None = None  # groups, anybody's, in edges' spools; one for an edge that has yet to tell
     files: int | None = None  # of the store that hold former versions of its rows
     unreadable: int | None = None  # dead letters that may be meant, and that nobody can read
 

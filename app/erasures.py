@@ -5,7 +5,8 @@ away. Both are written before the answer. `workers.erase_round` and `workers.era
 
 **The moment.** Events recorded up to it are meant, by the clocks of all edges: it lies a little ahead of the
 fastest of them when the tombstone is written, and the answer waits until the slowest has passed it. So what
-was answered before is not after it, and what is recorded after the answer is not before it.
+was answered before is not after it, and what is recorded after the answer is not before it. What the request
+has found in the store is not after it either, though a clock has stepped back since, by two seconds at most.
 """
 
 from __future__ import annotations
