@@ -59,7 +59,7 @@ def _tied_to(parent: int, number: signal.Signals) -> Callable[[], None]:
 
     def before_exec() -> None:
         prctl(_PR_SET_PDEATHSIG, int(number))
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # after `stty tostop` its first line of log would halt it
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # `stty tostop`: its first line of log would halt it
         if os.getppid() != parent:  # the parent died before the wish was heard
             os._exit(1)
 
@@ -159,8 +159,8 @@ class Child:
                 stdout=output,
                 stderr=output,
                 pass_fds=role.pass_fds,
-                # Ctrl-C reaches the supervisor only, which stops in order. A session of its own would do as well,
-                # but Linux shares the processor among sessions first (sched_autogroup): then the niceness of
+                # Ctrl-C reaches the supervisor only, which stops in order. A session of its own would do as
+                # well, but Linux shares the processor among sessions first (sched_autogroup): the niceness of
                 # questions would count within the store alone, and they had as much of it as an edge.
                 process_group=0,
                 preexec_fn=_tied_to(os.getpid(), role.death_signal),  # noqa: PLW1509  (one thread only)
