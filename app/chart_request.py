@@ -98,7 +98,7 @@ class ListTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[
             str,
             Meta(
-                pattern=r"^([0-9]{1,15}-cht_[0-9a-f]{16})?\Z",
+                pattern=r"^[0-9]{1,15}-cht_[0-9a-f]{16}\Z",
                 description="expected the `cursor` of the answer before",
             ),
         ]

@@ -7,6 +7,7 @@ Next: `app.walk` finds what has no place in the file, `app.settings_checks` what
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ import msgspec
 from app.deploy_secrets import STANDARD_SECRETS, find_passwords, missing_secrets, read_secrets
 from app.errors import Problem
 from app.settings import DATE, IMPORT, NAME, DeployFile, Environment, Settings, SettingsError, Word
-from app.walk import find_problems, suggest
+from app.walk import find_problems
 
 Table: TypeAlias = Mapping[str, object]
 
@@ -90,9 +91,13 @@ def _undefined(raw: Table, environment: str) -> Problem | None:
     names = sorted(defined) if isinstance(defined, dict) else []
     if not environment or environment in names:
         return None
-    hint = suggest(environment, names) if names else "none is defined"
-    listing = f" (defined: {', '.join(names)})" if "did you mean" in hint else ""
-    return Problem("env", f"there is no environment {environment!r}; {hint}{listing}")
+    if not names:
+        hint = "none is defined"
+    elif near := difflib.get_close_matches(environment, names, n=1):
+        hint = f"did you mean `{near[0]}`? (defined: {', '.join(names)})"
+    else:
+        hint = f"known: {', '.join(names)}"
+    return Problem("env", f"there is no environment {environment!r}; {hint}")
 
 
 def _tables(raw: Table, environment: str) -> tuple[Table, Table]:

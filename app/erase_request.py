@@ -82,6 +82,8 @@ def read_status(body: bytes) -> Status:
     """Errors: ApiError 400."""
     problems: list[Problem] = []
     request = _decode(body, _STATUS_MEMBERS, problems)
+    if request.get("cursor") is None:  # as on an answer's last page: begin with the first
+        request.pop("cursor", None)
     for name in ("erasure_id", "cursor"):
         if not isinstance(request.get(name, ""), str):
             problems.append(Problem(f"$.{name}", "expected a string: the one of an answer"))

@@ -56,7 +56,7 @@ class ListKeys(ProjectRequest, frozen=True):
     cursor: (
         Annotated[
             str,
-            Meta(pattern=r"^(key_[0-9a-f]{28})?\Z", description="expected the `cursor` of the answer before"),
+            Meta(pattern=r"^key_[0-9a-f]{28}\Z", description="expected the `cursor` of the answer before"),
         ]
         | None
     ) = None

@@ -29,7 +29,7 @@ UniqueReqId = Annotated[
     str, Meta(pattern=rf"^{EVENT_ADDRESS.pattern}\Z", description="expected 32 digits of 0-9 and a-f")
 ]
 Cursor = Annotated[
-    str, Meta(pattern=rf"^({CURSOR.pattern})?\Z", description="expected the `cursor` of the answer before")
+    str, Meta(pattern=rf"^({CURSOR.pattern})\Z", description="expected the `cursor` of the answer before")
 ]
 
 

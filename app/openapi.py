@@ -111,7 +111,7 @@ _POSTS: dict[str, tuple[str, str, Described, Described]] = {
     "/v1/manage/apikey/list": (
         "List the project's keys",
         "apikey",
-        _object("project_id", **_PROJECT_ID, limit=_INTEGER, cursor=_TEXT),
+        _object("project_id", **_PROJECT_ID, limit=_INTEGER, cursor=or_null(_TEXT)),
         _object("api_keys"),
     ),
     "/v1/manage/apikey/delete": (

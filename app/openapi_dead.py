@@ -10,7 +10,7 @@ _FILTERS: dict[str, Schema] = {
     "reason": {"type": "string", "maxLength": 200, "description": "A part of the reason, in any case"},
     "since": {"type": "string", "description": "Set aside at this time or later; as an event's timestamp"},
     "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
-    "cursor": {"type": "string", "description": "Of the page before"},
+    "cursor": or_null({"type": "string", "description": "Of the page before"}),
 }
 _CHOICE: dict[str, Schema] = {
     "unique_req_ids": {"type": "array", "items": UNIQUE_REQ_ID, "maxItems": 1000},

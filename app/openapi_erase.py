@@ -57,7 +57,9 @@ def posts(filters: Schema, time_period: Schema) -> dict[str, tuple[str, str, Sch
                 "",
                 erasure_id=TEXT,
                 limit={"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
-                cursor={"type": "string", "pattern": f"^{CURSOR}$", "description": "Of the page before"},
+                cursor=or_null(
+                    {"type": "string", "pattern": f"^{CURSOR}$", "description": "Of the page before"}
+                ),
             ),
             {
                 "anyOf": [

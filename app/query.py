@@ -85,7 +85,7 @@ def to_query(asked: QueryRequest, now_ms: int, problems: list[Problem]) -> Query
     paths = {problem.path.split("[")[0].split(".")[1] for problem in problems if "." in problem.path}
     if paths.isdisjoint(("group_by", "group_by_time", "computations")):
         problems += _problems_of_order(asked.order_by, outputs)
-        if asked.cursor is not UNSET and outputs:
+        if asked.cursor and outputs:
             problems.append(Problem("$.cursor", "pages through raw events only; use offset for groups"))
     if asked.fill and bucket is None and "group_by_time" not in paths:
         problems.append(Problem("$.fill", "needs group_by_time: there are no empty buckets without it"))
@@ -114,7 +114,7 @@ def to_query(asked: QueryRequest, now_ms: int, problems: list[Problem]) -> Query
 
 def _page(asked: QueryRequest, problems: list[Problem]) -> Cursor | None:
     """The page of raw events that is asked for; None for the first."""
-    if asked.cursor is UNSET:
+    if not asked.cursor:
         return None
     if any(term.field_name not in PAGED_BY for term in asked.order_by):
         words = f"goes on in an order by {' or '.join(PAGED_BY)}; with another order_by use offset"

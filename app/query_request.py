@@ -105,12 +105,8 @@ class QueryRequest(PeriodRequest, frozen=True, kw_only=True):
     offset: Annotated[int, Meta(description="Rows to leave out at the beginning.", ge=0, le=MAX_OFFSET)] = 0
     cursor: (
         Annotated[
-            str,
-            Meta(
-                description="`next` of the answer before, for the raw events that follow it.",
-                min_length=1,
-                max_length=MAX_CURSOR_CHARACTERS,
-            ),
+            Annotated[str, Meta(min_length=1, max_length=MAX_CURSOR_CHARACTERS)] | None,
+            Meta(description="`next` of the answer before, for the raw events that follow it; null begins."),
         ]
         | UnsetType
     ) = UNSET

@@ -52,12 +52,8 @@ class TimelineRequest(PeriodRequest, frozen=True, kw_only=True):
     )
     cursor: (
         Annotated[
-            str,
-            Meta(
-                description="`next` of the answer before, for the events that follow it.",
-                min_length=1,
-                max_length=MAX_CURSOR_CHARACTERS,
-            ),
+            Annotated[str, Meta(min_length=1, max_length=MAX_CURSOR_CHARACTERS)] | None,
+            Meta(description="`next` of the answer before, for the events that follow it; null begins."),
         ]
         | UnsetType
     ) = UNSET

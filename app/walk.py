@@ -7,7 +7,6 @@ deploy.toml or a request want all of it, with a suggestion for the misspelt. Wha
 
 from __future__ import annotations
 
-import difflib
 import enum
 import operator
 import re
@@ -75,12 +74,6 @@ def find_problems(value: object, kind: object, path: str) -> list[Problem]:
 def convert(value: object, kind: object) -> Any:
     """`value`, in which `find_problems` finds none, as a `kind`."""
     return msgspec.convert(value, _option(value, kind), strict=True)
-
-
-def suggest(word: str, known: list[str]) -> str:
-    """ "unknown member; did you mean `x`?" or a list of what there is."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
 
 
 def _option(value: object, kind: object) -> Any:
@@ -155,11 +148,16 @@ def _in_struct(value: object, kind: type[msgspec.Struct], path: str) -> list[Pro
         if name in known:
             problems += find_problems(item, known[name].kind, here)
         else:
-            problems.append(Problem(here, f"unknown key; {suggest(str(name), list(known))}"))
+            problems.append(Problem(here, unknown(_word(path), str(name), known)))
     if problems or not issubclass(kind, HasRules):
         return problems
     broken = msgspec.convert(value, kind, strict=True).broken_rules()
     return [Problem(f"{path}{below}", message) for below, message in broken]
+
+
+def _word(path: str) -> str:
+    """What JSON calls a name of an object, and TOML that of a table."""
+    return "member" if path.startswith("$") else "key"
 
 
 class Member(msgspec.Struct, frozen=True):

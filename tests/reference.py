@@ -92,6 +92,8 @@ def _one_type(kind: Any) -> str:
     bare = _bare(kind)
     if titles := [meta.title for meta in _metas(kind) if meta.title]:
         return titles[0]
+    if _options(kind) != [kind]:
+        return _type(kind)
     if isinstance(bare, type) and issubclass(bare, enum.Enum):
         return ", ".join(f"`{one.value}`" for one in bare)
     if isinstance(bare, type) and issubclass(bare, msgspec.Struct):

@@ -98,5 +98,5 @@ def test_no_key_no_answer_and_bad_requests_say_what_to_change(project: Client, n
     assert post(project, name, "eb_q_nobody").json()["code"] == "invalid_query_key"
     invalid(
         post(project, name, project.keys["query_key"], time_perio="today"),
-        ("$.time_perio", "unknown key; did you mean `time_period`?"),
+        ("$.time_perio", "unknown member `time_perio`, did you mean `time_period`?"),
     )

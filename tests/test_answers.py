@@ -212,7 +212,7 @@ def test_what_is_wrong_is_said_with_its_place(operator: Operator, tmp_path: Path
         done = operator.run(wrong, *words)
         assert (done.exit_code, done.stdout) == (1, "")
         assert "$.computations[0].function: unknown function `averge`, did you mean `avg`?" in done.stderr
-        assert "$.limt: unknown key; did you mean `limit`?" in done.stderr
+        assert "$.limt: unknown member `limt`, did you mean `limit`?" in done.stderr
 
 
 @pytest.mark.service

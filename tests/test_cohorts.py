@@ -234,7 +234,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
         new_only=1,
     ) == {
         "$.time_period": 'unknown time period `yesterdy`, did you mean `yesterday`? or {"start": "…", "end": "…"}',
-        "$.first.event": "unknown key; did you mean `event_name`?",
+        "$.first.event": "unknown member `event`, did you mean `event_name`?",
         "$.group_by_time": "unknown group_by_time `wek`, did you mean `week`?",
         "$.periods": "expected integer <= 100",
         "$.group_by": "expected array of length <= 1",

@@ -230,13 +230,13 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     ) == {
         "$.time_period": "unknown unit of time `minuts`, did you mean `minutes`?",
         "$.timezone": "unknown time zone `Europe/Berln`, did you mean `Europe/Berlin`?",
-        "$.steps[0].nam": "unknown key; did you mean `name`?",
+        "$.steps[0].nam": "unknown member `nam`, did you mean `name`?",
         "$.steps[2].filters[0].op": "unknown op `equls`, did you mean `equals`?",
         "$.window": "unknown unit of time `dais`, did you mean `days`?",
         "$.by": "`event_time` is a time, which tells nobody apart",
         "$.group_by": "`plan` is there twice",
         "$.limit": "expected integer >= 1",
-        "$.windw": "unknown key; did you mean `window`?",
+        "$.windw": "unknown member `windw`, did you mean `window`?",
     }
     assert refused(steps=two) == {"$.time_period": "required field is missing"}
     assert refused(time_period="today", steps=two[:1]) == {"$.steps": "expected array of length >= 2"}

@@ -268,8 +268,8 @@ def test_tokens_are_listed_in_pages(project: Client) -> None:
     at = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
     ids = {made(project, key=key, **COUNT, expires_at=at)["token_id"] for _ in range(5)}
     seen: list[str] = []
-    cursor: str | None = ""
-    while cursor is not None:
+    cursor: str | None = None
+    while not seen or cursor is not None:
         page = post(project, f"{PATH}/token/list", key=key, limit=2, cursor=cursor).json()
         seen += [one["token_id"] for one in page["tokens"]]
         cursor = page["cursor"]

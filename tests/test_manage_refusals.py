@@ -89,11 +89,14 @@ def test_every_problem_at_once_and_a_hint_for_the_misspelt(project: Client) -> N
         ("$.key_type", "expected one of `WRITE`, `QUERY`, `DELETE`"),
         ("$.name", "expected string of length <= 100"),
         ("$.key_filter_data.customer_identifier", "required field is missing"),
-        ("$.key_filter_data.customer_identifer", "unknown key; did you mean `customer_identifier`?"),
+        (
+            "$.key_filter_data.customer_identifer",
+            "unknown member `customer_identifer`, did you mean `customer_identifier`?",
+        ),
         ("$.rate_limit", "expected integer >= 1"),
         ("$.allow_client_context", "expected boolean, got string"),
-        ("$.expire_at", "unknown key; did you mean `expires_at`?"),
-        ("$.colour", f"unknown key; known: {known}"),
+        ("$.expire_at", "unknown member `expire_at`, did you mean `expires_at`?"),
+        ("$.colour", f"unknown member `colour`; known are {known}"),
         ("$.expires_at", "is in the past; a key that never works helps nobody"),
     )
 

@@ -109,7 +109,11 @@ def test_a_period_between_two_timestamps() -> None:
         ({"start": "2021-01-01"}, "$.time_period.end", "required field is missing"),
         ({"start": "x", "end": "2021-01-01"}, "$.time_period.start", "ISO 8601"),
         ({"start": "2021-01-01", "end": "2021-01-01"}, "$.time_period", "start must be before end"),
-        ({"start": "2021-01-01", "end": "2021-01-02", "stop": 1}, "$.time_period.stop", "unknown key"),
+        (
+            {"start": "2021-01-01", "end": "2021-01-02", "stop": 1},
+            "$.time_period.stop",
+            "unknown member `stop`",
+        ),
     ],
 )
 def test_a_period_that_makes_no_sense(period: Any, path: str, words: str) -> None:
@@ -165,7 +169,7 @@ def test_all_problems_are_named_at_once_each_with_its_path() -> None:
     )
     assert found["$.timezone"] == "unknown time zone `Europe/Berln`, did you mean `Europe/Berlin`?"
     assert found["$.time_period"] == "required field is missing"
-    assert found["$.groupby"] == "unknown key; did you mean `group_by`?"
+    assert found["$.groupby"] == "unknown member `groupby`, did you mean `group_by`?"
     assert "not a field name" in found["$.group_by[0]"]
     assert "use group_by_time" in found["$.group_by[1]"]
     assert found["$.group_by_time"] == "unknown group_by_time `hours`, did you mean `hour`?"

@@ -164,6 +164,6 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     assert {problem.path: problem.message for problem in caught.value.problems} == {
         "$.time_period": "required field is missing",
         "$.limit": "expected integer <= 1000",
-        "$.event_nam": "unknown key; did you mean `event_name`?",
+        "$.event_nam": "unknown member `event_nam`, did you mean `event_name`?",
         "$.filters[0]": "expected an object, got a number",
     }

@@ -42,15 +42,19 @@ def test_a_syntax_error_says_the_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "path", "message"),
     [
-        ("[limits]\nmax_event_byte = 5", "limits.max_event_byte", "did you mean `max_event_bytes`?"),
-        ("[sever]\nport = 5", "sever", "did you mean `server`?"),
-        ("[[stores]]\npaht = ''", "stores[0].paht", "did you mean `path`?"),
-        ("[env.production.server]\nprot = 1", "env.production.server.prot", "did you mean `port`?"),
-        ("[cors]\nzzz = 1", "cors.zzz", "known: allowed_origins, max_age"),
+        (
+            "[limits]\nmax_event_byte = 5",
+            "limits.max_event_byte",
+            "`max_event_byte`, did you mean `max_event_bytes`?",
+        ),
+        ("[sever]\nport = 5", "sever", "`sever`, did you mean `server`?"),
+        ("[[stores]]\npaht = ''", "stores[0].paht", "`paht`, did you mean `path`?"),
+        ("[env.production.server]\nprot = 1", "env.production.server.prot", "`prot`, did you mean `port`?"),
+        ("[cors]\nzzz = 1", "cors.zzz", "`zzz`; known are allowed_origins, max_age"),
     ],
 )
 def test_an_unknown_key_comes_with_a_suggestion(tmp_path: Path, text: str, path: str, message: str) -> None:
-    assert problem(tmp_path, text) == (path, f"unknown key; {message}")
+    assert problem(tmp_path, text) == (path, f"unknown key {message}")
 
 
 @pytest.mark.parametrize(

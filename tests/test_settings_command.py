@@ -49,7 +49,7 @@ def test_check_prints_every_problem_and_fails(tmp_path: Path) -> None:
     assert result.stdout == ""
     assert "has 2 problems:" in result.stderr
     assert "  server.port: expected integer, got string\n" in result.stderr
-    assert "  server.prot: unknown key; did you mean `port`?\n" in result.stderr
+    assert "  server.prot: unknown key `prot`, did you mean `port`?\n" in result.stderr
 
 
 def test_check_takes_the_environment_from_option_and_variable(tmp_path: Path) -> None:

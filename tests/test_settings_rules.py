@@ -18,13 +18,13 @@ from workers.cli import main
 @pytest.mark.parametrize("table", ["server", "limits", "cors", "dev", "queues", "secrets"])
 def test_a_key_that_does_not_exist_is_an_error_in_every_table(tmp_path: Path, table: str) -> None:
     path, message = problem(tmp_path, f"[{table}]\nnonsense = 1")
-    assert (path, message.partition(";")[0]) == (f"{table}.nonsense", "unknown key")
+    assert (path, message.partition(";")[0]) == (f"{table}.nonsense", "unknown key `nonsense`")
 
 
 @pytest.mark.parametrize("array", ["queues.producers", "queues.consumers", "stores"])
 def test_a_key_that_does_not_exist_is_an_error_in_every_array(tmp_path: Path, array: str) -> None:
     path, message = problem(tmp_path, f"[[{array}]]\nnonsense = 1")
-    assert (path, message.partition(";")[0]) == (f"{array}[0].nonsense", "unknown key")
+    assert (path, message.partition(";")[0]) == (f"{array}[0].nonsense", "unknown key `nonsense`")
     assert problem(tmp_path, f"[[{array}]]\n[[{array}]]")[0] == array, "exactly one"
 
 

@@ -167,7 +167,7 @@ def test_everything_that_is_wrong_is_told_at_once(engine: Engine) -> None:
         "$.order": "unknown order `newest`, did you mean `newest_first`?",
         "$.session_gap_minutes": "expected integer >= 1",
         "$.timezone": "unknown time zone `Mars`, use an IANA name such as Europe/Berlin",
-        "$.limt": "unknown key; did you mean `limit`?",
+        "$.limt": "unknown member `limt`, did you mean `limit`?",
     }
     page = ask(engine, {"limit": 1}, Scope("dense", "c1"))["next"]
     other = "belongs to another query; only limit may change from page to page"

@@ -147,7 +147,7 @@ def test_usage_is_the_projects_own(client: Client) -> None:
         manage(project, "usage", "project", time_period="todai", timezone="Mars", periods=1),
         ("$.time_period", 'unknown time period `todai`, did you mean `today`? or {"start": "…", "end": "…"}'),
         ("$.timezone", "unknown time zone `Mars`, use an IANA name such as Europe/Berlin"),
-        ("$.periods", "unknown key; did you mean `time_period`?"),
+        ("$.periods", "unknown member `periods`, did you mean `time_period`?"),
     )
     invalid(
         manage(project, "usage", "project", time_period={"start": "2000-01-01", "end": "2010-01-01"}),
