@@ -38,7 +38,9 @@ QUERY_KEY = "x-eventbunker-query-key"
 WORKLOAD = "questions"
 NICE = 15  # four threads on a processor that others want too have an eighth of it, not each a tenth
 MAX_WAITING_PER_SLOT = 16
+RUNNING = "queries are running"
 FRESHNESS_SECONDS = 1.0
+QUEUE_SECONDS = 10.0  # a question may wait so long in the store, before the time that it may take begins
 MAX_STATEMENT_BYTES = 32 * 1024 * 1024
 # ClickHouse's codes for a query that exceeded a limit of its own, and what the client may do about it.
 # Source: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
@@ -52,6 +54,8 @@ _OWN_LIMITS = {
     307: "bytes read",
     396: "size of the answer",
 }
+# Others were before it for as long as it may wait, or too many waited; a server has four words for that.
+_BUSY = (202, 745, 778, 1020)
 _EVICTED = (776, 777)  # the largest of those that were more than the memory for all questions holds
 # Groups are formed a block at a time, and a value of any type costs a few steps for each block, so blocks are
 # large; in bytes too they are bounded, which counts where values are long.
@@ -114,7 +118,7 @@ class Asker:
             at_once,
             at_once * MAX_WAITING_PER_SLOT,
             self._limits.query_timeout,
-            "queries are running",
+            RUNNING,
             (self._limits.max_concurrent_queries_per_project, self._limits.max_concurrent_queries_per_key),
         )
         self._rates = RateLimits("send {} requests a second; send it again later")
@@ -173,6 +177,7 @@ class Asker:
                 parameters,
                 settings=self._settings(scope, own),
                 timeout_seconds=self._limits.query_timeout,
+                queue_seconds=QUEUE_SECONDS,
             )
 
     async def read(
@@ -186,6 +191,7 @@ class Asker:
                 format_="JSONCompactEachRow",
                 settings={"output_format_json_quote_64bit_integers": 0, **self._settings(scope, own)},
                 timeout_seconds=self._limits.query_timeout,
+                queue_seconds=QUEUE_SECONDS,
             )
 
     def _settings(self, scope: Scope, own: Mapping[str, str | int | float]) -> dict[str, str | int | float]:
@@ -227,6 +233,8 @@ def _told() -> Iterator[None]:
                 Kind.QUERY_TOO_EXPENSIVE,
                 f"The query exceeded its limit of {limit}; narrow time_period or filters.",
             ) from None
+        if error.code in _BUSY:
+            raise busy() from None
         if error.code in _EVICTED:
             raise ApiError(
                 Kind.UNAVAILABLE,
@@ -237,6 +245,11 @@ def _told() -> Iterator[None]:
         if error.code in PASSING_CODES:
             raise unavailable() from None
         raise
+
+
+def busy() -> ApiError:
+    """The store has others to answer."""
+    return ApiError(Kind.UNAVAILABLE, f"Too many {RUNNING}; try again.", retry_after_seconds=1)
 
 
 def unavailable() -> ApiError:

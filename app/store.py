@@ -92,10 +92,12 @@ class Store:
         *,
         settings: Mapping[str, str | int | float] | None = None,
         timeout_seconds: float = 10.0,
+        queue_seconds: float = 0.0,
         query_id: str | None = None,
     ) -> Result:
         """Run a SELECT and return all of its rows. `sql` names values as `{name:Type}` only.
 
+        It may take `timeout_seconds`, and wait `queue_seconds` before it begins.
         Errors: StoreRefused, StoreUnavailable.
         """
         content = await self.read(
@@ -104,6 +106,7 @@ class Store:
             format_="JSONCompact",
             settings={"output_format_json_quote_64bit_integers": 0, **(settings or {})},
             timeout_seconds=timeout_seconds,
+            queue_seconds=queue_seconds,
             query_id=query_id,
         )
         try:
@@ -121,6 +124,7 @@ class Store:
         format_: str,
         settings: Mapping[str, str | int | float] | None = None,
         timeout_seconds: float = 10.0,
+        queue_seconds: float = 0.0,
         query_id: str | None = None,
     ) -> bytes:
         """Run a SELECT and return its answer as the server writes it in `format_`. Errors: as `ask`."""
@@ -129,7 +133,8 @@ class Store:
             "max_execution_time": timeout_seconds,
             **(settings or {}),
         }
-        return await self._post(sql.encode(), limits, parameters or {}, timeout_seconds, query_id)
+        patience_seconds = queue_seconds + timeout_seconds
+        return await self._post(sql.encode(), limits, parameters or {}, patience_seconds, query_id)
 
     async def command(
         self,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from starlette.requests import Request
 
+from app import ask
 from app.ask import Asker
 from app.errors import ApiError, Kind
 from app.grant import Grant, KeyType
@@ -19,7 +20,8 @@ from app.scope import Erased
 from app.settings import Limits, Warehouse
 from app.store import Result, Store, StoreRefused, StoreUnavailable
 from tests.query_engine import MIGRATIONS
-from tests.store_fixture import StoreServer, store_database, store_server  # noqa: F401
+from tests.store_fixture import StoreServer, start_store, store_database, store_server  # noqa: F401
+from workers.embedded_config import Limits as EmbeddedLimits
 
 COUNT = {"time_period": "today", "computations": [{"function": "count"}]}
 DEADLINE = 20.0
@@ -159,7 +161,15 @@ def test_a_bad_query_never_reaches_the_store() -> None:
         (StoreRefused(241, "Query memory limit exceeded"), Kind.QUERY_TOO_EXPENSIVE, "limit of memory"),
         (StoreRefused(396, "too many bytes"), Kind.QUERY_TOO_EXPENSIVE, "size of the answer"),
         (StoreRefused(241, "(total) memory limit exceeded"), Kind.UNAVAILABLE, "does not answer"),
-        (StoreRefused(202, "too many queries"), Kind.UNAVAILABLE, "does not answer"),
+        *(
+            (
+                StoreRefused(code, "words of theirs"),
+                Kind.UNAVAILABLE,
+                "Too many queries are running; try again.",
+            )
+            for code in (202, 745, 778, 1020)
+        ),
+        (StoreRefused(210, "network"), Kind.UNAVAILABLE, "does not answer"),
         (StoreRefused(158, "Limit for rows exceeded"), Kind.QUERY_TOO_EXPENSIVE, "limit of rows"),
         (StoreRefused(307, "Limit for bytes exceeded"), Kind.QUERY_TOO_EXPENSIVE, "limit of bytes read"),
         (StoreRefused(777, "Evicting the largest"), Kind.UNAVAILABLE, "others together took too much"),
@@ -211,6 +221,70 @@ def test_more_queries_than_places_wait_and_then_are_refused() -> None:
         assert (await third)["row_count"] == 1  # the place was given back
 
     asyncio.run(scenario())
+
+
+def test_the_edge_waits_as_long_as_the_embedded_store_lets_a_question_wait() -> None:
+    assert EmbeddedLimits().queue_seconds == ask.QUEUE_SECONDS
+
+
+@pytest.fixture(scope="module")
+def narrow_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    """One that answers one question at a time, with the events table; others wait two seconds for it."""
+    limits = json.dumps({"questions": 1, "questions_of_one": 1, "queue_seconds": 2.0})
+    server = start_store(tmp_path_factory.mktemp("narrow") / "data", "--limits", limits)
+    try:
+        server.text("CREATE DATABASE narrow")
+        for migration in sorted(MIGRATIONS.glob("*.sql")):
+            server.text(migration.read_text(), database="narrow")
+        yield server
+    finally:
+        server.stop()
+
+
+async def asked_while_another_runs(server: StoreServer, seconds: float) -> dict[str, Any]:
+    """The answer to a question that comes while another one has the only place, for as long as that."""
+    store = Store(server.url, database="narrow", username="default", password=server.token)
+    other: dict[str, str | int | float] = {
+        "max_execution_time": seconds,
+        "timeout_overflow_mode": "break",
+        "workload": ask.WORKLOAD,
+        "function_sleep_max_microseconds_per_block": 0,
+    }
+    sleeps = "SELECT sum(sleepEachRow(0.05)) AS asked FROM numbers(1000) SETTINGS max_block_size = 1"
+    running = "SELECT count() FROM system.processes WHERE Settings['workload'] = 'questions'"
+    try:
+        before = asyncio.create_task(store.ask(sleeps, settings=other, timeout_seconds=20.0))
+        async with asyncio.timeout(DEADLINE):
+            while (await store.ask(running)).rows == [[0]]:
+                assert not before.done()
+        try:
+            return await Bench(store, query_timeout=1.0).post(COUNT)
+        finally:
+            before.cancel()
+            await asyncio.gather(before, return_exceptions=True)
+            async with asyncio.timeout(DEADLINE):
+                while (await store.ask(running)).rows != [[0]]:
+                    pass
+    finally:
+        await store.close()
+
+
+def test_who_waits_too_long_for_the_stores_lane_is_told_that_queries_are_running(
+    narrow_store: StoreServer,
+) -> None:
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(asked_while_another_runs(narrow_store, 15.0))
+    assert caught.value.kind is Kind.UNAVAILABLE
+    assert caught.value.detail == "Too many queries are running; try again."
+    assert caught.value.retry_after_seconds == 1
+
+
+def test_what_a_question_waits_in_the_store_is_not_taken_from_its_time(
+    narrow_store: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for longer than it may take, and is answered."""
+    monkeypatch.setattr("app.store.ANSWER_MARGIN_SECONDS", 0.1)
+    assert asyncio.run(asked_while_another_runs(narrow_store, 1.5))["data"] == [{"count": 0}]
 
 
 def test_through_the_real_store(store_server: StoreServer, store_database: str) -> None:  # noqa: F811

@@ -44,6 +44,7 @@ class Limits(msgspec.Struct, frozen=True):
     questions_of_one: int = 3  # of those, of one `quota_key`
     inserts: int = 3  # that run at once, beside both
     waiting: int = 64  # of each kind, beyond those that run
+    queue_seconds: float = 10.0  # a statement that could not start by then is told so
 
     @property
     def questions_memory_bytes(self) -> int:

@@ -63,10 +63,11 @@ class Interface:
         self._limits = limits
         self._credentials = (username.encode(), token.encode())
         # What the service itself asks never waits behind what its clients ask.
-        self._queries = Lane(limits.queries, limits.waiting)
-        self._questions = Lane(limits.questions, limits.waiting, limits.questions_of_one)
-        self._inserts = Lane(limits.inserts, limits.waiting)
-        self._inspections = Lane(2, limits.waiting)
+        queue = (limits.waiting, limits.queue_seconds)
+        self._queries = Lane(limits.queries, *queue)
+        self._questions = Lane(limits.questions, *queue, of_one=limits.questions_of_one)
+        self._inserts = Lane(limits.inserts, *queue)
+        self._inspections = Lane(2, *queue)
         self._buffered_bytes = 0
         self._common = {
             "X-ClickHouse-Server-Display-Name": engine.ask("SELECT displayName()").strip(),

@@ -13,16 +13,18 @@ from app.turns import Turns
 from workers.embedded_engine import Answer, Engine, Job
 from workers.embedded_library import EngineError
 
-QUEUE_SECONDS = 10.0  # a statement that could not start by then is told so
 _TOO_MANY = 202
 
 
 class Lane:
-    """At most `threads` statements at once, `of_one` of them with the same `quota_key`; more wait in turn."""
+    """At most `threads` statements at once, `of_one` of them with the same `quota_key`; more wait in turn, no
+    more than `waiting` of them and each for `queue_seconds` at most."""
 
-    def __init__(self, threads: int, waiting: int, of_one: int | None = None) -> None:
+    def __init__(
+        self, threads: int, waiting: int, queue_seconds: float, *, of_one: int | None = None
+    ) -> None:
         self._pool = ThreadPoolExecutor(threads)
-        self._turns = Turns(threads, waiting, QUEUE_SECONDS, "queries", (of_one or threads,))
+        self._turns = Turns(threads, waiting, queue_seconds, "queries", (of_one or threads,))
         self._begun: set[str] = set()
         self._tasks: set[asyncio.Task[Answer]] = set()  # the loop itself keeps none alive
 
