@@ -17,6 +17,7 @@ from typing import Any
 
 VARIABLE = "CHAOS_SABOTAGE"
 EPOCH_CHECK = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end"
+FREE_FROM_THE_ANSWER_ON = "tests/test_eraser.py::test_event_ids_of_what_is_erased_are_free_from_the_answer_on"
 SEQUENCE_CHECK = "if not last or tonumber(last) < sequence then"
 
 
@@ -209,6 +210,37 @@ def _no_tombstones_in_the_drain() -> None:
     _replace(Tombstones, "find", lambda self, records: [])
 
 
+def _no_reading_of_tombstones() -> None:
+    from workers.tombstones import Tombstones
+
+    _replace(Tombstones, "refresh", _nothing)
+
+
+def _no_look_at_what_waits() -> None:
+    from workers.tombstones import Tombstones
+
+    async def nothing(self: Any, items: Any) -> dict[str, Any]:
+        return {}
+
+    _replace(Tombstones, "hidden", nothing)
+
+
+def _copies_of_the_erased() -> None:
+    from workers import event_ids
+
+    async def all_of_them(store: Any, known: Any, hidden: Any, items: Any, **_: Any) -> Any:
+        return known
+
+    _replace(event_ids, "without_erased", all_of_them)
+
+
+def _no_look_at_fates() -> None:
+    from workers import erased_copies
+
+    whole: Any = getattr(erased_copies, "_questions", None)
+    _replace(erased_copies, "_questions", lambda meant, ids: whole(meant, ids)[:1])
+
+
 def _no_marks() -> None:
     from workers.marks import Marks
 
@@ -347,6 +379,30 @@ SAFEGUARDS = (
         "the drain judges what comes late by every tombstone",
         "tests/test_tombstones.py::test_what_comes_late_is_erased_and_counted",
         _no_tombstones_in_the_drain,
+    ),
+    Safeguard(
+        "news",
+        "the drain learns of new tombstones before each verdict",
+        "tests/test_tombstones.py::test_what_comes_late_is_erased_and_counted",
+        _no_reading_of_tombstones,
+    ),
+    Safeguard(
+        "copies",
+        "an event is not dropped as the copy of an erased one",
+        FREE_FROM_THE_ANSWER_ON,
+        _copies_of_the_erased,
+    ),
+    Safeguard(
+        "waiting",
+        "what waits to be erased is read with each verdict",
+        FREE_FROM_THE_ANSWER_ON,
+        _no_look_at_what_waits,
+    ),
+    Safeguard(
+        "between",
+        "also when the erased row goes between the drain's two looks",
+        FREE_FROM_THE_ANSWER_ON,
+        _no_look_at_fates,
     ),
     Safeguard(
         "marks",
