@@ -1,7 +1,9 @@
-"""A proxy before the store in which every question of a client takes longer than any time limit.
+"""A proxy before the store in which every question of a client is another one: by default one that takes longer
+than any time limit.
 
 It puts another SELECT into the place of the question's own and leaves all else as the edge sent it: settings,
-address, the connection and its end. So a test can wait until a question runs, whatever the question was.
+address, the connection and its end. So a test can wait until a question runs, or have one of any size, whatever
+the question was.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ SLEEPS = b"SELECT sleepEachRow(0.05) FROM numbers(4000) SETTINGS max_block_size 
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
-async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, instead: bytes) -> None:
     """One request after the other, until who sends them is gone."""
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
@@ -25,7 +27,7 @@ async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
             found = _LENGTH.search(head)
             body = await reader.readexactly(int(found[1]) if found else 0)
             if b"workload=questions" in head:
-                body, head = SLEEPS, _LENGTH.sub(b"content-length: %d" % len(SLEEPS), head)
+                body, head = instead, _LENGTH.sub(b"content-length: %d" % len(instead), head)
             writer.write(head + body)
             await writer.drain()
 
@@ -46,14 +48,14 @@ async def _end(server: asyncio.Server) -> None:
 
 
 @contextlib.contextmanager
-def slow_store(url: str) -> Iterator[str]:
-    """The address of a proxy before the store at `url`, while the context lasts."""
+def slow_store(url: str, instead: bytes = SLEEPS) -> Iterator[str]:
+    """The address of a proxy before the store at `url`, while the context lasts; `instead` takes each place."""
     address = urlsplit(url)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         theirs, to_store = await asyncio.open_connection(address.hostname, address.port)
         ways = [
-            asyncio.ensure_future(_forward(reader, to_store)),
+            asyncio.ensure_future(_forward(reader, to_store, instead)),
             asyncio.ensure_future(_back(theirs, writer)),
         ]
         # Whichever side ends, the other one is told at once: that is what the test is about.

@@ -14,6 +14,7 @@ import h2.events
 import httpx
 import pytest
 
+from app import ask
 from tests.client import Client
 from tests.edge_process import Edge
 from tests.engines import ENGINES
@@ -47,10 +48,14 @@ class Store:
         self.url = about["url"]
         self._headers = {"X-ClickHouse-User": about["user"], "X-ClickHouse-Key": about["password"]}
 
-    def ask(self, sql: str) -> str:
-        answer = httpx.post(self.url, content=sql, headers=self._headers, timeout=60)
+    def ask(self, sql: str, **options: str) -> str:
+        answer = httpx.post(self.url, params=options, content=sql, headers=self._headers, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.text.strip()
+
+    def question(self, sql: str, whose: str) -> str:
+        """As one of a client's."""
+        return self.ask(sql, workload=ask.WORKLOAD, quota_key=whose)
 
     def wait_for_questions(self, number: int, what: str) -> None:
         seconds = SECONDS if number else GONE_SECONDS

@@ -346,6 +346,28 @@ def test_a_key_beyond_its_rate_is_a_429(project: Client) -> None:
     until(again, 5, "the key's next second")
 
 
+def test_a_query_key_beyond_its_rate_is_a_429(project: Client) -> None:
+    """Each kind of question counts, also those that are refused for what they say; the other keys do not."""
+    key = project.create_key("QUERY", rate_limit=2)["api_key"]
+    paths = ("json", "funnel", "retention", "timeline", "fields", "iframe")
+
+    def ask(path: str) -> httpx.Response:
+        return project.http.post(f"/v1/query/{path}", json={}, headers={"x-eventbunker-query-key": key})
+
+    def is_free() -> bool:
+        return ask("json").status_code == 400
+
+    for path in paths:
+        until(is_free, 5, "the key's next second")
+        answers = [ask(path) for _ in range(10)]
+        assert {answer.status_code for answer in answers} <= {400, 429}
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        body = assert_error(refused, 429, "Rate limit exceeded")
+        assert body["detail"] == "This key may send 2 requests a second; send it again later."
+        assert int(refused.headers["retry-after"]) >= 1
+    assert project.ask(time_period="today").status_code == 200
+
+
 # --- 3.4 browsers ---------------------------------------------------------------------------------
 
 
