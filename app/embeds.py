@@ -128,18 +128,16 @@ class Embeds:
         """Live tokens that the key of `grant` made, those that expire first first; from behind `after`
         ("": the first), and the next `after`. None: this was the last page."""
         moment, _, last = after.partition("-")
+        now_ms, begin = _now_ms(), int(moment or 0)
+        own = scripts.embeds(scripts.key(grant.api_key_id))
         async with _redis_answers():
-            scored = cast(
-                "list[tuple[bytes, float]]",
-                await self._redis.zrangebyscore(
-                    scripts.embeds(scripts.key(grant.api_key_id)),
-                    max(int(moment or 0), _now_ms() + 1),
-                    "+inf",
-                    withscores=True,
-                ),
-            )
-            pairs = [(int(score), token_id.decode()) for token_id, score in scored]
-            pairs = [pair for pair in pairs if pair > (int(moment or 0), last)]
+            # Those that expire with the last one of the page before, and then one more than a page.
+            async with self._redis.pipeline() as pipe:
+                pipe.zrangebyscore(own, begin, begin, withscores=True)
+                pipe.zrangebyscore(own, f"({max(begin, now_ms)}", "+inf", 0, limit + 1, withscores=True)
+                at_once, later = cast("list[list[tuple[bytes, float]]]", await pipe.execute())
+            pairs = [(int(score), token_id.decode()) for token_id, score in (*at_once, *later)]
+            pairs = [pair for pair in pairs if pair[0] > now_ms and pair > (begin, last)]
             page = pairs[:limit]
             found = await self._redis.mget([scripts.embed(token_id) for _, token_id in page] or [""])
         cursor = f"{page[-1][0]}-{page[-1][1]}" if len(pairs) > limit else None

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -59,6 +60,32 @@ def test_a_token_is_found_by_every_process_until_it_is_revoked(redis_url: str, t
         with pytest.raises(ApiError) as refused:
             await other.find(text)
         assert refused.value.kind is Kind.CHART_TOKEN_REVOKED
+
+    with_redis(redis_url, tmp_path, work)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_pages_of_any_size_have_each_live_token_once(redis_url: str, tmp_path: Path, size: int) -> None:
+    """Those that expire first first, some in the same millisecond; what has expired is not among them."""
+
+    async def work(redis: Redis, one: Embeds) -> None:
+        at = hour()
+        for later in (0, 1, 1, 1, 2, 2, 5):
+            await create(one, expires_at_ms=at + later)
+        await redis.zadd(scripts.embeds(scripts.key("key_1")), {"cht_0": time.time() * 1000 - 1})
+        await create(one, msgspec.structs.replace(GRANT, api_key_id="key_2"))
+        seen: list[tuple[int, str]] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            assert len(seen) < 7, "an empty page follows the last one"
+            page, cursor = await one.list(GRANT, cursor, size)
+            assert len(page) <= size
+            seen += [(embed.expires_at_ms - at, embed.token_id) for embed in page]
+        assert seen == sorted(set(seen))
+        assert [later for later, _ in seen] == [0, 1, 1, 1, 2, 2, 5]
+        # A page behind a token that has expired meanwhile begins with the first that has not.
+        page, _ = await one.list(GRANT, "5-cht_0", 1)
+        assert page[0].token_id == seen[0][1]
 
     with_redis(redis_url, tmp_path, work)
 
