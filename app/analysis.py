@@ -7,17 +7,22 @@ Next readers: `app.funnel`, `app.cohorts`, `app.timeline`, `app.seen_fields`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from app.answer import ShownPeriod
-from app.errors import Problem
+from app.errors import Problem, invalid_body
 from app.fields import FieldName, Kind, resolve
 from app.filters import Condition, Filter, FilterRequest, Filters, each_filter, to_conditions
 from app.operators import Op, too_much
+from app.query_request import PeriodRequest, read_period_of
+from app.request import read_members
 from app.rules import Rule
+from app.time_period import Period
+
+R = TypeVar("R", bound=PeriodRequest)
 
 MAX_FILTERS = 100  # in all lists of one request
 
@@ -62,6 +67,15 @@ class ForEvents(Protocol):
     def event_name(self) -> str | UnsetType: ...
     @property
     def filters(self) -> tuple[FilterRequest, ...]: ...
+
+
+def read_analysis(body: bytes, kind: type[R], now_ms: int) -> tuple[R, Period]:
+    """The request in `body`, and its period. Errors: ApiError 400 that names every problem of its members."""
+    asked, problems = read_members(body, kind)
+    period = read_period_of(asked, now_ms, problems)
+    if problems or period is None:
+        raise invalid_body(problems)
+    return asked, period
 
 
 def to_events(asked: ForEvents) -> tuple[Condition, ...]:

@@ -145,7 +145,7 @@ class Appender:
                 group.fail(_refusal("The edge is stopping", may_be_kept=True))
                 raise
             except Exception as error:
-                log.exception("a group could not be kept for an unexpected reason")
+                log.exception("a group could not be kept")
                 group.fail(error)
             else:
                 group.succeed(entry_id)

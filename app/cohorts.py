@@ -16,14 +16,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from app.analysis import About, By, EventsRequest, GroupNames, problems_together, to_events
+from app.analysis import About, By, EventsRequest, GroupNames, problems_together, read_analysis, to_events
 from app.answer import zoned
 from app.days import begin_ms, date_at, number_of, numbered
 from app.errors import Problem, invalid_body
 from app.fields import Field, resolve
 from app.filters import Condition, to_conditions
-from app.query_request import PeriodRequest, read_period_of
-from app.request import read_members
+from app.query_request import PeriodRequest
 from app.time_period import Period, read_zone
 
 MAX_OFFSETS, DEFAULT_OFFSETS = 100, 8
@@ -120,13 +119,10 @@ class RetentionAnswer(About, frozen=True, kw_only=True):
 
 def read_retention(body: bytes, now_ms: int) -> Retention:
     """The request in `body`. Errors: ApiError 400 that names every problem."""
-    asked, problems = read_members(body, RetentionRequest)
-    period = read_period_of(asked, now_ms, problems)
-    if problems or period is None:
-        raise invalid_body(problems)
+    asked, period = read_analysis(body, RetentionRequest, now_ms)
     first, filters = to_events(asked.first), to_conditions(asked.filters)
     returning = first if asked.returning is UNSET else to_events(asked.returning)
-    problems += problems_together((first, returning, filters))
+    problems = problems_together((first, returning, filters))
     length, zone = asked.group_by_time, read_zone(asked.timezone)
     begins, last = index_of(period.start_ms, length, zone), index_of(period.end_ms - 1, length, zone)
     if (cohorts := last - begins + 1) > MAX_COHORTS:

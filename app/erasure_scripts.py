@@ -67,14 +67,17 @@ redis.call('SET', KEYS[5], ARGV[5])
 return 1
 """
 
-# The store holds none of its rows any more: queries need not look away. KEYS: hidden, clean, open, report.
-# ARGV: id, open, report
-MARK_CLEAN = """
+_MOVE = """
 local payload = redis.call('HGET', KEYS[1], ARGV[1])
 if not payload then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], payload)
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
+"""
+
+# The store holds none of its rows any more: queries need not look away. KEYS: hidden, clean, open, report.
+# ARGV: id, open, report
+MARK_CLEAN = f"""{_MOVE}
 redis.call('SET', KEYS[4], ARGV[3])
 return 1
 """
@@ -90,12 +93,7 @@ return 1
 """
 
 # Rows were found after all. KEYS: clean, hidden, open. ARGV: id, open
-REOPEN = """
-local payload = redis.call('HGET', KEYS[1], ARGV[1])
-if not payload then return 0 end
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[2], ARGV[1], payload)
-redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
+REOPEN = f"""{_MOVE}
 return 1
 """
 

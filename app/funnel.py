@@ -15,12 +15,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from app.analysis import About, By, EventsRequest, GroupNames, problems_together, to_events
+from app.analysis import About, By, EventsRequest, GroupNames, problems_together, read_analysis, to_events
 from app.errors import invalid_body
 from app.fields import Field, resolve, unknown
 from app.filters import Condition, to_conditions
-from app.query_request import PeriodRequest, read_period_of
-from app.request import read_members
+from app.query_request import PeriodRequest
 from app.rules import Rule
 from app.time_period import Period
 
@@ -130,10 +129,7 @@ class FunnelAnswer(About, frozen=True, kw_only=True):
 
 def read_funnel(body: bytes, now_ms: int) -> Funnel:
     """The funnel in `body`. Errors: ApiError 400 that names every problem."""
-    asked, problems = read_members(body, FunnelRequest)
-    period = read_period_of(asked, now_ms, problems)
-    if problems or period is None:
-        raise invalid_body(problems)
+    asked, period = read_analysis(body, FunnelRequest, now_ms)
     steps = tuple(map(to_events, asked.steps))
     filters = to_conditions(asked.filters)
     if problems := problems_together((*steps, filters)):

@@ -92,7 +92,7 @@ class Replayer:
             except OSError as error:
                 self._say(error)
             except Exception:
-                log.exception("replaying failed unexpectedly")
+                log.exception("replaying failed")
             await asyncio.sleep(pause)
 
     async def close(self) -> None:

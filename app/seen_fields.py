@@ -13,13 +13,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from app.analysis import About, EventName, to_events
-from app.errors import invalid_body
+from app.analysis import About, EventName, read_analysis, to_events
 from app.event import PREDEFINED_STRINGS
 from app.fields import COLUMNS, Field, Kind, resolve
 from app.filters import Condition
-from app.query_request import PeriodRequest, read_period_of
-from app.request import read_members
+from app.query_request import PeriodRequest
 from app.time_period import Period
 from app.timestamp import format_timestamp
 
@@ -94,10 +92,7 @@ class FieldsAnswer(About, frozen=True, kw_only=True):
 
 def read_seen_fields(body: bytes, now_ms: int) -> SeenFields:
     """The request in `body`. Errors: ApiError 400 that names every problem."""
-    asked, problems = read_members(body, FieldsRequest)
-    period = read_period_of(asked, now_ms, problems)
-    if problems or period is None:
-        raise invalid_body(problems)
+    asked, period = read_analysis(body, FieldsRequest, now_ms)
     return SeenFields(period, to_events(asked), asked.limit, asked.offset)
 
 

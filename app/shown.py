@@ -13,7 +13,7 @@ from app.stream import Record
 from app.timestamp import parse_timestamp
 
 
-class Envelope(msgspec.Struct, frozen=True, gc=False):
+class OwnColumns(msgspec.Struct, frozen=True, gc=False):
     """The fields of the body that have columns of their own; the rest is skipped unread."""
 
     event_name: str
@@ -29,7 +29,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     utm_content: str | None = None
 
 
-_ENVELOPE = msgspec.json.Decoder(Envelope).decode
+_OWN_COLUMNS = msgspec.json.Decoder(OwnColumns).decode
 _BODY = msgspec.json.Decoder(dict[str, object]).decode
 
 
@@ -38,27 +38,27 @@ def as_shown(record: Record, geography: Geography) -> dict[str, object]:
 
     Errors: msgspec.DecodeError or ValueError for a body of which no row can be made either.
     """
-    envelope = _ENVELOPE(record.body)
-    page_url = envelope.page_url if envelope.page_url is not None else record.referer or None
-    referrer = envelope.referrer
-    if referrer is None and envelope.page_url is not None:
+    own = _OWN_COLUMNS(record.body)
+    page_url = own.page_url if own.page_url is not None else record.referer or None
+    referrer = own.referrer
+    if referrer is None and own.page_url is not None:
         referrer = record.referer or None
     campaign = read_campaign(page_url)
     place, client = geography.place(record.client_ip), read_client(record.user_agent)
-    recorded, timestamp = record.time_recorded, envelope.timestamp
+    recorded, timestamp = record.time_recorded, own.timestamp
     return {
         **_BODY(record.body),
         **msgspec.structs.asdict(client),
         **msgspec.structs.asdict(place),
-        **{name: _first(getattr(envelope, name), campaign.get(name)) for name in UTM_NAMES},
+        **{name: _first(getattr(own, name), campaign.get(name)) for name in UTM_NAMES},
         "user_agent": record.user_agent or None,
         "project_id": record.project_id,
         "unique_req_id": record.unique_req_id.hex(),
         "time_recorded": recorded,
         "event_time": recorded if timestamp is None else parse_timestamp(timestamp),
-        "event_name": envelope.event_name,
-        "customer_identifier": record.customer_identifier or envelope.customer_identifier or None,
-        "event_id": envelope.event_id or record.event_id or None,
+        "event_name": own.event_name,
+        "customer_identifier": record.customer_identifier or own.customer_identifier or None,
+        "event_id": own.event_id or record.event_id or None,
         "page_url": page_url,
         "referrer": referrer,
     }

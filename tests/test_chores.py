@@ -34,10 +34,10 @@ def test_whatever_happens_it_is_done_again_until_it_stops(capsys: pytest.Capture
     asyncio.run(run())
     assert done == len(happens)
     said = capsys.readouterr().out.splitlines()
-    postponed = [line for line in said if "cleaning postponed" in line]
+    postponed = [line for line in said if "chore postponed" in line and "cleaning" in line]
     assert len(postponed) == 4
     assert not any("a secret" in line for line in postponed)
-    assert sum("cleaning failed unexpectedly" in line for line in said) == 1
+    assert sum("chore failed" in line and "cleaning" in line for line in said) == 1
 
 
 def test_a_stop_does_not_wait_for_the_next_time() -> None:

@@ -29,10 +29,10 @@ async def repeat(
             await work()
         except (*UNREACHABLE, StoreError, Halted) as error:
             pause = seconds if postponed_seconds is None else postponed_seconds
-            log.warning(f"{name} postponed", error=type(error).__name__, reason=_brief(error))
+            log.warning("chore postponed", chore=name, error=type(error).__name__, reason=_brief(error))
         except Exception:  # the draining beside it goes on
             pause = seconds if postponed_seconds is None else postponed_seconds
-            log.exception(f"{name} failed unexpectedly")
+            log.exception("chore failed", chore=name)
         try:
             async with asyncio.timeout(pause):
                 await stop.wait()

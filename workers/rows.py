@@ -14,7 +14,7 @@ from functools import lru_cache
 import msgspec
 
 from app.enrich import NOWHERE, UTM_NAMES, Geography, read_campaign, read_client
-from app.shown import Envelope
+from app.shown import OwnColumns
 from app.stream import Record
 from app.timestamp import parse_timestamp
 
@@ -78,7 +78,7 @@ class Rows:
         return self._pieces[0]
 
 
-_DECODER = msgspec.json.Decoder(Envelope)
+_DECODER = msgspec.json.Decoder(OwnColumns)
 _MOMENTS = struct.Struct("<qq").pack
 _NULL = b"\x01"
 _PRESENT = b"\x00"
@@ -150,7 +150,7 @@ def _sender(project_id: str, user_agent: str) -> bytes:
     return _text(project_id) + texts + is_bot + _nullables(user_agent or None)
 
 
-def _campaign(envelope: Envelope, page_url: str | None) -> bytes:
+def _campaign(envelope: OwnColumns, page_url: str | None) -> bytes:
     """The utm_ columns: the event's own, else those of its page's address."""
     own = (
         *(envelope.utm_source, envelope.utm_medium, envelope.utm_campaign),
