@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import hypercorn.asyncio.tcp_server
 import msgspec
 import structlog
 import uvloop
@@ -41,6 +43,9 @@ STOP_SECONDS = 10.0
 END_QUERIES_SECONDS = 1.0  # of the stop: what still reads by then is ended
 PURGE_SECONDS = 30.0  # how often freed memory is given back to the system
 NICE_SECONDS = 1.0  # how often the engine's new threads are made nice
+PIECE_BYTES = 256 * 1024  # of a block, from its socket at once: what uvloop reads, four times Hypercorn's own
+KEPT_BYTES = 4 * 1024 * 1024  # of memory that is free, for the next pieces
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # https://man7.org/linux/man-pages/man3/mallopt.3.html
 EXIT_USAGE, EXIT_UNAVAILABLE = 2, 75
 
 log = structlog.get_logger()
@@ -59,6 +64,7 @@ def main(settings: Settings, *, port: int, path: Path) -> int:
 def run(limits: Limits, *, username: str, port: int, path: Path) -> int:
     """`main`, without a deploy.toml."""
     configure_logging("store")
+    _keep_memory()
     token = os.environ.get("CLICKHOUSE_PASSWORD", "")
     if not token:
         log.error("store_not_started", reason="CLICKHOUSE_PASSWORD is not set; it is the store's token")
@@ -89,6 +95,7 @@ async def _serve(interface: Interface, engine: Engine, descriptor: int) -> None:
     chores = [asyncio.create_task(_purge(engine)), asyncio.create_task(_end_queries(engine, stop))]
     if not embedded_nice.engine_may():
         chores.append(asyncio.create_task(_stay_nice()))
+    hypercorn.asyncio.tcp_server.MAX_RECV = PIECE_BYTES
     config = Config()
     config.bind = [f"fd://{descriptor}"]
     config.h11_max_incomplete_size = MAX_URI_BYTES
@@ -126,6 +133,14 @@ async def _stay_nice() -> None:
     while True:
         embedded_nice.make_pool_nice()
         await asyncio.sleep(NICE_SECONDS)
+
+
+def _keep_memory() -> None:
+    """The pieces of a block come and go: given back to the system each would be cleared by it once more."""
+    with contextlib.suppress(AttributeError, OSError):  # not every C library can be told
+        tell = ctypes.CDLL(None).mallopt
+        tell(M_MMAP_THRESHOLD, KEPT_BYTES)
+        tell(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _flush() -> None:
