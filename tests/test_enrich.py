@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from app.enrich import Client, Geography, Place, read_campaign, read_client
 from app.stream import Record, encode_record, encode_request, join_group, split_group
+from tests.store_fixture import ROOT
 from workers import rows
 from workers.rows import COLUMNS, to_row
 
@@ -150,3 +154,26 @@ def test_what_is_remembered_of_senders_is_bounded(monkeypatch: pytest.MonkeyPatc
     tracemalloc.stop()
     rows._sender.cache_clear()
     assert held < 4 * 1024 * 1024
+
+
+def test_a_drain_takes_part_only_when_it_can_parse_user_agents(tmp_path: Path) -> None:
+    """It would stand still for that in the middle of its first batch."""
+    program = """
+import asyncio, sys
+import ua_parser
+from pathlib import Path
+from tests.pipeline_kit import make_settings
+from workers import drain_process
+
+async def join(presence, stop):
+    print("parser" in vars(ua_parser))
+
+assert "parser" not in vars(ua_parser)
+drain_process._join = join
+stop = asyncio.Event()
+stop.set()
+asyncio.run(drain_process.serve(make_settings(Path(sys.argv[1]), "unix:///none"), stop))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

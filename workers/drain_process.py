@@ -15,7 +15,7 @@ import uuid
 import structlog
 import uvloop
 
-from app import redis_client
+from app import enrich, redis_client
 from app import store as store_client
 from app.enrich import Geography, GeographyError
 from app.layout import Expected, Layout, LayoutError
@@ -50,6 +50,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     redis = redis_client.connect(settings, timeout_seconds=timeout_seconds, max_connections=MAX_CONNECTIONS)
     store = store_client.connect(settings)
     geography = Geography(str(settings.vars.get("GEOIP_DB", "")))
+    # Nothing else runs meanwhile, so not with the first batch: its lease and other partitions would wait.
+    enrich.prepare()
     # A supervisor restarts its drain in the same slot; anybody else gets a slot of its own.
     slot = os.environ.get("DRAIN_SLOT") or f"{socket.gethostname()}-{uuid.uuid4().hex}"
     try:
