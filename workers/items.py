@@ -98,8 +98,10 @@ def make_item(entry_id: str, record: Record, geography: Geography, rows: Rows) -
     except (msgspec.DecodeError, ValueError) as error:
         reason = f"{dead_letter.ROWLESS}: {error}"
         return Item(entry_id, record, reason=reason, identity=record.unique_req_id, bucket=bucket)
-    data, about = row.data, (row.event_key, row.customer_identifier, row.identity, bucket)
-    return Item(entry_id, record, rows, rows.add(data), len(data), "", b"", "", *about)
+    size, key, customer = len(row.data), row.event_key, row.customer_identifier
+    return Item(
+        entry_id, record, rows, rows.add(row.data), size, "", b"", "", key, customer, row.identity, bucket
+    )
 
 
 @lru_cache(maxsize=1024)

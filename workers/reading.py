@@ -9,6 +9,7 @@ partition's owner takes entries away. Next: `workers.plan`.
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 
 from app.enrich import Geography
 from app.partition import Partition
@@ -56,14 +57,18 @@ class Reader:
 
     async def fill(self, batch: Batch) -> None:
         """Add entries to `batch` until it is full or the stream holds no more."""
+        built = 0  # rows since others had their turn
         while not batch.is_full:
             entries = await self._partition.read(batch.after, BITE_ENTRIES)
             if not entries:
                 return
             for entry in entries:
-                for item in read_items(entry, self._geography, batch.rows):
-                    batch.items.append(item)
-                    if not len(batch.items) % SLICE:
+                items = read_items(entry, self._geography, batch.rows)
+                while some := list(islice(items, SLICE)):
+                    batch.items += some
+                    built += len(some)
+                    if built >= SLICE:
+                        built = 0
                         await asyncio.sleep(0)
                 batch.bytes += len(entry.payload)
                 batch.after = entry.id
