@@ -18,6 +18,7 @@ from app.event import (
     MAX_EVENT_ID_CHARACTERS,
     MAX_INTEGER,
     MIN_INTEGER,
+    Scalar,
     is_array,
 )
 from app.timestamp import parse_timestamp
@@ -59,13 +60,19 @@ def _check_timestamps(column: Sequence[str]) -> None:
             for text in column:
                 parse_timestamp(text)
             return
-        for _ in map(datetime.fromisoformat, column):  # is it a day, a time, an offset?
-            pass
+        list(map(datetime.fromisoformat, column))  # is it a day, a time, an offset?
     except ValueError:
         raise Doubt from None
     has_offset = any(b"+" in look or b"-" in look[10:] for look in looks)
     if has_offset and any(text[-2:] > "59" for text in column):
         raise Doubt  # an offset of 99 minutes is none
+
+
+def check_items(arrays: Sequence[list[object]]) -> None:
+    """Arrays that are inside their limits, as the decoder says: is each of one kind?"""
+    kinds = set(map(type, chain.from_iterable(arrays)))
+    if len(kinds) > 1 and not all(map(is_array, cast("Sequence[list[Scalar]]", arrays))):
+        raise Doubt
 
 
 def check_leaves(column: Column, kinds: Kinds) -> None:
@@ -76,7 +83,7 @@ def check_leaves(column: Column, kinds: Kinds) -> None:
             raise Doubt
     if list in kinds:
         found = column if len(kinds) == 1 else [value for value in column if type(value) is list]
-        arrays = cast("Sequence[list[str | int | float | bool]]", found)
+        arrays = cast("Sequence[list[Scalar]]", found)
         of_items = set(map(type, chain.from_iterable(arrays)))
         if max(map(len, arrays)) > MAX_ARRAY_ITEMS:
             raise Doubt

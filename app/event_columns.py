@@ -9,7 +9,7 @@ holds the two together).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from typing import cast
 
@@ -24,8 +24,8 @@ from app.event import (
     read_event,
     read_shape,
 )
-from app.event_alike import read_alike
-from app.event_column_rules import Column, Doubt, Kinds, check_leaves, check_text
+from app.event_alike import Columns, decode_alike, read_alike
+from app.event_column_rules import Column, Doubt, Kinds, check_items, check_leaves, check_text
 
 FEW = 6  # fewer events of one shape are not worth their columns
 
@@ -75,8 +75,8 @@ class _Proof(msgspec.Struct):
 def read_events(bodies: list[Body], positions: list[int]) -> tuple[list[Good], list[int]]:
     """The good ones of `bodies`, as `app.event.read_event` finds them, and the positions of the others."""
     refused: list[int] = []
-    if (proof := _prove_alike(bodies, positions)) is not None:
-        return [proof.good], []
+    if (alike := _read_alike(bodies, positions)) is not None:
+        return [alike], []
     try:
         events = list(map(_decode, bodies))
     except _MALFORMED:
@@ -91,7 +91,7 @@ def read_events(bodies: list[Body], positions: list[int]) -> tuple[list[Good], l
             proofs.append(_prove(group, columns))
         except (Doubt, BrokenRule):
             odd.append(group)
-    if _may_repeat_names(proofs):
+    if _may_be_repeated_in(proofs):
         odd += [proof.group for proof in proofs]
         proofs = []
     good = [proof.good for proof in proofs]
@@ -102,20 +102,49 @@ def read_events(bodies: list[Body], positions: list[int]) -> tuple[list[Good], l
     return good, refused
 
 
-def _prove_alike(bodies: list[Body], positions: list[int]) -> _Proof | None:
+def read_whole(array: bytes) -> Good | None:
+    """All events of a JSON array, by their positions in it. None unless all look alike and are good."""
+    try:
+        first = _decode(array[array.find(b"{") : array.find(b"}") + 1])
+    except _MALFORMED:
+        return None
+    columns = decode_alike(first, array)
+    if columns is None or columns.events < FEW:
+        return None
+    return _prove_alike(columns, array, range(columns.events))
+
+
+def _read_alike(bodies: list[Body], positions: list[int]) -> Good | None:
     """The short way: all of them look like the first, and are good."""
     if len(bodies) < FEW:
         return None
     try:
         first = _decode(bodies[0])
-        columns = read_alike(first, bodies)
-        if columns is None:
-            return None
-        named = [(name, *column) for name, column in zip(first, columns, strict=True)]
-        proof = _prove(_Group(tuple(first), positions, bodies, []), named)
-    except (Doubt, BrokenRule, *_MALFORMED):
+    except _MALFORMED:
         return None
-    return None if _may_repeat_names([proof]) else proof
+    columns = read_alike(first, bodies)
+    return None if columns is None else _prove_alike(columns, b"".join(bodies), positions)
+
+
+def _prove_alike(columns: Columns, text: bytes, positions: Sequence[int]) -> Good | None:
+    """`text`: that of all of them. None where they are not certainly good."""
+    look = columns.look
+    texts = cast("Mapping[str, Sequence[str]]", columns)
+    try:
+        for name in ("event_name", *look.times):
+            check_text(name, texts[name])
+        for name in look.arrays:
+            check_items(cast("Sequence[list[object]]", columns[name]))
+    except Doubt:
+        return None
+    holding_colons = (
+        (texts[name] for name in look.times),
+        (texts[name] for name in look.strings),
+        (_strings(columns[name]) for name in look.arrays),
+    )
+    if _may_repeat_names(text, len(columns) * columns.events, holding_colons):
+        return None
+    return Good(positions, texts["event_name"], texts.get("event_id", ()), look.field_paths)
 
 
 def read_singly(bodies: Iterable[Body], positions: Iterable[int]) -> list[Good]:
@@ -226,23 +255,36 @@ def _prove(group: _Group, columns: list[_Column]) -> _Proof:
     return _Proof(group, good, flat, members * len(group.bodies))
 
 
-def _may_repeat_names(proofs: list[_Proof]) -> bool:
-    """A repeated name is lost by the decoder, but its colon is still there."""
-    text = b"".join(chain.from_iterable(proof.group.bodies for proof in proofs))
-    extra = text.count(b":") - sum(proof.members for proof in proofs)
-    # Most other colons are in timestamps; then in the strings of which a column consists; then in arrays.
-    columns = [one for proof in proofs for one in proof.columns] if extra else []
-    extra -= _colons(column for name, column, kinds in columns if name == "timestamp")
-    if extra:
-        extra -= _colons(column for name, column, kinds in columns if kinds == _TEXT and name != "timestamp")
-    if extra:
-        extra -= _colons(map(_strings, (column for _, column, kinds in columns if kinds != _TEXT)))
+def _may_be_repeated_in(proofs: list[_Proof]) -> bool:
+    columns = [one for proof in proofs for one in proof.columns]
+    return _may_repeat_names(
+        b"".join(chain.from_iterable(proof.group.bodies for proof in proofs)),
+        sum(proof.members for proof in proofs),
+        (
+            (cast("Sequence[str]", column) for name, column, _ in columns if name == "timestamp"),
+            (
+                cast("Sequence[str]", column)
+                for name, column, kinds in columns
+                if kinds == _TEXT and name != "timestamp"
+            ),
+            (_strings(column) for _, column, kinds in columns if kinds != _TEXT),
+        ),
+    )
+
+
+def _may_repeat_names(text: bytes, members: int, holding_colons: Iterable[Iterable[Iterable[str]]]) -> bool:
+    """A repeated name is lost by the decoder, but its colon is still there.
+
+    `members`: names that were decoded. `holding_colons`: strings in which the other colons may be, column by
+    column, those where they mostly are first; the rest is not asked for once all are found.
+    """
+    extra = text.count(b":") - members
+    for columns in holding_colons:
+        if not extra:
+            break
+        extra -= sum("".join(column).count(":") for column in columns)
     # A colon in a string is one in the bytes, unless it is written as \u003a.
     return extra != 0 or (b"\\" in text and b"\\u003" in text)
-
-
-def _colons(columns: Iterable[Column]) -> int:
-    return "".join(cast("Iterable[str]", chain.from_iterable(columns))).count(":")
 
 
 def _strings(column: Column) -> list[str]:
