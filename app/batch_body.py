@@ -16,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import overload
 
 import msgspec
 
@@ -41,6 +43,28 @@ _DECODE_ANY = msgspec.json.Decoder().decode
 _SCAN = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=len).raw_decode
 _PAIRS = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=list).decode
 _BLANK = b" \t\r\n"
+
+
+class Whole(Sequence[bytes]):
+    """So many events of a JSON array that was read as a whole; they are cut out of it if one is asked for."""
+
+    def __init__(self, array: bytes, number: int) -> None:
+        self.array = array
+        self._number = number
+
+    @cached_property
+    def _events(self) -> list[bytes]:
+        return list(map(bytes, _DECODE_ARRAY(self.array)))
+
+    def __len__(self) -> int:
+        return self._number
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[bytes]: ...
+    def __getitem__(self, at: int | slice) -> bytes | list[bytes]:
+        return self._events[at]
 
 
 async def split(body: bytes, content_type: str, max_events: int) -> list[Slice]:

@@ -1,7 +1,8 @@
 """The good events of a batch -> pieces -> the appenders; what could not be kept is rejected by name.
 
-A piece is as large as a group may be. The pieces of a partition go one after another: they would wait for
-each other anyway, and after a failure the rest is not tried, so that nobody waits for one deadline each.
+What was read as a whole is kept as a whole, if it is for one partition. Otherwise a piece is as large as a
+group may be. The pieces of a partition go one after another: they would wait for each other anyway, and after
+a failure the rest is not tried, so that nobody waits for one deadline each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 
 from app import ledger
 from app.append import MAX_GROUP_BYTES, MAX_GROUP_EVENTS, Appender
+from app.batch_body import Whole
 from app.batch_verdict import Rejections
 from app.errors import ApiError
 from app.event_columns import Body, Good
@@ -45,12 +47,27 @@ class Keeper:
         self, sender: Sender, groups: list[Good], bodies: Sequence[Body], rejections: Rejections
     ) -> ApiError | None:
         """Keep the events of `groups`. Returns the first failure, if any; its events are in `rejections`."""
+        if isinstance(bodies, Whole) and self._stays_whole(sender, groups, bodies):
+            number = choose_partition(len(self._appenders), sender.grant.project_id, "", sender.request_id)
+            failure = await self._append(number, bodies.array, len(bodies), sender)
+            if failure is not None:
+                rejections.unkept(range(len(bodies)), failure.detail)
+            return failure
         by_partition = self._distribute(sender, groups, bodies)
         keeping = [
             self._keep_in(number, events, sender, rejections) for number, events in by_partition.items()
         ]
         failures = await asyncio.gather(*keeping) if len(keeping) > 1 else [await keeping[0]]
         return next((failure for failure in failures if failure is not None), None)
+
+    def _stays_whole(self, sender: Sender, groups: list[Good], whole: Whole) -> bool:
+        """Are all of its events good, of one partition and one group, with no id from the header?"""
+        return (
+            not sender.key
+            and sum(len(group.positions) for group in groups) == len(whole) <= MAX_GROUP_EVENTS
+            and len(whole.array) <= MAX_GROUP_BYTES
+            and (len(self._appenders) == 1 or not any(group.event_ids for group in groups))
+        )
 
     def _distribute(
         self, sender: Sender, groups: list[Good], bodies: Sequence[Body]
@@ -73,21 +90,30 @@ class Keeper:
     async def _keep_in(
         self, partition: int, events: list[Carried], sender: Sender, rejections: Rejections
     ) -> ApiError | None:
-        bucket = ledger.bucket(sender.grant.project_id, sender.time_recorded)
         failure: ApiError | None = None
         for piece in _pieces(events):
             detail = _NOT_TRIED
             if failure is None:
-                try:
-                    await self._appenders[partition].append(_encode(sender, piece), bucket, len(piece))
+                failure = await self._append(partition, piece, len(piece), sender)
+                if failure is None:
                     continue
-                except ApiError as error:
-                    failure, detail = error, error.detail
+                detail = failure.detail
             rejections.unkept([index - 1 for index, _, _ in piece], detail)
         return failure
 
+    async def _append(
+        self, partition: int, events: list[Carried] | bytes, number: int, sender: Sender
+    ) -> ApiError | None:
+        """Keep so many events, those of a list or of a JSON array. Returns why they were not kept."""
+        bucket = ledger.bucket(sender.grant.project_id, sender.time_recorded)
+        try:
+            await self._appenders[partition].append(_encode(sender, events), bucket, number)
+        except ApiError as error:
+            return error
+        return None
 
-def _encode(sender: Sender, events: list[Carried]) -> bytes:
+
+def _encode(sender: Sender, events: list[Carried] | bytes) -> bytes:
     return encode_request(
         bytes.fromhex(sender.request_id),
         sender.time_recorded,

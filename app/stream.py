@@ -33,7 +33,8 @@ the drain's end is `app.partition`.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import count, repeat
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -77,7 +78,10 @@ class _Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class _Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What is on the wire: the events of one request, or some of them, and once what they share."""
+    """What is on the wire: the events of one request, or some of them, and once what they share.
+
+    `events` is the request's body where this was a JSON array that was kept as a whole.
+    """
 
     request_id: bytes
     time_recorded: int
@@ -86,10 +90,11 @@ class _Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
     client_ip: str
     user_agent: str
     referer: str
-    events: list[_Event]
+    events: list[_Event] | bytes
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_DECODE_ARRAY = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _GROUP_DECODER = msgspec.msgpack.Decoder(list[_Request])
 
 
@@ -100,9 +105,12 @@ def encode_request(
     customer_identifier: str,
     *,
     context: Context,
-    events: Sequence[Carried],
+    events: Sequence[Carried] | bytes,
 ) -> bytes:
-    """Events of one request as the stream carries them. The fields are those of `Record`."""
+    """Events of one request as the stream carries them, or the JSON array that all of them are in.
+
+    The fields are those of `Record`.
+    """
     return _encode((request_id, time_recorded, project_id, customer_identifier, *context, events))
 
 
@@ -142,8 +150,14 @@ def split_group(payload: bytes) -> list[Record]:
             event.event_id,
         )
         for request in _GROUP_DECODER.decode(payload)
-        for event in request.events
+        for event in _cut(request.events)
     ]
+
+
+def _cut(events: list[_Event] | bytes) -> Iterable[_Event]:
+    if isinstance(events, bytes):
+        return map(_Event, count(1), map(bytes, _DECODE_ARRAY(events)), repeat(""))
+    return events
 
 
 def choose_partition(shards: int, project_id: str, event_id: str, request_id: str) -> int:
