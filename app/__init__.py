@@ -26,9 +26,9 @@ it, workers.edge_hypercorn (edge_connections, edge_http1, edge_head) or workers.
     13  app.store       the one ClickHouse client
 
 Many events in one request (POST /batch) take each step together: app.batch_body finds them in the body,
-app.batch is the line, app.event_columns applies the rules (app.event_alike: to those of one look, faster),
-app.batch_keep appends them, app.batch_verdict says what is wrong with which. app.inflate unpacks the bodies
-of both, app.room bounds what all batches hold together.
+app.batch is the line, app.event_columns applies the rules (app.event_alike: to those of one look, faster, and
+without cutting them apart), app.batch_keep appends them, app.batch_verdict says what is wrong with which.
+app.inflate unpacks the bodies of both, app.room bounds what all batches hold together.
 
 And a question's way back:
 
