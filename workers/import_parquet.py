@@ -58,8 +58,10 @@ class ParquetSource:
         self._digest = hashlib.sha256()
         while block := file.read(COPY_BYTES):
             self._digest.update(block)
+        # Arrow's own file: its threads would let go of one of Python's after Python has ended, which aborts.
+        own = pyarrow.OSFile(f"/dev/fd/{file.fileno()}")
         try:
-            self._file = parquet.ParquetFile(file)
+            self._file = parquet.ParquetFile(own)
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"this Parquet file cannot be read: {str(error)[:300]}") from None
         self._rows = self._file.metadata.num_rows
