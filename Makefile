@@ -17,6 +17,7 @@ BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # one pip at a time in .venv
 .PHONY: help run-edge test oracle chaos erasing sabotage rolling bench screenshots check audit constraints schema reference clean redis
 
 help: ## Show this list
@@ -25,8 +26,9 @@ help: ## Show this list
 run-edge: .venv/.run redis ## Run everything here; PORT=8787 and STATE=.eventbunker/state can be chosen
 	@exec $(BIN)/eventbunker dev --with-parent $(if $(PORT),--port "$$PORT") $(if $(STATE),--state "$$STATE")
 
+# A whole run is two at once, each with a Redis, a store and a service of its own; a file is run by one of them.
 test: .venv/.test redis ## Run the tests; ARGS="-k name" goes to pytest
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 
 oracle: .venv/.test ## Random questions of random events against plain Python; QUERIES=2000, for funnels and the like PATIENCE=20
 	@QUERIES="$${QUERIES:-2000}" EVENTBUNKER_PATIENCE="$$PATIENCE" exec $(BIN)/python -m pytest -s -o timeout=3600 \
@@ -99,13 +101,13 @@ endef
 	@python=$$($(FIND_PYTHON)) && echo "Setting up .venv with $$("$$python" --version)" >&2 && "$$python" -m venv .venv
 	@touch $@
 
+# What the tests need holds all that running needs: pip goes through the packages once.
+.venv/.run: EXTRAS := embedded,geo,uvicorn
+.venv/.test: EXTRAS := embedded,geo,uvicorn,http3,test,bench
+
 # Without build isolation: pip would fetch a setuptools that no constraint pins.
-.venv/.run: pyproject.toml constraints.txt | .venv/.made
+.venv/.run .venv/.test: pyproject.toml constraints.txt | .venv/.made
 	@echo 'Installing the pinned dependencies' >&2
 	@$(PIP) install -q -c constraints.txt setuptools
-	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[embedded,geo,uvicorn]'
-	@touch $@
-
-.venv/.test: pyproject.toml constraints.txt .venv/.run
-	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[embedded,geo,uvicorn,http3,test,bench]'
-	@touch $@
+	@$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+	@touch .venv/.run $@

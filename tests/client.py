@@ -105,6 +105,14 @@ class Client:
             keys[f"{key_type.lower()}_key"] = client.create_key(key_type)["api_key"]
         return client
 
+    def delete(self) -> None:
+        """Delete the project, for what many large events leave: each merge of the store would write them again."""
+        account = self.keys["account_id"], self.keys["project_id"]
+        deleted = self.manage(
+            "project/delete", self.keys["account_master_key"], account_id=account[0], project_id=account[1]
+        )
+        assert deleted.status_code == 200, deleted.text
+
 
 def equals(field_name: str, value: object) -> dict[str, object]:
     """An `equals` filter."""

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import socket
 import struct
 import subprocess
@@ -23,6 +25,7 @@ from tests.waiting import until
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
 REQUEST_SECONDS = 30.0
+EPHEMERAL = 32_768  # the first port that Linux gives to whoever asks for any
 DURABLE = "fsync_after_insert = 1, fsync_part_directory = 1, non_replicated_deduplication_window = 1000"
 ROOT = Path(__file__).parent.parent
 
@@ -70,10 +73,16 @@ class StoreServer:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback address that nobody listens on now.
+
+    Below those that the kernel gives to whoever asks for any: no connection takes it before a test does.
+    """
+    for _ in range(1000):
+        port = 10_000 + secrets.randbelow(EPHEMERAL - 10_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"no free port below {EPHEMERAL}")
 
 
 def start_store(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import httpx
@@ -23,14 +23,15 @@ FILLER = "x" * 8000  # together far more than two pages, and the buffers between
 
 
 @pytest.fixture(scope="module")
-def large(client: Client) -> Client:
+def large(client: Client) -> Iterator[Client]:
     project = client.new_project()
     key = {"x-eventbunker-write-key": project.keys["write_key"]}
     for start in range(0, COUNT, 400):
         events = [{"event_name": "e", "n": start + n, "filler": FILLER} for n in range(400)]
         assert project.http.post("/batch", json=events, headers=key).json()["accepted"] == 400
     until(lambda: project.count("e") == COUNT, 30, "all events in queries")
-    return project
+    yield project
+    project.delete()
 
 
 @pytest.mark.service

@@ -33,8 +33,10 @@ def _unharmed(service: Service) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def project(client: Client) -> Client:
-    return client.new_project()
+def project(client: Client) -> Iterator[Client]:
+    made = client.new_project()
+    yield made
+    made.delete()
 
 
 def paths(project: Client) -> dict[str, dict[str, str]]:

@@ -62,11 +62,12 @@ def _unharmed(service: Service, client: Client) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def throwaway(client: Client) -> Client:
+def throwaway(client: Client) -> Iterator[Client]:
     """A project that any call may spoil."""
     project = client.new_project()
     project.keys["delete_key"] = project.create_key("DELETE")["api_key"]
-    return project
+    yield project
+    project.delete()
 
 
 def headers(client: Client, path: str) -> dict[str, str]:
