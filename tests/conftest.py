@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.certificate import certificate
 from tests.client import client
 from tests.engines import engine, target, target_client
@@ -25,3 +27,22 @@ __all__ = [
     "target",
     "target_client",
 ]
+
+# The longest: where two work at once, one that is begun last has the end to itself.
+FIRST = (
+    "test_supervisor.py",
+    "test_eraser.py",
+    "test_schemathesis.py",
+    "test_sharing.py",
+    "test_takeover.py",
+    "test_verify.py",
+    "test_rolling.py",
+    "test_tail.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files are begun in the order of their first tests."""
+    places = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(FIRST)))

@@ -223,7 +223,7 @@ def test_what_the_edge_accepts_the_store_holds(table: Table, bodies: list[bytes]
         assert_held(table, accepted)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(body=bodies() | st.binary(max_size=40))
 def test_what_the_edge_refuses_it_can_explain(body: bytes) -> None:
     """Safeguard: the fast and the slow reader agree on every body, in both directions."""
