@@ -39,7 +39,7 @@ class Edge:
         self._config.write_text(self.config)
         store = json.loads((service.state / "store.json").read_text())
         self._environ = {
-            "REDIS_URL": f"unix://{service.state}/redis/redis.sock",
+            "REDIS_URL": f"unix://{service.redis_socket}",
             "CLICKHOUSE_URL": store["url"],
             "CLICKHOUSE_PASSWORD": store["password"],
             **(environ or {}),

@@ -126,7 +126,7 @@ class Scene:
             assert answer.status_code == 200, answer.text
 
     def redis(self) -> redis.Redis:
-        return redis.Redis.from_url(f"unix://{self.service.state}/redis/redis.sock")
+        return redis.Redis.from_url(f"unix://{self.service.redis_socket}")
 
     def ledger(self, fate: str) -> int:
         with self.redis() as client:

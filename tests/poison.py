@@ -22,7 +22,7 @@ def settings_of(service: Service) -> Settings:
     """What a process of the running service is told."""
     store = json.loads((service.state / "store.json").read_text())
     environ = {
-        "REDIS_URL": f"unix://{service.state}/redis/redis.sock",
+        "REDIS_URL": f"unix://{service.redis_socket}",
         "CLICKHOUSE_URL": store["url"],
         "CLICKHOUSE_PASSWORD": store["password"],
     }

@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from tests.waiting import until
+from workers.state import State
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 60.0
@@ -92,6 +93,11 @@ class Service:
     @property
     def url(self) -> str:
         return self.keys["url"]
+
+    @property
+    def redis_socket(self) -> Path:
+        """Where its Redis listens: the directory of a test may be too long for a socket."""
+        return State(self.state).redis_socket()
 
     @property
     def stdout(self) -> str:

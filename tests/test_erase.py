@@ -31,7 +31,7 @@ def settings_of(service: Service) -> Settings:
     return load(
         service.directory / "deploy.toml",
         environ={
-            "REDIS_URL": f"unix://{service.state}/redis/redis.sock",
+            "REDIS_URL": f"unix://{service.redis_socket}",
             "CLICKHOUSE_URL": store["url"],
             "CLICKHOUSE_PASSWORD": store["password"],
         },

@@ -14,7 +14,6 @@ import pytest
 from tests.client import Client
 from tests.management import done, manage, refused
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service
-from workers.state import State
 
 pytestmark = pytest.mark.service
 
@@ -58,7 +57,7 @@ def test_the_operator_makes_an_account_in_the_terminal(
     service: Service, client: Client, tmp_path: Path
 ) -> None:
     """Against the running service's own Redis, so that the key can be used at once."""
-    url = f"unix://{State(service.state).redis_socket()}"
+    url = f"unix://{service.redis_socket}"
     result = run_account_create(url, tmp_path, "--json")
     assert result.returncode == 0, result.stderr
     made = json.loads(result.stdout)

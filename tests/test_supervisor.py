@@ -119,7 +119,7 @@ def test_killed_edge_refuses_no_connection(service: Service) -> None:
 
 def test_stop_in_order_leaves_nothing(start_service: StartService) -> None:
     service = start_service("--port", "0")
-    socket = service.state / "redis" / "redis.sock"
+    socket = service.redis_socket
     assert socket.exists()
     url = service.url
     assert service.stop(signal.SIGINT) == 0
@@ -288,7 +288,7 @@ def test_redis_whose_socket_was_removed_is_restarted(start_service: StartService
     """It lives, but nobody can reach it: the next process to start would wait for ever."""
     service = start_service()
     old = service.pids("redis")[0]
-    (service.state / "redis" / "redis.sock").unlink()
+    service.redis_socket.unlink()
     service.wait_restarted("redis", old)
     edge = service.kill("edge")
     service.wait_restarted("edge", edge)
