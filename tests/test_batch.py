@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -24,9 +24,11 @@ SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
-def project(client: Client) -> Client:
-    """A project of this module's own."""
-    return client.new_project()
+def project(client: Client) -> Iterator[Client]:
+    """A project of this module's own, for as long as it is needed: it gets tens of thousands of events."""
+    made = client.new_project()
+    yield made
+    made.delete()
 
 
 def send(client: Client, body: object, **headers: str) -> httpx.Response:
