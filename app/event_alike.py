@@ -105,29 +105,29 @@ def decode_alike(first: Fields, array: bytes) -> Columns | None:
     Names and types are good; customers, event ids, numbers, strings and arrays are inside their limits. A
     name that is repeated in one event is not noticed. None when the events do not look alike.
     """
-    look = _reader(tuple(first), tuple(map(type, first.values())))
-    if look is None:
+    if len(first) > MAX_FIELDS:
         return None
     try:
+        look = _reader(tuple(first), tuple(map(type, first.values())))
         return Columns(look, look.decode(array))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (BrokenRule, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
 @lru_cache(MAX_LOOKS)
-def _reader(names: tuple[str, ...], kinds: tuple[type, ...]) -> Look | None:
-    """None where events of this look are not good, or not for here."""
-    if len(names) > MAX_FIELDS or not _TYPES.keys() >= set(kinds):
-        return None
-    try:
-        shape = read_shape(names)
-    except BrokenRule:
-        return None
+def _reader(names: tuple[str, ...], kinds: tuple[type, ...]) -> Look:
+    """Errors: BrokenRule where events of this look are not good, or not for here.
+
+    What is refused is not remembered: its names may be of any length.
+    """
+    if not _TYPES.keys() >= set(kinds):
+        raise BrokenRule
+    shape = read_shape(names)
     strings = [name for name, kind in zip(names, kinds, strict=True) if kind is str]
     if not {"event_name", *shape.texts}.issubset(strings):
-        return None
+        raise BrokenRule
     if "metric_value" in names and kinds[names.index("metric_value")] not in (int, float):
-        return None
+        raise BrokenRule
     fields = [
         (f"f{number}", _LIMITED.get(name, _TYPES[kind]), msgspec.field(name=name))
         for number, (name, kind) in enumerate(zip(names, kinds, strict=True))

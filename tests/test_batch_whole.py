@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import event_alike
 from app.append import MAX_GROUP_EVENTS
 from app.batch_body import Whole
-from app.event_columns import FEW, Body, read_whole
+from app.event_alike import MAX_FIELDS
+from app.event_columns import FEW, Body, read_events, read_whole
 from app.stream import Record, choose_partition, encode_request, join_group, split_group
 from tests.test_batch_keep import REQUEST_ID, Stub, keep
 from tests.test_event_columns import BAD_VALUES, SAME, one_by_one
@@ -90,6 +92,25 @@ def test_events_that_look_alike_are_read_as_a_whole(comma: str) -> None:
 )
 def test_what_is_no_array_of_events(array: bytes) -> None:
     assert read_whole(array) is None
+
+
+def test_no_type_is_made_of_a_look_that_is_not_good_or_of_few_events() -> None:
+    """Safeguard: types are remembered with their names. A client's body must not stay in memory for its names."""
+    event_alike._reader.cache_clear()
+    many = ",".join(f'"n{number}":1' for number in range(MAX_FIELDS))
+    for refused in (
+        f'"event_name":"e",{many}',
+        f'"event_name":"e","{"n" * 60_000}":1',
+        '"event_name":"e","a":null',
+    ):
+        events = [f"{{{refused}}}".encode()] * FEW
+        assert read_whole(whole(events)) is None
+        read_events(cast("list[Body]", events), list(range(FEW)))
+    few = [b'{"event_name":"e","n":1}'] * (FEW - 1)
+    assert read_whole(whole(few)) is None
+    assert event_alike._reader.cache_info().currsize == 0
+    assert read_whole(whole([*few, few[0]])) is not None
+    assert event_alike._reader.cache_info().currsize == 1
 
 
 EVENTS = [b'{"event_name":"e", "n":%d}' % number for number in range(50)]
