@@ -92,6 +92,16 @@ class Scene:
         for _ in range(times):
             await self.eraser.step()
 
+    async def rows_gone(self, erasure_id: str) -> None:
+        """No row is in the store any more; what is left to be proven is not looked at."""
+
+        async def are_gone() -> bool:
+            await self.step(1)
+            report = await self.erasures.report(PROJECT, erasure_id)
+            return report is not None and report.rows_gone_at is not None
+
+        await async_until(are_gone, 30, "the rows to be gone")
+
     async def done(self, erasure_id: str) -> Report:
         """When it is; every step in between."""
 

@@ -18,7 +18,7 @@ from app.event_alike import MAX_FIELDS
 from app.event_columns import FEW, Body, read_events, read_whole
 from app.stream import Record, choose_partition, encode_request, join_group, split_group
 from tests.test_batch_keep import REQUEST_ID, Stub, keep
-from tests.test_event_columns import BAD_VALUES, SAME, one_by_one
+from tests.test_event_columns import BAD_VALUES, SAME, one_by_one, with_value
 from tests.test_properties import EXAMPLES, bodies
 
 
@@ -54,9 +54,7 @@ def test_generated_events(events: list[bytes], comma: bytes) -> None:
     ("name", "value"), [(name, value) for name, values in BAD_VALUES.items() for value in values]
 )
 def test_one_value_among_many_events_of_its_shape(name: str, value: str) -> None:
-    one = json.loads(SAME)
-    members = ((other, value if other == name else json.dumps(one[other])) for other in one)
-    odd = ("{" + ",".join(f'"{other}":{text}' for other, text in members) + "}").encode()
+    odd = with_value(name, value)
     assert_same([SAME.encode()] * 20 + [odd])
     assert_same([odd] * 10)
 

@@ -285,13 +285,7 @@ def test_what_was_counted_stays_told_when_the_store_has_forgotten_it(opened: Ope
             await put(here, event("anna"), event("anna"))
             report = await here.ask("anna")
             await put(here, event("anna", ago=60_000))
-
-            async def rows_gone() -> bool:
-                await here.step(1)
-                found = await here.erasures.report(PROJECT, report.erasure_id)
-                return found is not None and found.rows_gone_at is not None
-
-            await async_until(rows_gone, 30)
+            await here.rows_gone(report.erasure_id)
             await made.store.command("TRUNCATE TABLE fates")
             done = await here.done(report.erasure_id)
             assert (report.matched, counted(done)) == (2, (2, 1, 0))
@@ -324,13 +318,7 @@ def test_a_project_that_is_deleted_while_customers_are_erased_counts_what_they_d
             await put(here, event("anna", ago=60_000))
             first = await here.ask("anna")
             await put(here, event("anna", ago=60_000))
-
-            async def rows_gone() -> bool:
-                await here.step(1)
-                found = await here.erasures.report(PROJECT, first.erasure_id)
-                return found is not None and found.rows_gone_at is not None
-
-            await async_until(rows_gone, 30)
+            await here.rows_gone(first.erasure_id)
             second = await here.ask("bert")
             project = await delete_project(made)
             await here.step()  # which leaves the second's rows to the project

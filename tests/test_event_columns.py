@@ -91,13 +91,18 @@ BAD_VALUES = {
 }  # fmt: skip
 
 
+def with_value(name: str, value: str) -> bytes:
+    """SAME with that text as the value of `name`."""
+    one = json.loads(SAME)
+    members = ((other, value if other == name else json.dumps(one[other])) for other in one)
+    return ("{" + ",".join(f'"{other}":{text}' for other, text in members) + "}").encode()
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in BAD_VALUES.items() for value in values]
 )
 def test_one_value_among_many_events_of_its_shape(name: str, value: str) -> None:
-    one = json.loads(SAME)
-    members = ((other, value if other == name else json.dumps(one[other])) for other in one)
-    odd = ("{" + ",".join(f'"{other}":{text}' for other, text in members) + "}").encode()
+    odd = with_value(name, value)
     for count in (1, 5):
         events = [SAME.encode()] * 20 + [odd] * count
         assert assert_same(events) in (20, 20 + count)
