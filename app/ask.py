@@ -213,6 +213,7 @@ class Asker:
             "quota_key": scope.project_id,
             "os_thread_priority": NICE,
             "output_format_json_escape_forward_slashes": 0,
+            "precise_float_parsing": 1,  # older servers read the last digits of a float by guess
             # Weeks, months and years that begin before 1970 would be clamped to it.
             "enable_extended_results_for_datetime_functions": 1,
         }

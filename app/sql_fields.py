@@ -23,6 +23,7 @@ _EMPTY_IS_NULL = frozenset(("customer_identifier", "event_id"))
 # No stored integer is larger, and up to here the engine converts a float to an integer exactly.
 _TWO_TO_64 = "18446744073709551616."
 NO_STRING = r"'\xFF'"
+TEXT = "JSON"  # in the place of a type: the engine's own JSON text of whatever is there
 # What the engine makes of integers of both signs beyond 64 bits, and then of any array of the same field.
 MIXED_ARRAY = "Array(Dynamic)"
 ITEM_NUMBER = "coalesce(toFloat64(i.Int64), i.Float64, toFloat64(i.UInt64)) + 0"  # of an item `i` of one
@@ -73,6 +74,7 @@ def elements(fields: Iterable[Field]) -> str:
         for field in custom
         for kind in ("String", "Bool", "Int64", "UInt64", "Float64")
     ]
+    named += [f"toJSONString({path(field)}) AS {element(field, TEXT)}" for field in custom]
     return f"WITH {', '.join(named)} " if named else ""
 
 
@@ -96,7 +98,7 @@ def key_of_types(field: Field, types: Collection[str]) -> str:
         return text
     if any(kind.startswith("Array") for kind in types):
         return key(field)
-    other = _exact(field) if "Float64" in types else f"toJSONString({path(field)})"
+    other = _exact(field) if "Float64" in types else element(field, TEXT)
     return f"if(isNull({text}), concat({NO_STRING}, {other}), {text})"
 
 
@@ -131,24 +133,25 @@ def json_text(field: Field) -> str:
 def _text_of_other(field: Field) -> str:
     """JSON text of what is no string. One text for one value: 2^63 as a float is written out like the
     integer, where the engine's own text of a float would be rounded to its shortest digits."""
-    text = f"toJSONString({path(field)})"
-    return _exact(field, f"if(startsWith({text}, '['), {_text_of_array(field)}, {text})")
+    text = element(field, TEXT)
+    is_array = f"startsWith({text}, '[') AND position({text}, '\"') = 0"
+    return _exact(field, f"if({is_array}, {_text_of_array(text)}, {text})")
 
 
 def _exact(field: Field, other: str = "") -> str:
     """JSON text of a float; `other` of anything else, the engine's own text if it says nothing."""
     number = element(field, "Float64")
     exact = f"if({_is_whole(number)}, toString(toInt128({number})), toJSONString({number}))"
-    return f"if(isNull({number}), {other or f'toJSONString({path(field)})'}, {exact})"
+    return f"if(isNull({number}), {other or element(field, TEXT)}, {exact})"
 
 
-def _text_of_array(field: Field) -> str:
-    """Numbers as floats, whatever the engine stored them as."""
-    numbers = [f"notEmpty({items}), toJSONString({items})" for items in array_numbers(field)]
-    mixed = array(field, MIXED_ARRAY)
-    texts = f"arrayMap(i -> ifNull(toJSONString({ITEM_NUMBER}), toJSONString(i)), {mixed})"
-    joined = f"concat('[', arrayStringConcat({texts}, ','), ']')"
-    return f"multiIf({', '.join(numbers)}, notEmpty({mixed}), {joined}, toJSONString({path(field)}))"
+def _text_of_array(text: str) -> str:
+    """Numbers as floats, whatever the engine stored them as; booleans as they are. An array holds one kind of
+    value, so without a string in it a comma parts two items. By its text: an expression for each type that
+    arrays are stored as takes the engine longer to understand than all the rest of a small query."""
+    items = f"splitByChar(',', substring(assumeNotNull({text}), 2, length({text}) - 2))"
+    texts = f"arrayMap(i -> ifNull(toJSONString(toFloat64OrNull(i) + 0), i), {items})"
+    return f"concat('[', arrayStringConcat({texts}, ','), ']')"
 
 
 def array(field: Field, kind: str) -> str:

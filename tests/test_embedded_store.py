@@ -134,6 +134,13 @@ class TestQueries:
         assert response.status_code == status
         assert response.text.startswith(f"Code: {code}. DB::Exception: ")
 
+    def test_an_error_may_quote_bytes_that_are_no_text(self, store_server: StoreServer) -> None:
+        response = store_server.post(b"SELECT nope('\xff')")
+        assert response.headers["X-ClickHouse-Exception-Code"] == "46", response.text
+        assert response.status_code == 404
+        assert response.text.startswith("Code: 46. DB::Exception: ")
+        assert "nope('\ufffd')" in response.text
+
     def test_a_get_reads_only(self, store_server: StoreServer, store_database: str) -> None:
         key = {"X-ClickHouse-Key": store_server.token}
         query = {"query": f"CREATE TABLE {store_database}.x (a Int8) ENGINE = Memory", "readonly": "0"}

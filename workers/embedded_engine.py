@@ -268,7 +268,7 @@ def _prepare(connection: Connection, job: Job) -> None:
 def _query(connection: Connection, sql: bytes, name: str, parameters: Mapping[str, str]) -> Result:
     try:
         return connection.query(sql, name, params=dict(parameters))
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise _engine_error(error) from None
 
 
@@ -287,8 +287,10 @@ def _escape(text: str) -> bytes:
     return text.encode().replace(b"\\", b"\\\\").replace(b"'", b"\\'")
 
 
-def _engine_error(error: RuntimeError) -> EngineError:
-    text = str(error).strip()
+def _engine_error(error: RuntimeError | UnicodeDecodeError) -> EngineError:
+    # A message quotes the statement, which may hold any bytes; Python could not make that one a string.
+    text = error.object.decode(errors="replace") if isinstance(error, UnicodeDecodeError) else str(error)
+    text = text.strip()
     match = _CODE.search(text)
     if match is None:
         return EngineError(_STD, f"{text or 'unknown error'} (STD_EXCEPTION)")
