@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 
 from tests.certificate import certificate
@@ -27,6 +28,10 @@ __all__ = [
     "target",
     "target_client",
 ]
+
+# No test is timed: what takes 20 ms here takes 300 where other work runs beside it.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # The longest: where two work at once, one that is begun last has the end to itself.
 FIRST = (
