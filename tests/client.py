@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import plain_http
 from tests.service import Service
 from tests.waiting import until
 
@@ -21,7 +22,9 @@ class Client:
 
     def __init__(self, keys: dict[str, str], http: httpx.Client | None = None) -> None:
         self.keys = keys
-        self.http = http or httpx.Client(base_url=keys["url"], timeout=30, trust_env=False)
+        self.http = http or httpx.Client(
+            verify=plain_http.NOBODY, base_url=keys["url"], timeout=30, trust_env=False
+        )
 
     def post(self, body: bytes | dict[str, object], **headers: str) -> httpx.Response:
         """POST /post with the project's write key; `headers` may replace it (underscores for hyphens)."""

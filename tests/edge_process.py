@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from tests import plain_http
 from tests.service import COMMAND, ROOT, Service
 from tests.store_fixture import free_port
 from tests.waiting import until
@@ -86,6 +87,6 @@ class Edge:
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+            return plain_http.get(f"{self.url}/readyz", timeout=5).status_code == 200
         except httpx.TransportError:
             return False

@@ -32,6 +32,7 @@ import redis
 from app import ledger, spool_format
 from app.spool_format import Frame
 from app.stream import Keys, encode_record, join_group, split_group
+from tests import plain_http
 from tests.client import Client, equals
 from tests.load import assert_verified
 from tests.marked import PLAIN_CODECS, files_with
@@ -65,7 +66,9 @@ class Senders:
 
     def _run(self, seed: int) -> None:
         dice = random.Random(seed)
-        with httpx.Client(base_url=self._keys["url"], timeout=30, trust_env=False) as http:
+        with httpx.Client(
+            verify=plain_http.NOBODY, base_url=self._keys["url"], timeout=30, trust_env=False
+        ) as http:
             while not self._stopping.wait(CLIENTS / RATE):
                 customer = dice.choice(self._customers)
                 body = {"event_name": "e", "customer_identifier": customer, "text": f"of {customer}"}
@@ -117,7 +120,7 @@ class Scene:
         """From now on the store's files can be searched for what is in them."""
         store = json.loads((self.service.state / "store.json").read_text())
         for statement in PLAIN_CODECS:
-            answer = httpx.post(
+            answer = plain_http.post(
                 store["url"],
                 params={"database": "eventbunker"},
                 headers={"X-ClickHouse-Key": store["password"]},

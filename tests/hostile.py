@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from tests import plain_http
 from tests.engines import Target
 from tests.waiting import until
 
@@ -121,7 +122,7 @@ def unharmed(service: Target) -> Iterator[None]:
     memory, files, began = resident_bytes(pid), open_files(pid), len(service.log)
     yield
     assert service.pids("edge") == [pid]
-    assert httpx.get(f"{service.url}/readyz?strict", timeout=10).status_code == 200
+    assert plain_http.get(f"{service.url}/readyz?strict", timeout=10).status_code == 200
     until(
         lambda: open_files(pid) <= files + 8, 10, "the end of every connection"
     )  # some may be the pool's to Redis

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from tests import plain_http
 from tests.client import Client, equals
 from tests.service import Service
 from tests.waiting import until
@@ -71,7 +72,7 @@ class Load:
     def _run(self, number: int) -> None:
         url = self._urls[number % len(self._urls)]
         due = time.monotonic() + self._pause * number / len(self._threads)
-        with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
+        with httpx.Client(verify=plain_http.NOBODY, base_url=url, timeout=30, trust_env=False) as http:
             while not self._stopping.wait(max(0.0, due - time.monotonic())):
                 due = max(due + self._pause, time.monotonic() - 1)  # behind by more than a second: let it go
                 self._send(http, number)

@@ -19,6 +19,7 @@ from typing import Protocol
 import httpx
 import pytest
 
+from tests import plain_http
 from tests.waiting import until
 from workers.state import State
 
@@ -119,7 +120,7 @@ class Service:
             if self.process.poll() is not None:
                 raise AssertionError(f"exit code {self.process.returncode}\n{self.log}")
             try:
-                return httpx.get(f"{self.url}/readyz?strict", timeout=5.0).status_code == 200
+                return plain_http.get(f"{self.url}/readyz?strict", timeout=5.0).status_code == 200
             except (httpx.TransportError, OSError, ValueError, KeyError, AssertionError):
                 # dev.json may not be there yet, or still be what a test made of it
                 return False

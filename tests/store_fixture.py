@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import plain_http
 from tests.waiting import until
 
 START_SECONDS = 20.0
@@ -49,7 +50,9 @@ class StoreServer:
     def post(self, sql: str | bytes, **options: str | int) -> httpx.Response:
         """Run `sql`; `options` are URL parameters."""
         headers = {"X-ClickHouse-Key": self.token}
-        return httpx.post(self.url, params=options, content=sql, headers=headers, timeout=REQUEST_SECONDS)
+        return plain_http.post(
+            self.url, params=options, content=sql, headers=headers, timeout=REQUEST_SECONDS
+        )
 
     def insert(self, sql: str, content: bytes, **options: str | int) -> httpx.Response:
         """Run the INSERT `sql` with `content` as its data; `options` are URL parameters."""
@@ -109,7 +112,7 @@ def start_store(
         if process.poll() is not None:
             raise AssertionError(path.with_suffix(".log").read_text())
         try:
-            return httpx.get(f"{server.url}/ping", timeout=1.0).status_code == 200
+            return plain_http.get(f"{server.url}/ping", timeout=1.0).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from app.stream import Keys
+from tests import plain_http
 from tests.client import Client, equals, unique
 from tests.management import done, manage, refused
 from tests.poison import settings_of
@@ -104,7 +105,7 @@ def test_a_refused_event_is_a_422_a_dead_receipt_and_stored_once_the_cause_is_go
     def alter(change: str) -> None:
         sql = f"ALTER TABLE {settings.store.database}.events {change}"
         headers = {"X-ClickHouse-Key": settings.secret("CLICKHOUSE_PASSWORD")}
-        httpx.post(settings.clickhouse_url, content=sql, headers=headers, timeout=30).raise_for_status()
+        plain_http.post(settings.clickhouse_url, content=sql, headers=headers, timeout=30).raise_for_status()
 
     alter(f"ADD COLUMN faulty UInt8 MATERIALIZED toUInt8(if(event_name = '{bad}', 'x', '0'))")
     try:

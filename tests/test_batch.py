@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import plain_http
 from tests.client import Client, equals, unique
 from tests.hostile import assert_documented, resident_bytes
 from tests.packers import PACKERS
@@ -189,7 +190,7 @@ def test_ten_thousand_events_are_kept_and_neighbours_are_served(project: Client,
 
     def post() -> None:
         nonlocal slowest
-        with httpx.Client(base_url=service.url, trust_env=False) as http:
+        with httpx.Client(verify=plain_http.NOBODY, base_url=service.url, trust_env=False) as http:
             neighbour = Client(project.keys, http)
             while not done.is_set():
                 began = time.monotonic()
@@ -343,7 +344,10 @@ def test_half_a_body(project: Client, service: Service) -> None:
         raise RuntimeError("left")
 
     for _ in range(20):
-        with httpx.Client(base_url=service.url, trust_env=False) as http, pytest.raises(RuntimeError):
+        with (
+            httpx.Client(verify=plain_http.NOBODY, base_url=service.url, trust_env=False) as http,
+            pytest.raises(RuntimeError),
+        ):
             http.post(
                 "/batch",
                 content=pieces(),

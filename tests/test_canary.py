@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
-import httpx
 import msgspec
 import pytest
 from prometheus_client.registry import REGISTRY
@@ -19,6 +18,7 @@ from app import redis_client
 from app.canary import Canary
 from app.partition import Freshness
 from app.store import Store
+from tests import plain_http
 from tests.append_edge import Edge
 from tests.client import Client
 from tests.pipeline_kit import Bench, entries, make_settings
@@ -194,9 +194,9 @@ def test_what_it_remembers_is_bounded(opened: Open, monkeypatch: pytest.MonkeyPa
 @pytest.mark.service
 def test_a_running_service_watches_itself(service: Service, client: Client) -> None:
     def found() -> bool:
-        lines = httpx.get(f"{service.url}/metrics", timeout=5).text.splitlines()
+        lines = plain_http.get(f"{service.url}/metrics", timeout=5).text.splitlines()
         return any(line.startswith("eventbunker_canaries_total ") and line[-3:] != "0.0" for line in lines)
 
     until(found, 20, "a canary")
-    checks = httpx.get(f"{service.url}/readyz?verbose", timeout=5).json()["checks"]
+    checks = plain_http.get(f"{service.url}/readyz?verbose", timeout=5).json()["checks"]
     assert next(check for check in checks if check["name"] == "canary")["ok"]

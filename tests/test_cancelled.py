@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import h2.events
-import httpx
 import pytest
 
 from app import ask
+from tests import plain_http
 from tests.client import Client
 from tests.edge_process import Edge
 from tests.engines import ENGINES
@@ -49,7 +49,7 @@ class Store:
         self._headers = {"X-ClickHouse-User": about["user"], "X-ClickHouse-Key": about["password"]}
 
     def ask(self, sql: str, **options: str) -> str:
-        answer = httpx.post(self.url, params=options, content=sql, headers=self._headers, timeout=60)
+        answer = plain_http.post(self.url, params=options, content=sql, headers=self._headers, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.text.strip()
 

@@ -19,6 +19,7 @@ import pytest
 
 from app.main import Draining
 from app.settings import load
+from tests import plain_http
 from tests.certificate import tls
 from tests.edge_process import Edge
 from tests.engines import ENGINES
@@ -45,7 +46,7 @@ def edge(service: Service, tmp_path: Path, request: pytest.FixtureRequest) -> It
 
 def test_edges_share_the_port_and_the_keys_of_the_service(edge: Edge, service: Service) -> None:
     assert len(edge.pids()) == 2
-    answer = httpx.post(
+    answer = plain_http.post(
         f"{edge.url}/post",
         headers={"x-eventbunker-write-key": service.keys["write_key"]},
         json={"event_name": "through_the_edge"},
@@ -59,7 +60,7 @@ def test_killed_edge_is_replaced_while_the_other_serves(edge: Edge) -> None:
     before = set(edge.pids())
     os.kill(min(before), signal.SIGKILL)
     for _ in range(20):
-        assert httpx.get(f"{edge.url}/livez", timeout=30).status_code == 200
+        assert plain_http.get(f"{edge.url}/livez", timeout=30).status_code == 200
     until(lambda: len(edge.pids()) == 2 and set(edge.pids()) != before, 20, "a new edge")
 
 
@@ -72,7 +73,7 @@ def test_killed_edge_is_replaced_while_the_other_serves(edge: Edge) -> None:
 def test_a_stopping_edge_serves_on_and_ends_its_connections(edge: Edge) -> None:
     """What a load balancer sees: first readiness falls, then every connection ends with its answer."""
     pids = edge.pids()
-    with httpx.Client(base_url=edge.url, timeout=10) as http:
+    with httpx.Client(verify=plain_http.NOBODY, base_url=edge.url, timeout=10) as http:
         assert "connection" not in http.get("/livez").headers
         edge.process.terminate()
         until(lambda: http.get("/readyz").status_code == 503, 4, "/readyz of a stopping edge")
@@ -83,7 +84,7 @@ def test_a_stopping_edge_serves_on_and_ends_its_connections(edge: Edge) -> None:
     for pid in pids:
         assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{edge.url}/livez", timeout=5)
+        plain_http.get(f"{edge.url}/livez", timeout=5)
 
 
 def test_a_second_signal_ends_the_waiting_and_nothing_else(service: Service, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_second_signal_ends_the_waiting_and_nothing_else(service: Service, tmp
         edge.wait_ready()
         edge.process.terminate()
         until(lambda: "stopping" in edge.log.read_text(), 10, "the first signal")
-        with httpx.Client(base_url=edge.url, timeout=10) as http:
+        with httpx.Client(verify=plain_http.NOBODY, base_url=edge.url, timeout=10) as http:
             until(lambda: http.get("/readyz").status_code == 503, 10, "/readyz of a stopping edge")
 
         def is_heard() -> bool:
@@ -121,7 +122,7 @@ def test_what_is_in_flight_is_answered(service: Service, tmp_path: Path, engine:
         edge.wait_ready()
         with socket.create_connection(("127.0.0.1", edge.port), timeout=10) as connection:
             connection.sendall(head.encode() + b"\r\n\r\n" + body[:5])
-            httpx.get(f"{edge.url}/livez", timeout=5)  # by then the head has been read
+            plain_http.get(f"{edge.url}/livez", timeout=5)  # by then the head has been read
             edge.process.terminate()
             until(lambda: not accepts(edge.port), 10, "a closed port")
             connection.sendall(body[5:])

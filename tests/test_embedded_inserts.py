@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from tests import plain_http
 from tests.store_fixture import StoreServer, row
 from tests.waiting import until
 from workers.embedded_statement import parse
@@ -80,7 +81,7 @@ class TestInserts:
         compress = pytest.importorskip(module).compress
         headers = {"X-ClickHouse-Key": store_server.token, "Content-Encoding": encoding}
         body = compress(f"INSERT INTO {store_table} FORMAT RowBinary\n".encode() + row(1, b"\n\0"))
-        response = httpx.post(store_server.url, content=body, headers=headers)
+        response = plain_http.post(store_server.url, content=body, headers=headers)
         assert response.status_code == 200, response.text
         assert store_server.text(f"SELECT hex(b) FROM {store_table}") == "0A00"
 
@@ -88,7 +89,7 @@ class TestInserts:
     def test_what_inflates_too_far_is_refused(self, store_server: StoreServer, megabytes: int) -> None:
         bomb = gzip.compress(bytes(megabytes * 1024 * 1024), compresslevel=1)
         headers = {"X-ClickHouse-Key": store_server.token, "Content-Encoding": "gzip"}
-        response = httpx.post(store_server.url, content=bomb, headers=headers, timeout=30.0)
+        response = plain_http.post(store_server.url, content=bomb, headers=headers, timeout=30.0)
         assert response.headers["X-ClickHouse-Exception-Code"] in ("229", "241", "396")
 
     def test_an_insert_that_fails_after_parsing_says_so(

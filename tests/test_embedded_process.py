@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import plain_http
 from tests.store_fixture import DURABLE, ROOT, StoreServer, free_port, row, start_store
 from tests.waiting import until
 
@@ -192,7 +193,7 @@ class TestProcess:
         def chunked(size: int) -> httpx.Response:
             pieces = (b"\0" * (size // 4) for _ in range(4))
             headers = {"X-ClickHouse-Key": server.token}
-            return httpx.post(server.url, params={"query": insert}, content=pieces, headers=headers)
+            return plain_http.post(server.url, params={"query": insert}, content=pieces, headers=headers)
 
         assert server.insert(insert, b"\0" * 100_008).status_code == 413
         assert chunked(100_064).status_code == 413

@@ -8,9 +8,9 @@ import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 
+from tests import plain_http
 from tests.store_fixture import StoreServer
 from tests.waiting import until
 
@@ -20,16 +20,16 @@ HOSTILE = "x'; DROP TABLE t; -- \\ \" ` \N{SNOWMAN} \N{PILE OF POO} {a:String} \
 class TestAuthentication:
     def test_ping_needs_none(self, store_server: StoreServer) -> None:
         for path in ("/ping", "/replicas_status"):
-            response = httpx.get(store_server.url + path)
+            response = plain_http.get(store_server.url + path)
             assert (response.status_code, response.text) == (200, "Ok.\n")
 
     def test_three_ways_in(self, store_server: StoreServer) -> None:
         token, query = store_server.token, {"query": "SELECT 7"}
         headers = {"X-ClickHouse-User": "default", "X-ClickHouse-Key": token}
-        assert httpx.get(store_server.url, params=query, headers=headers).text == "7\n"
-        assert httpx.get(store_server.url, params=query, auth=("default", token)).text == "7\n"
+        assert plain_http.get(store_server.url, params=query, headers=headers).text == "7\n"
+        assert plain_http.get(store_server.url, params=query, auth=("default", token)).text == "7\n"
         params = {**query, "user": "default", "password": token}
-        assert httpx.get(store_server.url, params=params).text == "7\n"
+        assert plain_http.get(store_server.url, params=params).text == "7\n"
 
     @pytest.mark.parametrize(
         "headers",
@@ -42,7 +42,7 @@ class TestAuthentication:
         ],
     )
     def test_wrong_is_403_with_code_516(self, store_server: StoreServer, headers: dict[str, str]) -> None:
-        response = httpx.post(store_server.url, content="SELECT 1", headers=headers)
+        response = plain_http.post(store_server.url, content="SELECT 1", headers=headers)
         assert response.status_code == 403
         assert response.headers["X-ClickHouse-Exception-Code"] == "516"
         assert response.text.startswith("Code: 516. DB::Exception: ")
@@ -144,7 +144,7 @@ class TestQueries:
     def test_a_get_reads_only(self, store_server: StoreServer, store_database: str) -> None:
         key = {"X-ClickHouse-Key": store_server.token}
         query = {"query": f"CREATE TABLE {store_database}.x (a Int8) ENGINE = Memory", "readonly": "0"}
-        response = httpx.get(store_server.url, params=query, headers=key)
+        response = plain_http.get(store_server.url, params=query, headers=key)
         assert response.headers["X-ClickHouse-Exception-Code"] == "164"
 
     def test_nothing_leaks_into_the_next_request(self, store_server: StoreServer, store_table: str) -> None:

@@ -15,6 +15,7 @@ from starlette.types import Message
 from app.errors import ApiError, Kind
 from app.places import Places
 from app.streaming import PIECE_BYTES, stream
+from tests import plain_http
 from tests.client import Client
 from tests.waiting import until
 
@@ -38,7 +39,9 @@ def large(client: Client) -> Iterator[Client]:
 def test_a_revoked_key_ends_it_and_all_can_see_that(large: Client, target_client: Client) -> None:
     made = large.create_key("QUERY")
     asked = {"time_period": {"start": "1970-01-01", "end": "2101-01-01"}}
-    with httpx.Client(base_url=target_client.keys["url"], timeout=60, trust_env=False) as http:
+    with httpx.Client(
+        verify=plain_http.NOBODY, base_url=target_client.keys["url"], timeout=60, trust_env=False
+    ) as http:
         headers = {"x-eventbunker-query-key": made["api_key"]}
         with http.stream("POST", "/v1/export", json=asked, headers=headers) as answer:
             pieces = answer.iter_raw(65_536)

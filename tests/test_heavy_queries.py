@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import plain_http
 from tests.client import FRESH_SECONDS, Client
 from tests.edge_process import Edge
 from tests.service import Service
@@ -58,7 +59,7 @@ def edge(directory: Path, service: Service, limits: str = "", **environ: str) ->
 
 def ask(edge: Edge, project: Client, query: dict[str, Any]) -> httpx.Response:
     headers = {"x-eventbunker-query-key": project.keys["query_key"]}
-    return httpx.post(f"{edge.url}/v1/query/json", json=query, headers=headers, timeout=60, trust_env=False)
+    return plain_http.post(f"{edge.url}/v1/query/json", json=query, headers=headers, timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from app.ledger import FATES, FINAL
 from app.main import create_app
 from app.openapi import openapi
 from app.settings import Settings, load
+from tests import plain_http
 from tests.client import Client
 from tests.service import Service, StartService
 from tests.waiting import until
@@ -244,7 +245,7 @@ def test_the_ledger_balances_when_the_stream_is_empty(client: Client) -> None:
 
 
 def ready(service: Service) -> bool:
-    return httpx.get(f"{service.url}/readyz?strict", timeout=10).status_code == 200
+    return plain_http.get(f"{service.url}/readyz?strict", timeout=10).status_code == 200
 
 
 @pytest.mark.service
@@ -254,10 +255,10 @@ def test_readiness_proves_consuming_not_only_breathing(start_service: StartServi
     for role in ("drain", "store"):
         pid = one.kill(role, signal.SIGSTOP)
         until(lambda: not ready(one), 20, f"/readyz?strict with a stopped {role}")
-        answer = httpx.get(f"{one.url}/readyz", timeout=10)  # what a load balancer asks
+        answer = plain_http.get(f"{one.url}/readyz", timeout=10)  # what a load balancer asks
         assert answer.status_code == 200
         assert answer.json() == {"ready": True, "degraded": ["drain 0"]}
-        assert httpx.get(f"{one.url}/livez", timeout=10).status_code == 200
+        assert plain_http.get(f"{one.url}/livez", timeout=10).status_code == 200
         os.kill(pid, signal.SIGCONT)
         until(lambda: ready(one), 20, f"/readyz?strict after the {role} went on")
 
@@ -267,17 +268,17 @@ def test_redis_that_hangs_is_the_spools_business(start_service: StartService) ->
     """Known keys and names go on; what cannot be looked up is a 503, never a 401; nothing is lost."""
     one = start_service(deploy="[spool]\nredis_timeout = 0.5\n")
     key = {"x-eventbunker-write-key": one.keys["write_key"]}
-    assert httpx.post(f"{one.url}/post", json={"event_name": "e"}, headers=key).status_code == 200
+    assert plain_http.post(f"{one.url}/post", json={"event_name": "e"}, headers=key).status_code == 200
     pid = one.kill("redis", signal.SIGSTOP)
     try:
-        response = httpx.post(f"{one.url}/post", json={"event_name": "e"}, headers=key, timeout=30)
+        response = plain_http.post(f"{one.url}/post", json={"event_name": "e"}, headers=key, timeout=30)
         assert response.status_code == 200
-        new = httpx.post(f"{one.url}/post", json={"event_name": "new"}, headers=key, timeout=30)
+        new = plain_http.post(f"{one.url}/post", json={"event_name": "new"}, headers=key, timeout=30)
         assert new.status_code == 503
         assert int(new.headers["retry-after"]) >= 1
         assert new.json()["error"] == "Service unavailable"
         assert "othing was kept" in new.json()["detail"]
-        unknown = httpx.post(
+        unknown = plain_http.post(
             f"{one.url}/post", json={}, headers={"x-eventbunker-write-key": "eb_w_x"}, timeout=30
         )
         assert unknown.status_code == 503  # never 401: it may be valid

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import cast
 
 import httpx
@@ -169,6 +171,37 @@ def test_nobody_listens_is_no_answer(store_server: StoreServer) -> None:
     with pytest.raises(StoreUnavailable):
         client.ask("SELECT 1")
     client.close()
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_store_behind_tls_is_asked_only_if_an_authority_knows_it(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
+    asked = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n7\n")
+        writer.close()
+
+    async def run() -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+        async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
+            url = f"HTTPS://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            store = Store(url, database="system", username="default", password="secret")
+            try:
+                assert await store.read("SELECT 7", format_="TSV") == b"7\n"
+            finally:
+                await store.close()
+
+    if is_known:
+        monkeypatch.setattr("certifi.where", lambda: str(certificate))
+        asyncio.run(run())
+    else:
+        with pytest.raises(StoreUnavailable):
+            asyncio.run(run())
+    assert len(asked) == is_known
 
 
 BROKEN = [

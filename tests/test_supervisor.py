@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import plain_http
 from tests.redis_fixture import RedisServer, start_redis
 from tests.service import ROOT, Service, StartService
 from tests.store_fixture import StoreServer
@@ -34,7 +35,7 @@ COUNT_BY_NAME = {
 
 
 def track(service: Service, name: str) -> None:
-    answer = httpx.post(
+    answer = plain_http.post(
         f"{service.url}/post",
         headers={"x-eventbunker-write-key": service.keys["write_key"]},
         json={"event_name": name},
@@ -45,7 +46,7 @@ def track(service: Service, name: str) -> None:
 
 def counted(service: Service, name: str) -> int:
     """How often the event is in query results; 0 while the store does not answer."""
-    answer = httpx.post(
+    answer = plain_http.post(
         f"{service.url}/v1/query/json",
         headers={"x-eventbunker-query-key": service.keys["query_key"]},
         json=COUNT_BY_NAME,
@@ -112,7 +113,7 @@ def test_killed_role_is_restarted_and_nothing_is_lost(service: Service, role: st
 
 def test_killed_edge_refuses_no_connection(service: Service) -> None:
     old = service.kill("edge")
-    answer = httpx.get(f"{service.url}/livez", timeout=30)
+    answer = plain_http.get(f"{service.url}/livez", timeout=30)
     assert answer.status_code == 200
     assert service.pids("edge") != [old]
 
@@ -126,7 +127,7 @@ def test_stop_in_order_leaves_nothing(start_service: StartService) -> None:
     assert not socket.exists()
     assert [line["role"] for line in service.logged("stopped")] == ["edge", "drain", "store", "redis"]
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/livez", timeout=5)
+        plain_http.get(f"{url}/livez", timeout=5)
 
 
 def test_restart_keeps_keys_and_events_and_says_them_no_more(start_service: StartService) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import plain_http
 from tests.client import Client, unique
 from tests.edge_process import Edge
 from tests.engines import Target
@@ -170,7 +171,7 @@ def test_it_ends_before_its_edge_does(client: Client, service: Service, tmp_path
     edge = Edge(tmp_path, service, "shutdown_delay = 1\n", workers=1)
     try:
         edge.wait_ready()
-        http = httpx.Client(base_url=edge.url, trust_env=False)
+        http = httpx.Client(verify=plain_http.NOBODY, base_url=edge.url, trust_env=False)
         with http, tailing(Client(client.keys, http)) as tail:
             began = time.monotonic()
             edge.process.terminate()

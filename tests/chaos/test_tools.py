@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import plain_http
 from tests.chaos.clock import VARIABLE, Clock, FakeTime, NoClock
 from tests.chaos.link import SLOW_SECONDS, Links, Mood
 from tests.chaos.process import Process
@@ -76,7 +77,7 @@ def test_a_link_has_its_mood_and_gets_over_it(
     link, port = links.open(upstream)
 
     def post() -> httpx.Response:
-        return httpx.post(f"http://127.0.0.1:{port}/", content=BODY, timeout=2 * SLOW_SECONDS + 1)
+        return plain_http.post(f"http://127.0.0.1:{port}/", content=BODY, timeout=2 * SLOW_SECONDS + 1)
 
     try:
         assert post().content == BODY

@@ -24,6 +24,7 @@ from app import redis_client, settings
 from app.accounts import Accounts
 from app.grant import KeyType
 from app.stream import Keys, choose_partition
+from tests import plain_http
 from tests.chaos.clock import Clock, FakeTime
 from tests.chaos.disk import Disk
 from tests.chaos.link import Link, Links
@@ -130,7 +131,7 @@ class Topology:
 
     def spooled(self) -> int:
         """Groups that wait in the edges' spools. Errors: httpx.TransportError."""
-        texts = [httpx.get(f"{url}/metrics", timeout=5.0, trust_env=False).text for url in self.edge_urls]
+        texts = [plain_http.get(f"{url}/metrics", timeout=5.0).text for url in self.edge_urls]
         return sum(int(float(found)) for text in texts for found in SPOOL_GROUPS.findall(text))
 
     def partition_of(self, event_id: str) -> int:
@@ -251,6 +252,6 @@ class Topology:
 def ok(url: str) -> bool:
     """Does `url` answer 200?"""
     try:
-        return httpx.get(url, timeout=2.0, trust_env=False).status_code == 200
+        return plain_http.get(url, timeout=2.0).status_code == 200
     except httpx.TransportError:
         return False
