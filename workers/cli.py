@@ -18,6 +18,7 @@ from workers.command_context import Context, state_option
 from workers.dead_commands import dead
 from workers.export_command import export_command
 from workers.import_command import import_command
+from workers.lean import import_lean
 from workers.since import Since
 from workers.tail_command import tail_command
 
@@ -85,6 +86,7 @@ def schema() -> None:
 @_pass
 def dev(context: Context, port: int | None, state: Path | None, with_parent: bool) -> None:
     """Run everything here: Redis, store, drain and edge."""
+    import_lean("structlog")
     from workers.dev import run_dev  # noqa: PLC0415
 
     sys.exit(
@@ -97,6 +99,7 @@ def dev(context: Context, port: int | None, state: Path | None, with_parent: boo
 @_pass
 def edge(context: Context, with_parent: bool) -> None:
     """Run the HTTP edge of a production set-up."""
+    import_lean("structlog")
     from workers.edges import run_edge  # noqa: PLC0415
 
     sys.exit(run_edge(context.settings(), config=context.config, with_parent=with_parent))
@@ -106,6 +109,7 @@ def edge(context: Context, with_parent: bool) -> None:
 @_pass
 def drain(context: Context) -> None:
     """Run the drain: stream to store."""
+    import_lean("structlog", "httpx")
     from workers.drain_process import main as run  # noqa: PLC0415
 
     sys.exit(run(context.settings()))
@@ -117,6 +121,7 @@ def drain(context: Context) -> None:
 @_pass
 def store(context: Context, port: int, path: Path) -> None:
     """Run the embedded store. The token comes from CLICKHOUSE_PASSWORD."""
+    import_lean("structlog")
     from workers.embedded_store import main as run  # noqa: PLC0415
 
     sys.exit(run(context.settings(), port=port, path=path))
@@ -126,6 +131,7 @@ def store(context: Context, port: int, path: Path) -> None:
 @_pass
 def migrate(context: Context) -> None:
     """Bring the tables of the store up to date."""
+    import_lean("structlog", "httpx")
     from workers.migrate import main as run  # noqa: PLC0415
 
     sys.exit(run(context.settings()))

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from app.settings import Settings, SettingsError, load
+from workers.lean import import_lean
 
 
 def main(arguments: list[str]) -> int:
@@ -25,7 +26,13 @@ def main(arguments: list[str]) -> int:
     return _run(role, rest, settings)
 
 
+def import_what_all_need(role: str) -> None:
+    """The two packages that would bring more than we use; the store is no client of itself."""
+    import_lean("structlog", *(() if role == "store" else ("httpx",)))
+
+
 def _run(role: str, rest: list[str], settings: Settings) -> int:
+    import_what_all_need(role)
     if role == "edge":
         from workers import edge  # noqa: PLC0415
 
