@@ -7,7 +7,7 @@ import contextlib
 import socket
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from hypercorn.asyncio import serve
 
 from app.main import Draining
 from app.settings import load
-from tests.engines import ENGINES
+from tests.edge_process import Edge
+from tests.engines import ENGINES, EdgeOf, Target
 from tests.hostile import (
     BODY,
     CHUNKED,
@@ -33,22 +34,27 @@ from tests.hostile import (
     send,
     unharmed,
 )
-from tests.service import Service, StartService
+from tests.service import Service
 from tests.store_fixture import free_port
 from tests.waiting import async_until, until
 from workers import edge_connections, edge_http1, edge_limits, edge_protocols
 
 
 @pytest.fixture(params=ENGINES)
-def tight(request: pytest.FixtureRequest, start_service: StartService) -> Service:
+def tight(request: pytest.FixtureRequest, service: Service, tmp_path: Path) -> Iterator[Target]:
     """Whoever takes longer than a second is too slow; five requests and forty connections at once."""
-    server = f'[server]\nengine = "{request.param}"\nread_timeout = 1\nmax_connections = 40\n'
-    return start_service(deploy=f"{server}[limits]\nmax_concurrent_requests = 5\n")
+    server = f'engine = "{request.param}"\nread_timeout = 1\nmax_connections = 40\nshutdown_delay = 0\n'
+    edge = Edge(tmp_path, service, f"{server}[limits]\nmax_concurrent_requests = 5\n", workers=1)
+    try:
+        edge.wait_ready()
+        yield EdgeOf(service, edge)
+    finally:
+        edge.end()
 
 
 @pytest.mark.service
-def test_slow_senders_and_many_connections(tight: Service) -> None:
-    """One service, one attack after the other: starting one costs more than all of them."""
+def test_slow_senders_and_many_connections(tight: Target) -> None:
+    """One edge, one attack after the other: starting one costs more than all of them."""
     key = tight.keys["write_key"]
     with unharmed(tight):
         for kind, data in {
