@@ -26,7 +26,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.service
 
 Row = dict[str, object]
-SINGLY = 1000  # of a file's rows: each is a request of its own, and costs fifty times as much
+SINGLY = 1000  # of a file's rows: each of them is a request of its own
 
 
 def data_set(name: str) -> list[Row]:
