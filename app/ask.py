@@ -38,6 +38,7 @@ QUERY_KEY = "x-eventbunker-query-key"
 WORKLOAD = "questions"
 NICE = 15  # four threads on a processor that others want too have an eighth of it, not each a tenth
 MAX_WAITING_PER_SLOT = 16
+PLACES_PER_KEPT = 4  # one of so many is for who has none: a project, or in one a key
 RUNNING = "queries are running"
 FRESHNESS_SECONDS = 1.0
 QUEUE_SECONDS = 10.0  # a question may wait so long in the store, before the time that it may take begins
@@ -113,13 +114,15 @@ class Asker:
         self._limits = settings.limits
         self._retention_days = settings.store.retention_days
         at_once = self._limits.max_concurrent_queries
+        of_project = self._limits.max_concurrent_queries_per_project
         # Waited for no longer than a query may take.
         self._turns = Turns(
             at_once,
             at_once * MAX_WAITING_PER_SLOT,
             self._limits.query_timeout,
             RUNNING,
-            (self._limits.max_concurrent_queries_per_project, self._limits.max_concurrent_queries_per_key),
+            (of_project, self._limits.max_concurrent_queries_per_key),
+            kept=(at_once // PLACES_PER_KEPT, of_project // PLACES_PER_KEPT),
         )
         self._rates = RateLimits("send {} requests a second; send it again later")
         self._proved_ms = 0

@@ -2,8 +2,9 @@
 
 Whoever works belongs to groups, from the largest to the smallest (a project, one of its keys). Each group has
 a share of the places that it cannot exceed, and a place that becomes free goes to the group that has the
-fewest: a project that sends a hundred heavy queries waits for itself. Knows nothing of queries or keys. Of
-one process and one event loop.
+fewest: a project that sends a hundred heavy queries waits for itself. Some places are kept for groups that
+have none: two projects that ask as much as they may would have them all, and a third's first small question
+would wait until one of theirs ends. Knows nothing of queries or keys. Of one process and one event loop.
 """
 
 from __future__ import annotations
@@ -29,17 +30,25 @@ class _Waiter:
 class Turns:
     """`what`: the work, in the plural, for the sentence that a client is told.
 
-    `shares`: how many places a group of each level may have at once.
+    `shares`: how many places a group of each level may have at once. `kept`: of all places, and of the share
+    of a group of each level, so many that only those within who have none may take.
     """
 
     def __init__(
-        self, at_once: int, waiting: int, timeout_seconds: float, what: str, shares: Sequence[int] = ()
+        self,
+        at_once: int,
+        waiting: int,
+        timeout_seconds: float,
+        what: str,
+        shares: Sequence[int] = (),
+        *,
+        kept: Sequence[int] = (),
     ) -> None:
-        self._at_once = at_once
         self._max_waiting = waiting
         self._timeout_seconds = timeout_seconds
         self._what = what
-        self._shares = tuple(shares)
+        self._bounds = (at_once, *shares)
+        self._kept = (*kept, *[0] * len(self._bounds))
         self._working: Counter[Groups] = Counter()  # by path; all together by the empty one
         self._waiting: list[_Waiter] = []  # the longest first
 
@@ -81,8 +90,12 @@ class Turns:
             place.set_exception(self._busy())
 
     def _may_have(self, paths: list[Groups]) -> bool:
-        bounds = (self._at_once, *self._shares)
-        return all(self._working[path] < bound for path, bound in zip(paths, bounds, strict=False))
+        """Is there one within each group, beyond what is kept for others than who has one in it already?"""
+        levels = zip(paths, self._bounds, self._kept, [*paths[1:], None], strict=False)
+        return all(
+            self._working[path] + (kept if within and self._working[within] else 0) < bound
+            for path, bound, kept, within in levels
+        )
 
     def _leave(self, paths: list[Groups]) -> None:
         self._working.subtract(paths)

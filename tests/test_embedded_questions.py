@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -63,6 +64,33 @@ def test_questions_hold_up_neither_the_service_nor_each_other(
         codes = [one.result().headers.get("X-ClickHouse-Exception-Code", "0") for one in asked]
         assert set(codes) <= {"0", "202"}
         assert codes.count("0") >= 3
+
+
+def test_a_third_asks_at_once_while_two_ask_as_much_as_they_may(store_server: StoreServer) -> None:
+    """One place is kept for who has none: it waits for no end of theirs."""
+    lasting = "SELECT sleepEachRow(2) AS asked FROM numbers(15) SETTINGS max_block_size = 1, max_threads = 1"
+    ask_ = partial(question, store_server, lasting, max_execution_time=60)
+    with ThreadPoolExecutor(10) as pool:
+        asked = [pool.submit(ask_, "first", query_id="first-0")]
+        until(lambda: running(store_server) == {"first-0"}, SECONDS, "the first project's")
+        asked.append(pool.submit(ask_, "second", query_id="second-0"))
+        until(lambda: running(store_server) == {"first-0", "second-0"}, SECONDS, "both projects'")
+        for number in range(1, 5):
+            asked += [pool.submit(ask_, who, query_id=f"{who}-{number}") for who in ("first", "second")]
+        until(lambda: len(running(store_server)) == 3, SECONDS, "as many as they may have")
+        before = running(store_server)
+        try:
+            for _ in range(3):
+                assert question(store_server, "SELECT 1", "third").text == "1\n"
+            assert running(store_server) == before
+        finally:  # until none is left: whoever waits comes in turn
+            until(lambda: _end(store_server) and all(one.done() for one in asked), 30.0, "their end")
+
+
+def _end(server: StoreServer) -> bool:
+    """End the questions that run."""
+    server.text("KILL QUERY WHERE query LIKE '%AS asked%' AND query NOT LIKE 'KILL%' FORMAT Null")
+    return True
 
 
 def test_a_question_of_any_bytes_ends_when_its_client_leaves(store_server: StoreServer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -74,9 +74,9 @@ def crowded(turns: Callable[[], Turns], scenario: Callable[[Crowd], Awaitable[No
     asyncio.run(run())
 
 
-def make(waiting: int = 100, seconds: float = DEADLINE) -> Turns:
+def make(waiting: int = 100, seconds: float = DEADLINE, kept: Sequence[int] = ()) -> Turns:
     """Four places, three for a project, two for a key."""
-    return Turns(4, waiting, seconds, "queries are running", (3, 2))
+    return Turns(4, waiting, seconds, "queries are running", (3, 2), kept=kept)
 
 
 def test_a_key_and_a_project_have_a_share() -> None:
@@ -109,6 +109,61 @@ def test_a_place_goes_to_whoever_has_the_fewest() -> None:
         assert crowd.working[-1] == "b1"
 
     crowded(make, scenario)
+
+
+def test_a_kept_place_is_for_who_has_none() -> None:
+    """However much two projects ask, a third's question goes at once; theirs go on all the same."""
+
+    async def scenario(crowd: Crowd) -> None:
+        for number in range(6):
+            await crowd.come(f"a{number}", "A", f"key{number}")
+            await crowd.come(f"b{number}", "B", f"key{number}")
+        assert crowd.working == ["a0", "b0", "a1"]
+        for number in range(3):
+            await crowd.come(f"c{number}", "C", "key")
+            assert crowd.working[-1] == f"c{number}"
+            await crowd.come(f"d{number}", "D", "key")
+            assert crowd.working[-1] == f"c{number}", "there is one such place, not one for everybody"
+            await crowd.leave(f"c{number}")
+            assert crowd.working[-1] == f"d{number}"
+            await crowd.leave(f"d{number}")
+        assert crowd.working == ["a0", "b0", "a1"], "the place is kept again"
+        order = []
+        while crowd.working:
+            order.append(crowd.working[0])
+            await crowd.leave(crowd.working[0])
+        assert order == ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "b3", "a4", "b4", "a5", "b5"]
+
+    crowded(lambda: make(kept=(1,)), scenario)
+
+
+def test_a_place_of_a_project_is_kept_for_those_of_its_keys_that_have_none() -> None:
+    async def scenario(crowd: Crowd) -> None:
+        for number in range(9):
+            await crowd.come(f"a{number}", "A", "greedy")
+        assert crowd.working == ["a0", "a1"]
+        await crowd.come("modest", "A", "modest")
+        assert crowd.working[-1] == "modest"
+        await crowd.leave("a0")
+        await crowd.leave("modest")
+        assert crowd.working == ["a1", "a2"]
+
+    crowded(lambda: Turns(8, 100, DEADLINE, "queries are running", (3, 3), kept=(2, 1)), scenario)
+
+
+def test_who_has_none_may_take_any_place() -> None:
+    """Also the last one, and the only one: nothing is kept from everybody."""
+
+    async def scenario(crowd: Crowd) -> None:
+        for name in "abcde":
+            await crowd.come(name, name, "key")
+        assert crowd.working == list("abcd")
+        await crowd.come("a2", "a", "key")
+        await crowd.leave("a")
+        await crowd.leave("b")
+        assert crowd.working == ["c", "d", "e", "a2"]
+
+    crowded(lambda: make(kept=(1, 1)), scenario)
 
 
 def test_the_one_who_fills_the_queue_is_sent_away() -> None:
@@ -173,24 +228,40 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
-@given(steps)
-def test_no_place_is_lost_and_no_share_exceeded(steps: list[tuple[str, int, str]]) -> None:
+@settings(max_examples=150, deadline=None)
+@given(steps, st.sampled_from([(), (1,), (1, 1)]))
+def test_no_place_is_lost_and_no_share_exceeded(steps: list[tuple[str, int, str]], kept: tuple[int, ...]) -> None:
     """Whoever comes, leaves or is cancelled, in any order."""
 
     async def scenario(crowd: Crowd) -> None:
+        ended: set[str] = set()
         for number, (step, which, project) in enumerate(steps):
+            before = list(crowd.working)
             if step == "come":
                 await crowd.come(f"{project}{which % 3}-{number}", project, str(which % 3))
             elif step == "leave" and crowd.working:
+                ended.add(crowd.working[which % len(crowd.working)])
                 await crowd.leave(crowd.working[which % len(crowd.working)])
             elif step == "cancel" and crowd.tasks:
+                ended.add(list(crowd.tasks)[which % len(crowd.tasks)])
                 await crowd.cancel(list(crowd.tasks)[which % len(crowd.tasks)])
                 with contextlib.suppress(ValueError):
                     crowd.working.remove(list(crowd.tasks)[which % len(crowd.tasks)])
             assert len(crowd.working) <= 4
             for group, bound in (*((p, 3) for p in "ABC"), *((f"{p}{k}", 2) for p in "ABC" for k in "012")):
                 assert sum(name.startswith(group) for name in crowd.working) <= bound
+            waiting = crowd.tasks.keys() - ended - set(crowd.working)
+            have = {name[0] for name in crowd.working}
+            if any(name[0] not in have for name in waiting):
+                assert len(crowd.working) == 4, "who has none waits only where there is no place at all"
+            for name in set(crowd.working) - set(before):
+                if kept and sum(other[0] == name[0] for other in crowd.working) > 1:
+                    assert len(crowd.working) < 4, "a kept place was taken by who has one"
+        for _ in range(len(steps)):  # nobody waits for ever: whoever was not cancelled has its turn
+            if crowd.working:
+                ended.add(crowd.working[0])
+                await crowd.leave(crowd.working[0])
+        assert ended == crowd.tasks.keys()
         await crowd.end()
         crowd.working.clear()
         assert not crowd.turns._working
@@ -199,7 +270,7 @@ def test_no_place_is_lost_and_no_share_exceeded(steps: list[tuple[str, int, str]
             await crowd.come(name, project, name)
         assert crowd.working == list("wxyz")
 
-    crowded(make, scenario)
+    crowded(lambda: make(kept=kept), scenario)
 
 
 def test_a_failure_gives_the_place_back() -> None:

@@ -42,6 +42,7 @@ class Limits(msgspec.Struct, frozen=True):
     queries: int = 6  # of the service itself that run at once
     questions: int = 4  # of clients that run at once, beside those
     questions_of_one: int = 3  # of those, of one `quota_key`
+    questions_kept: int = 1  # of those, for a `quota_key` that has none
     inserts: int = 3  # that run at once, beside both
     waiting: int = 64  # of each kind, beyond those that run
     queue_seconds: float = 10.0  # a statement that could not start by then is told so

@@ -65,7 +65,9 @@ class Interface:
         # What the service itself asks never waits behind what its clients ask.
         queue = (limits.waiting, limits.queue_seconds)
         self._queries = Lane(limits.queries, *queue)
-        self._questions = Lane(limits.questions, *queue, of_one=limits.questions_of_one)
+        self._questions = Lane(
+            limits.questions, *queue, of_one=limits.questions_of_one, kept=limits.questions_kept
+        )
         self._inserts = Lane(limits.inserts, *queue)
         self._inspections = Lane(2, *queue)
         self._buffered_bytes = 0

@@ -18,13 +18,14 @@ _TOO_MANY = 202
 
 class Lane:
     """At most `threads` statements at once, `of_one` of them with the same `quota_key`; more wait in turn, no
-    more than `waiting` of them and each for `queue_seconds` at most."""
+    more than `waiting` of them and each for `queue_seconds` at most. `kept`: of the `threads`, so many that
+    only a `quota_key` with nothing under way may take."""
 
     def __init__(
-        self, threads: int, waiting: int, queue_seconds: float, *, of_one: int | None = None
+        self, threads: int, waiting: int, queue_seconds: float, *, of_one: int | None = None, kept: int = 0
     ) -> None:
         self._pool = ThreadPoolExecutor(threads)
-        self._turns = Turns(threads, waiting, queue_seconds, "queries", (of_one or threads,))
+        self._turns = Turns(threads, waiting, queue_seconds, "queries", (of_one or threads,), kept=(kept,))
         self._begun: set[str] = set()
         self._tasks: set[asyncio.Task[Answer]] = set()  # the loop itself keeps none alive
 
