@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import sys
-import threading
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -111,87 +107,32 @@ def test_a_question_of_any_bytes_ends_when_its_client_leaves(store_server: Store
     assert b"Traceback" not in log.read_bytes()[began:]
 
 
+def nice_of_python(server: StoreServer) -> set[int]:
+    """The niceness of the threads that Python made, of which some run statements in the engine."""
+    found = set()
+    for task in Path(f"/proc/{server.pid}/task").iterdir():
+        if (task / "comm").read_text().startswith("python"):
+            found.add(os.getpriority(os.PRIO_PROCESS, int(task.name)))
+    return found
+
+
 def test_the_edge_and_the_store_mean_the_same_niceness() -> None:
     assert ask.NICE == embedded_nice.NICE
 
 
-def niceness(tasks: Iterable[int]) -> dict[int, int]:
-    """Of those threads that there are."""
-    found = {}
-    for task in tasks:
-        with contextlib.suppress(ProcessLookupError):
-            found[task] = os.getpriority(os.PRIO_PROCESS, task)
-    return found
-
-
-def nice_threads(server: StoreServer) -> dict[int, int]:
-    """The store's threads that are as nice as a question's, and how nice."""
-    tasks = map(int, os.listdir(f"/proc/{server.pid}/task"))
-    return {task: value for task, value in niceness(tasks).items() if value >= embedded_nice.NICE}
-
-
-@pytest.mark.parametrize("before", [(), (sys.executable, "-c", AS_ANYBODY)], ids=["as_we_are", "as_anybody"])
-def test_the_threads_of_a_question_are_nice_and_no_others(tmp_path: Path, before: tuple[str, ...]) -> None:
-    """All that it has, while it lasts: none comes to another statement as nice as a question left it."""
-    server = start_store(tmp_path / "data", before=before)
-    lasting = "SELECT sum(sipHash64(number)) AS asked FROM numbers_mt(1000000000000)"
-    threads = "SELECT arrayJoin(thread_ids) FROM system.processes WHERE Settings['log_comment'] = 'lasting'"
+def test_where_nobody_may_lower_niceness_again_questions_are_nice_in_the_calling_thread_too(
+    tmp_path: Path,
+) -> None:
+    """The engine runs two fifths of a question there: its plan, and the text of its answer."""
+    server = start_store(tmp_path / "data", before=(sys.executable, "-c", AS_ANYBODY))
     try:
         assert server.text("SELECT 1") == "1"
-        assert not nice_threads(server)
-        with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(question, server, lasting, query_id="lasting", max_execution_time=60)
-            until(lambda: len(server.text(threads).splitlines()) >= 2, SECONDS, "its threads")
-            its = {int(task) for task in server.text(threads).splitlines()}
-            # Where the engine cannot undo it, the one that takes the interpreter in the end stays as it is.
-            young = 0 if not before and embedded_nice.engine_may() else 1
-            wanted = [embedded_nice.NICE] * young + [embedded_nice.NICEST] * (len(its) - young)
-            until(lambda: sorted(niceness(its).values()) == wanted, SECONDS, "their age")
-            assert server.text("SELECT 2") == "2"
-            server.text("CREATE DATABASE d")
-            server.text("CREATE TABLE d.t (a UInt8) ENGINE = MergeTree ORDER BY a")
-            server.insert("INSERT INTO d.t FORMAT RowBinary", b"x").raise_for_status()
-            assert nice_threads(server).keys() == its
-            _end(server)
-            assert asked.result().headers["X-ClickHouse-Exception-Code"] == "394"
-        until(lambda: not nice_threads(server), SECONDS, "the end of its threads")
+        assert nice_of_python(server) == {0}  # what the service itself asks keeps its place
+        assert question(server, "SELECT 2").text == "2\n"
         assert question(server, "SELECT x").headers["X-ClickHouse-Exception-Code"] == "47"
+        assert nice_of_python(server) == {0, ask.NICE}
     finally:
         server.stop()
-
-
-@pytest.mark.parametrize("engine_may", [True, False])
-def test_who_has_been_nice_at_two_looks_is_the_nicest(
-    engine_may: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever has just begun goes before; and whoever is not nice, or will want the interpreter, is left alone."""
-    monkeypatch.setattr(embedded_nice, "engine_may", lambda: engine_may)
-    ageing, leave = embedded_nice.Ageing(), threading.Event()
-    aged = embedded_nice.NICEST if engine_may else embedded_nice.NICE
-    began: queue.Queue[int] = queue.Queue()
-
-    def last() -> None:
-        began.put(threading.get_native_id())
-        leave.wait(SECONDS)
-
-    def begin_question() -> int:
-        pool.submit(embedded_nice.nice, last)
-        return began.get(timeout=SECONDS)
-
-    with ThreadPoolExecutor(3) as pool:
-        pool.submit(last)
-        other = began.get(timeout=SECONDS)
-        before = niceness([other])
-        old = begin_question()
-        ageing.look()
-        assert niceness([old]) == {old: embedded_nice.NICE}
-        young = begin_question()
-        ageing.look()
-        assert niceness([old, young]) == {old: aged, young: embedded_nice.NICE}
-        ageing.look()
-        assert niceness([old, young]) == dict.fromkeys((old, young), aged)
-        assert niceness([other]) == before
-        leave.set()
 
 
 def test_a_question_that_waits_is_forgotten_when_its_client_leaves(store_server: StoreServer) -> None:

@@ -85,6 +85,7 @@ class Engine:
         self._lock = threading.Lock()
         self._running: dict[str, Job] = {}
         self._ended: set[str] = set()
+        self._nice = None if embedded_nice.engine_may() else embedded_nice.threads(limits.questions)
         for sql in embedded_config.workloads(limits):
             self.ask(sql)
         self._room.watch()
@@ -150,9 +151,9 @@ class Engine:
             connection.close()
 
     def _read(self, connection: Connection, job: Job, name: str) -> Result:
-        if not job.is_question:
+        if self._nice is None or not job.is_question:
             return _query(connection, job.statement.text, name, job.parameters)
-        return embedded_nice.nice(_query, connection, job.statement.text, name, job.parameters)
+        return self._nice.submit(_query, connection, job.statement.text, name, job.parameters).result()
 
     def inflate(self, body: bytes, encoding: str, max_bytes: int) -> bytes:
         """Undo a Content-Encoding with the engine's own decoders, within a query's memory limit.

@@ -42,6 +42,7 @@ MAX_URI_BYTES = 1024 * 1024
 STOP_SECONDS = 10.0
 END_QUERIES_SECONDS = 1.0  # of the stop: what still reads by then is ended
 PURGE_SECONDS = 30.0  # how often freed memory is given back to the system
+NICE_SECONDS = 1.0  # how often the engine's new threads are made nice
 PIECE_BYTES = 256 * 1024  # of a block, from its socket at once: what uvloop reads, four times Hypercorn's own
 KEPT_BYTES = 4 * 1024 * 1024  # of memory that is free, for the next pieces
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # https://man7.org/linux/man-pages/man3/mallopt.3.html
@@ -91,8 +92,9 @@ async def _serve(interface: Interface, engine: Engine, descriptor: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    work = (_purge(engine), _end_queries(engine, stop), _age())
-    chores = [asyncio.create_task(chore) for chore in work]
+    chores = [asyncio.create_task(_purge(engine)), asyncio.create_task(_end_queries(engine, stop))]
+    if not embedded_nice.engine_may():
+        chores.append(asyncio.create_task(_stay_nice()))
     hypercorn.asyncio.tcp_server.MAX_RECV = PIECE_BYTES
     config = Config()
     config.bind = [f"fd://{descriptor}"]
@@ -127,11 +129,10 @@ async def _purge(engine: Engine) -> None:
             await asyncio.to_thread(engine.ask, "SYSTEM JEMALLOC PURGE")
 
 
-async def _age() -> None:
-    ageing = embedded_nice.Ageing()
+async def _stay_nice() -> None:
     while True:
-        await asyncio.sleep(embedded_nice.LOOK_SECONDS)
-        ageing.look()
+        embedded_nice.make_pool_nice()
+        await asyncio.sleep(NICE_SECONDS)
 
 
 def _keep_memory() -> None:
