@@ -230,7 +230,9 @@ steps = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(steps, st.sampled_from([(), (1,), (1, 1)]))
-def test_no_place_is_lost_and_no_share_exceeded(steps: list[tuple[str, int, str]], kept: tuple[int, ...]) -> None:
+def test_no_place_is_lost_and_no_share_exceeded(
+    steps: list[tuple[str, int, str]], kept: tuple[int, ...]
+) -> None:
     """Whoever comes, leaves or is cancelled, in any order."""
 
     async def scenario(crowd: Crowd) -> None:
