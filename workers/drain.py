@@ -38,6 +38,7 @@ from workers import verdict
 from workers.event_ids import EventIds
 from workers.insert import Inserter
 from workers.items import Items, read_items
+from workers.pace import Pace
 from workers.patience import Patience
 from workers.plan import Halted
 from workers.reading import Batch, Reader
@@ -77,6 +78,7 @@ class PartitionDrain:
         self._gives_back = asyncio.Event()
         self._retention_days = settings.store.retention_days
         self._lease_ms = int(settings.consumer.lease_timeout * 1000)
+        self._pace = Pace(settings.consumer.max_batch_timeout)
         self._next_insert = 0.0
         self._next_proof = 0.0
         self._timeout_seconds = settings.store.insert_timeout
@@ -171,7 +173,7 @@ class PartitionDrain:
         while not self._gives_back.is_set():
             is_stopping = self._stop.is_set()
             if batch.items or await self._partition.wait(1 if is_stopping else IDLE_WAIT_MS):
-                await self._pace()
+                await self._wait_for_more()
                 batch = await self._batch(batch)
             elif is_stopping:
                 return
@@ -199,8 +201,8 @@ class PartitionDrain:
         plans.check_same(plan, items)
         await self._carry_out(plan, items, resumed=True)
 
-    async def _pace(self) -> None:
-        """At most about five inserts a second: small parts cost the engine more than their rows do."""
+    async def _wait_for_more(self) -> None:
+        """Small parts cost the engine more than their rows do."""
         delay = self._next_insert - time.monotonic()
         if delay > 0:
             await self._sleep(delay)
@@ -240,7 +242,10 @@ class PartitionDrain:
             if ahead is not None:
                 await redis_client.stop_tasks(ahead)
         # A full batch means a backlog: then the next one need not wait.
-        self._next_insert = 0.0 if batch.is_full else began + self._consumer.max_batch_timeout
+        self._next_insert = 0.0
+        if not batch.is_full:
+            self._pace.took(time.monotonic() - began)
+            self._next_insert = began + self._pace.seconds
         if not following.items:
             return Batch()  # from the beginning: whatever is in the stream by then is unacknowledged
         following.spent = batch.items if following.is_full else Items()

@@ -1,0 +1,30 @@
+"""When the next insert begins: so that half of the events can be queried as soon as was aimed at.
+
+Small parts cost a store more than their rows do, so events wait for others: half of them for up to half of
+the time between two inserts, and then for their own insert. Where inserts take longer, since heavy queries
+keep the store busy, that time is shorter by twice as much, and freshness stays what it was.
+"""
+
+from __future__ import annotations
+
+AIM = 0.55  # of the longest time between two inserts: what half of the events wait until they can be queried
+SHORTEST = 0.6  # of it, too: a store that is slow must not get more and more small inserts because of that
+LATELY = 1 / 8  # what one insert counts in what they take at present
+
+
+class Pace:
+    """Of one partition. `longest_seconds`: between the beginnings of two inserts."""
+
+    def __init__(self, longest_seconds: float) -> None:
+        self._longest = longest_seconds
+        self._takes = 0.0
+
+    def took(self, seconds: float) -> None:
+        """A batch that was not full, from its reading to its acknowledgement."""
+        self._takes += (seconds - self._takes) * LATELY
+
+    @property
+    def seconds(self) -> float:
+        """From the beginning of the last insert to that of the next."""
+        waiting = AIM * self._longest - self._takes
+        return min(max(2 * waiting, SHORTEST * self._longest), self._longest)
