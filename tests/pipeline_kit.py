@@ -28,12 +28,12 @@ from app.store import Store
 from app.stream import Keys, Record, encode_record, join_group, split_group
 from app.stream_scripts import APPEND
 from tests.store_fixture import StoreServer
+from tests.store_tables import make_tables_for
 from workers.drain import PartitionDrain
 from workers.erase import ProjectEraser
 from workers.erase_letters import Letters
 from workers.eraser import Eraser
 from workers.marks import Marks
-from workers.migrate import migrate
 from workers.tombstones import Tombstones
 
 LEASE_MS = 5000
@@ -254,7 +254,7 @@ async def bench(settings: Settings, faults: Sequence[Fault] = ()) -> AsyncIterat
     redis = redis_client.connect(settings)
     store = FaultyStore(settings, faults)
     try:
-        await migrate(store, settings.store.database)
+        await make_tables_for(settings)
         yield Bench(settings, redis, store, await redis_client.wait_for_version(redis, asyncio.Event()))
     finally:
         await store.close()

@@ -25,8 +25,8 @@ from app.store import Store
 from app.stream import Keys
 from tests.pipeline_kit import make_settings
 from tests.store_fixture import ROOT, StoreServer
+from tests.store_tables import make_tables_for
 from workers import drain_process
-from workers.migrate import migrate
 
 
 class Queue:
@@ -111,7 +111,7 @@ async def queue(
     store = store_client.connect(settings)
     made = Queue(settings, redis, store, monkeypatch)
     try:
-        await migrate(store, settings.store.database)
+        await make_tables_for(settings)
         yield made
     finally:
         for slot in list(made.tasks):

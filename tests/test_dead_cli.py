@@ -25,8 +25,8 @@ from tests.pipeline_kit import assert_conserved, entries, make_keys, record
 from tests.pipeline_kit import ledger as read_ledger
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT
 from tests.store_fixture import StoreServer
+from tests.store_tables import make_tables_for
 from workers.cli import main
-from workers.migrate import migrate
 
 ESCAPE = b'{"event_name":"test","text":"\xc2\x9b31m"}'  # C1 CSI: legal in JSON, an order to a terminal
 REASONS = ("no row can be made: a bad name", "Cannot parse \x1b[31mred", "unreadable entry: short")
@@ -58,7 +58,7 @@ class Desk:
         redis, store = redis_client.connect(self.settings), connect(self.settings)
         keys = make_keys(self.settings)
         try:
-            await migrate(store, self.settings.store.database)
+            await make_tables_for(self.settings)
             letters = [
                 DeadLetter(reason, 1_767_268_800_000 + number, "1-0", one)
                 for number, (reason, one) in enumerate(zip(REASONS, self.events, strict=False))

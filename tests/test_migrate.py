@@ -11,6 +11,7 @@ import pytest
 from app.store import Store
 from tests.pipeline_kit import make_settings
 from tests.store_fixture import StoreServer
+from tests.store_tables import make_tables
 from workers import migrate as migrations
 from workers.migrate import MigrationError, migrate, read_migrations
 
@@ -84,6 +85,33 @@ def test_the_tables_of_an_earlier_version_keep_their_rows(
         await store.command("OPTIMIZE TABLE events FINAL")
         doubled = [[2 * number for number in map(int, map(str, before[0][:4]))]]
         assert [row[:4] for row in (await store.ask(every)).rows] == doubled
+
+    with_database(store_server, store_database, act)
+
+
+def test_what_tests_have_instead_is_the_same(store_server: StoreServer, store_database: str) -> None:
+    """Safeguard of other tests: their tables are those that migrations make, to the letter."""
+    definitions = (
+        "SELECT name, replaceAll(create_table_query, concat(database, '.'), '') FROM system.tables"
+        " WHERE database = {database:String} ORDER BY name"
+    )
+    applied = "SELECT number, name, digest FROM migrations ORDER BY number"
+
+    async def act(store: Store) -> None:
+        name = f"{store_database}_copied"
+        copied = Store(store_server.url, database=name, username="default", password=store_server.token)
+        try:
+            await migrate(store, store_database)
+            await make_tables(store_server.url, store_server.token, name)
+            made = (await store.ask(definitions, {"database": name})).rows
+            wanted = (await store.ask(definitions, {"database": store_database})).rows
+            assert made == wanted
+            assert len(made) > 1
+            assert (await copied.ask(applied)).rows == (await store.ask(applied)).rows
+            assert await migrate(copied, name) == []
+        finally:
+            await copied.command(f"DROP DATABASE {name}", without_database=True)
+            await copied.close()
 
     with_database(store_server, store_database, act)
 

@@ -23,7 +23,7 @@ from app.store import Store, StoreRefused
 from app.stream import Record
 from tests.pipeline_kit import record
 from tests.store_fixture import StoreServer
-from workers.migrate import migrate
+from tests.store_tables import make_tables
 from workers.rows import INSERT, INSERT_SETTINGS, to_row
 
 EXAMPLES = settings(
@@ -153,7 +153,7 @@ class Table:
     def __init__(self, server: StoreServer, database: str) -> None:
         self._runner = asyncio.Runner()
         self._store = Store(server.url, database=database, username="default", password=server.token)
-        self._runner.run(migrate(self._store, database))
+        self._runner.run(make_tables(server.url, server.token, database))
         self._count = 0
 
     def insert(self, records: list[Record]) -> None:
