@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hypothesis
 import pytest
+import structlog
 
 from tests.certificate import certificate
 from tests.client import client
@@ -32,6 +33,15 @@ __all__ = [
 # No test is timed: what takes 20 ms here takes 300 where other work runs beside it.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+# As structlog comes, but for errors: where Rich is installed it would colour the source of every frame that one came
+# through, which takes a processor a second and more. Nobody sees that but under a test that failed.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 # The longest: where two work at once, one that is begun last has the end to itself.
 FIRST = (
