@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import hypothesis
 import pytest
 import structlog
@@ -61,3 +63,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files are begun in the order of their first tests."""
     places = {name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(FIRST)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: each look of the garbage collector through it took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
