@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from app.query import read_query
 from app.scope import Scope
-from tests.oracle_cases import event_lists, many_events, now_of, pool_of, requests
+from tests.oracle_cases import event_lists, filter_trees, many_events, now_of, pool_of, requests
 from tests.query_answer import evaluate, newest_first
 from tests.query_data import to_row
 from tests.query_engine import Engine
@@ -73,7 +73,7 @@ class Case:
 def test_random_queries_of_random_events_answer_what_plain_python_answers(engine: Engine) -> None:
     # Few events shrink to what is wrong; in many, groups have members and quantiles something between them.
     of_many = many_events()
-    many = Case(engine, of_many, len(of_many) // 2)
+    many, of_their_pool = Case(engine, of_many, len(of_many) // 2), filter_trees(pool_of(of_many))
 
     @settings(
         max_examples=max(1, QUERIES // OF_ONE_SET),
@@ -85,13 +85,13 @@ def test_random_queries_of_random_events_answer_what_plain_python_answers(engine
     @given(data=st.data())
     def ask(data: st.DataObject) -> None:
         if data.draw(st.sampled_from([False, True, True]), "of many events"):
-            case, events = many, of_many
+            case, events, filters = many, of_many, of_their_pool
         else:
             events = data.draw(event_lists(), "events")
             case = Case(engine, events, data.draw(st.integers(0, len(events)), "in the first insert"))
-        pool = pool_of(events)
+            filters = filter_trees(pool_of(events))
         for _ in range(OF_ONE_SET):
-            request = data.draw(requests(events, pool), "query")
+            request = data.draw(requests(events, filters), "query")
             case.check(request)
             count(request, len(events))
 
