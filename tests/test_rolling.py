@@ -1,7 +1,7 @@
 """Rolling restarts: two edges behind a real HAProxy and a real nginx lose no request.
 
 The balancers run docs/haproxy.cfg and docs/nginx.conf as they stand there, but for addresses. `make rolling`
-runs more rounds, with the delay that is the default, and prints what it saw; `ENGINE=uvicorn` chooses that one.
+runs more rounds under more load and prints what it saw; `ENGINE=uvicorn` chooses that one.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from tests.service import ROOT, Service
 from tests.store_fixture import free_port
 from tests.waiting import until
 
-RATE = 500.0
 CLIENTS = 16
 ENGINE = os.environ.get("EVENTBUNKER_ENGINE") or "hypercorn"
-ROUNDS = int(os.environ.get("EVENTBUNKER_ROUNDS", "1"))
+LONG = os.environ.get("EVENTBUNKER_ROUNDS", "")  # of `make rolling`
+ROUNDS = int(LONG or "1")
+RATE = 500.0 if LONG else 150.0  # events a second
 pytestmark = [pytest.mark.service, pytest.mark.timeout(60 + 60 * ROUNDS)]
 EDGES = ("10.0.0.11:8787", "10.0.0.12:8787")  # in the files of docs/
 NGINX = """
