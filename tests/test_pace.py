@@ -15,7 +15,7 @@ LONGEST = 0.25
 def settled(takes: float) -> Pace:
     pace = Pace(LONGEST)
     for _ in range(100):
-        pace.took(takes)
+        pace.inserted(0.0, takes, is_backlog=False)
     return pace
 
 
@@ -42,8 +42,17 @@ def test_neither_more_nor_fewer_inserts_than_the_bounds(takes: float) -> None:
 def test_one_slow_insert_changes_little_and_many_change_it() -> None:
     pace = settled(0.03)
     before = pace.seconds
-    pace.took(0.07)
+    pace.inserted(0.0, 0.07, is_backlog=False)
     assert before - 0.02 < pace.seconds < before
     for _ in range(30):
-        pace.took(0.07)
+        pace.inserted(0.0, 0.07, is_backlog=False)
     assert pace.seconds == pytest.approx(SHORTEST * LONGEST)
+
+
+def test_a_batch_waits_for_the_pace_unless_there_is_a_backlog() -> None:
+    pace = settled(0.05)
+    pace.inserted(7.0, 7.05, is_backlog=False)
+    assert pace.waits(7.05) == pytest.approx(pace.seconds - 0.05)
+    assert pace.waits(8.0) == 0
+    pace.inserted(7.0, 7.05, is_backlog=True)
+    assert pace.waits(7.05) == 0

@@ -79,7 +79,6 @@ class PartitionDrain:
         self._retention_days = settings.store.retention_days
         self._lease_ms = int(settings.consumer.lease_timeout * 1000)
         self._pace = Pace(settings.consumer.max_batch_timeout)
-        self._next_insert = 0.0
         self._next_proof = 0.0
         self._timeout_seconds = settings.store.insert_timeout
         self._patience = Patience(self._fence, settings.consumer.retry_delay)
@@ -173,7 +172,8 @@ class PartitionDrain:
         while not self._gives_back.is_set():
             is_stopping = self._stop.is_set()
             if batch.items or await self._partition.wait(1 if is_stopping else IDLE_WAIT_MS):
-                await self._wait_for_more()
+                if seconds := self._pace.waits(time.monotonic()):
+                    await self._sleep(seconds)
                 batch = await self._batch(batch)
             elif is_stopping:
                 return
@@ -200,12 +200,6 @@ class PartitionDrain:
         items = Items(item for entry in entries for item in read_items(entry, self._geography, rows))
         plans.check_same(plan, items)
         await self._carry_out(plan, items, resumed=True)
-
-    async def _wait_for_more(self) -> None:
-        """Small parts cost the engine more than their rows do."""
-        delay = self._next_insert - time.monotonic()
-        if delay > 0:
-            await self._sleep(delay)
 
     async def _batch(self, batch: Batch | None = None) -> Batch:
         """Fill `batch`, store it, acknowledge it. Returns the next one, read ahead when there is a backlog.
@@ -241,11 +235,7 @@ class PartitionDrain:
         finally:
             if ahead is not None:
                 await redis_client.stop_tasks(ahead)
-        # A full batch means a backlog: then the next one need not wait.
-        self._next_insert = 0.0
-        if not batch.is_full:
-            self._pace.took(time.monotonic() - began)
-            self._next_insert = began + self._pace.seconds
+        self._pace.inserted(began, time.monotonic(), is_backlog=batch.is_full)
         if not following.items:
             return Batch()  # from the beginning: whatever is in the stream by then is unacknowledged
         following.spent = batch.items if following.is_full else Items()

@@ -13,15 +13,24 @@ LATELY = 1 / 8  # what one insert counts in what they take at present
 
 
 class Pace:
-    """Of one partition. `longest_seconds`: between the beginnings of two inserts."""
+    """Of one partition. `longest_seconds`: between the beginnings of two inserts. Times are monotonic."""
 
     def __init__(self, longest_seconds: float) -> None:
         self._longest = longest_seconds
         self._takes = 0.0
+        self._next = 0.0
 
-    def took(self, seconds: float) -> None:
-        """A batch that was not full, from its reading to its acknowledgement."""
-        self._takes += (seconds - self._takes) * LATELY
+    def inserted(self, began: float, ended: float, *, is_backlog: bool) -> None:
+        """A batch was read at `began`, acknowledged at `ended`. With a backlog the next need not wait."""
+        if is_backlog:
+            self._next = 0.0
+            return
+        self._takes += (ended - began - self._takes) * LATELY
+        self._next = began + self.seconds
+
+    def waits(self, now: float) -> float:
+        """Seconds until the next insert may begin."""
+        return max(0.0, self._next - now)
 
     @property
     def seconds(self) -> float:
