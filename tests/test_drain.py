@@ -85,6 +85,29 @@ def test_trickling_events_share_inserts_and_a_lone_one_goes_at_once(opened: Open
     asyncio.run(run())
 
 
+def test_a_drain_that_waits_for_more_events_proves_that_it_works(opened: Open) -> None:
+    """Safeguard: the longest `max_batch_timeout` makes nobody take the drain for dead."""
+
+    async def run() -> None:
+        async with opened(max_batch_timeout=10) as made, made.draining("a"):
+            await made.put([record()])
+            await async_until(made.is_empty, 5)
+            await made.put([record()])
+
+            async def proved_ms() -> int:
+                return int(await made.redis.hget(made.keys.progress, "at") or 0)
+
+            first = await proved_ms()
+
+            async def has_gone_on() -> bool:
+                return await proved_ms() >= first + 2000
+
+            await async_until(has_gone_on, 8)
+            assert not await made.is_empty(), "it still waits"
+
+    asyncio.run(run())
+
+
 def test_a_batch_exceeds_its_limits_by_less_than_one_entry(opened: Open) -> None:
     """Safeguard: the bound of one insert, in rows and in bytes."""
 

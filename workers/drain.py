@@ -172,9 +172,13 @@ class PartitionDrain:
         while not self._gives_back.is_set():
             is_stopping = self._stop.is_set()
             if batch.items or await self._partition.wait(1 if is_stopping else IDLE_WAIT_MS):
-                if seconds := self._pace.waits(time.monotonic()):
-                    await self._sleep(seconds)
-                batch = await self._batch(batch)
+                seconds = 0.0 if is_stopping else self._pace.waits(time.monotonic())
+                if seconds > PROOF_SECONDS:  # or who asks for readiness would take it for dead
+                    await self._prove()
+                if seconds > 0:
+                    await self._sleep(min(seconds, PROOF_SECONDS))
+                else:
+                    batch = await self._batch(batch)
             elif is_stopping:
                 return
             else:
