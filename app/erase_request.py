@@ -16,6 +16,7 @@ from app.event import has_repeated_name
 from app.fields import unknown
 from app.filters import Condition, read_filters
 from app.grant import Grant
+from app.malformed import malformed
 from app.time_period import Period, read_period, read_zone
 from app.tombstone import Tombstone
 
@@ -113,8 +114,7 @@ def _decode(body: bytes, members: tuple[str, ...], problems: list[Problem]) -> d
     try:
         request = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        reason = str(error).removeprefix("JSON is malformed: ")[:200]
-        raise invalid_body([Problem("$", f"malformed JSON: {reason}")]) from None
+        raise invalid_body([Problem("$", malformed(body, error))]) from None
     if has_repeated_name(body):
         raise invalid_body([Problem("$", "a name stands twice in one object")])
     if not isinstance(request, dict):

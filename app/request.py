@@ -12,6 +12,7 @@ import msgspec
 
 from app.errors import Problem, invalid_body
 from app.event import has_repeated_name
+from app.malformed import malformed
 from app.walk import convert, find_problems, members
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -24,8 +25,7 @@ def decode(body: bytes) -> object:
     try:
         decoded: object = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        reason = str(error).removeprefix("JSON is malformed: ")[:200]
-        raise invalid_body([Problem("$", f"malformed JSON: {reason}")]) from None
+        raise invalid_body([Problem("$", malformed(body, error))]) from None
     if has_repeated_name(body):
         raise invalid_body([Problem("$", "a name stands twice in one object")])
     return decoded

@@ -15,6 +15,7 @@ import msgspec
 from app.errors import Problem, invalid_body
 from app.fields import resolve, unknown
 from app.filters import Condition, Filter, read_filters
+from app.malformed import malformed
 from app.operators import Op
 from app.tail_frames import POSITION, Positions, read_positions
 
@@ -64,8 +65,7 @@ def _filters(text: str, problems: list[Problem]) -> tuple[Condition, ...]:
     try:
         return read_filters(msgspec.json.decode(text), problems)
     except msgspec.DecodeError as error:
-        reason = str(error).removeprefix("JSON is malformed: ")[:200]
-        problems.append(Problem("$.filters", f"malformed JSON: {reason}"))
+        problems.append(Problem("$.filters", malformed(text, error)))
     except RecursionError:
         problems.append(Problem("$.filters", "nested too deeply"))
     return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bench import wanted
 from bench.markdown import table
@@ -50,9 +51,14 @@ def _origin(results: Results) -> str:
         when = f"Commit {commit}, {date}, measured in {minutes:.0f} minutes."
     else:
         when = "Not of one run: " + "; ".join(
-            f"{name}: {part['commit']}, {part['date']}" for name, part in results["parts"].items()
+            ", ".join([f"{name}: {part['commit']}", part["date"], *_other_versions(part)])
+            for name, part in results["parts"].items()
         )
     return f"Machine: {machine}. Versions: {versions}. {when}"
+
+
+def _other_versions(part: dict[str, Any]) -> list[str]:
+    return [f"{name} {version}" for name, version in part.get("other_versions", {}).items()]
 
 
 def write(results: Results, page: Path = PAGE, directory: Path = DIRECTORY) -> None:

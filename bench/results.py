@@ -1,6 +1,7 @@
 """The stored results: bench/ measures them, the report is made of them, and nothing else is.
 
-One JSON object: `machine`, `versions`, and for each part its figures with the commit and the day they are of.
+One JSON object: `machine`, `versions`, and for each part its figures with the commit and the day they are of, and
+the versions that were other ones than those.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ def empty(directory: Path = DIRECTORY) -> Results:
 def add(results: Results, part: str, figures: dict[str, Any], seconds: float) -> None:
     """One part's figures; what was said of it before is forgotten."""
     stamp = {"commit": machine.commit(), "date": machine.today(), "seconds": round(seconds)}
-    results["parts"][part] = {**stamp, "figures": figures}
+    other = {
+        name: version
+        for name, version in machine.versions().items()
+        if results["versions"].get(name) != version
+    }
+    results["parts"][part] = {**stamp, "other_versions": other, "figures": figures}
     results["left_out"].pop(part, None)
 
 

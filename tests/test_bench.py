@@ -272,6 +272,17 @@ def test_versions_and_machine_name_no_place_of_ours() -> None:
     assert machine.versions()["Python"]
 
 
+def test_a_part_of_another_python_says_so() -> None:
+    found = results.empty(ROOT)
+    found["versions"]["Python"] = "3.11.0"
+    results.add(found, "post", {}, 1)
+    found["parts"]["batch"] = found["parts"]["post"] | {"date": "2020-01-01", "other_versions": {}}
+    said = report._origin(found)
+    assert "Versions: Python 3.11.0" in said
+    assert f", Python {machine.versions()['Python']}; batch: " in said
+    assert said.count("Python") == 2
+
+
 # --- The real thing
 
 
