@@ -124,7 +124,7 @@ class Consumer(Struct, frozen=True, forbid_unknown_fields=True):
     queue: Word = "events"
     max_batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 20_000
     max_batch_bytes: Annotated[int, Meta(ge=65_536, le=16 * MIB)] = 8 * MIB
-    max_batch_timeout: Annotated[float, Meta(ge=0.01, le=10)] = 0.25
+    max_batch_timeout: Annotated[float, Meta(ge=0.01, le=10)] = 0.2
     max_retries: Annotated[int, Meta(ge=0, le=100)] = 8
     retry_delay: Annotated[float, Meta(ge=0.01, le=5)] = 0.5
     dead_letter_queue: Word = "events-dead"
