@@ -2,7 +2,7 @@
 
 Small parts cost a store more than their rows do, so events wait for others: half of them for up to half of
 the time between two inserts, and then for their own insert. Where inserts take longer, since heavy queries
-keep the store busy, that time is shorter by twice as much, and freshness stays what it was.
+keep the store busy, that time is shorter by twice as much, and freshness stays about what it was.
 """
 
 from __future__ import annotations
