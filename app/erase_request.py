@@ -12,11 +12,10 @@ from itertools import islice
 import msgspec
 
 from app.errors import MAX_PROBLEMS, Problem, invalid_body
-from app.event import has_repeated_name
 from app.fields import unknown
 from app.filters import Condition, read_filters
 from app.grant import Grant
-from app.malformed import malformed
+from app.request import decode
 from app.time_period import Period, read_period, read_zone
 from app.tombstone import Tombstone
 
@@ -111,12 +110,7 @@ def _customers(condition: object) -> tuple[str, ...] | None:
 def _decode(body: bytes, members: tuple[str, ...], problems: list[Problem]) -> dict[str, object]:
     if not body.strip():
         return {}
-    try:
-        request = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid_body([Problem("$", malformed(body, error))]) from None
-    if has_repeated_name(body):
-        raise invalid_body([Problem("$", "a name stands twice in one object")])
+    request = decode(body)
     if not isinstance(request, dict):
         raise invalid_body([Problem("$", "the body must be one JSON object")])
     problems += [

@@ -27,6 +27,7 @@ from app.event import (
     RESERVED,
     fits,
 )
+from app.malformed import LONE_SURROGATE
 from app.timestamp import parse_timestamp
 
 _KINDS = {str: "string", int: "number", float: "number", bool: "boolean", type(None): "null", list: "array"}
@@ -95,7 +96,7 @@ def _parse(body: bytes) -> tuple[object, Problem | None]:
         if "out of range" in str(error):
             return None, Problem("$", "a number is too large; send it as a string")
         if "\\u" in text:
-            return None, Problem("$", "a string holds a lone surrogate (\\ud800 to \\udfff without its pair)")
+            return None, Problem("$", LONE_SURROGATE)
         return None, Problem("$", f"malformed JSON: {_reason(error)}")
     return root, None
 
