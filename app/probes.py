@@ -4,12 +4,14 @@
 taking it out because a drain is behind, which is so for all edges at once, would turn slow queries into
 refused events. Monitoring must know of everything: `?strict`. There consuming is proved, not only breathing:
 the drain writes a proof after it has read the stream and reached the store, and the check fails when the
-proof grows old or the backlog does.
+proof grows old or the backlog does. What was proved before this edge began proves nothing: a machine that
+comes back has it from before it went down, and its store may not be there yet.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Protocol
@@ -72,6 +74,7 @@ class Probes:
         self._freshness = freshness
         self._acceptance = acceptance
         self._is_draining = is_draining
+        self._began = time.monotonic()
         self._asking: SingleFlight[str, list[Lag]] = SingleFlight(max_concurrent=1)
 
     async def livez(self, _request: Request) -> Response:
@@ -104,7 +107,9 @@ class Probes:
             lags = await self._lags()
         except UNREACHABLE as error:
             return [Check("redis", False, type(error).__name__)]
-        return [Check("redis", True, "answers"), *(check for lag in lags for check in _lag_checks(lag))]
+        serves_ms = int((time.monotonic() - self._began) * 1000)
+        of_drains = [check for lag in lags for check in _lag_checks(lag, serves_ms)]
+        return [Check("redis", True, "answers"), *of_drains]
 
     async def _lags(self) -> list[Lag]:
         """Errors: redis_client.UNREACHABLE, also after REDIS_SECONDS."""
@@ -145,12 +150,14 @@ class Probes:
         return PlainTextResponse(ROBOTS)
 
 
-def _lag_checks(lag: Lag) -> list[Check]:
+def _lag_checks(lag: Lag, serves_ms: int) -> list[Check]:
     if lag.is_retired and not lag.entries:
         return []
     age = lag.proved_ms_ago
     proof = "no drain has ever worked on it" if age is None else f"proved {age} ms ago"
-    works = age is not None and age <= MAX_PROOF_AGE_MS and not lag.halted
+    if age is not None and age > serves_ms:
+        proof += ", before this edge began"
+    works = age is not None and age <= min(MAX_PROOF_AGE_MS, serves_ms) and not lag.halted
     return [
         Check(f"drain {lag.partition}", works, f"halted: {lag.halted}" if lag.halted else proof),
         Check(

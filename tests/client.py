@@ -53,6 +53,12 @@ class Client:
         data: list[dict[str, Any]] = response.json()["data"]
         return data
 
+    def is_answered(self) -> bool:
+        """Is a query answered now? Not while the store starts."""
+        answer = self.ask(time_period={"start": "1970-01-01", "end": "2101-01-01"}, limit=1)
+        assert answer.status_code in {200, 503}, answer.text
+        return answer.status_code == 200
+
     def events(self, *filters: dict[str, object]) -> list[dict[str, Any]]:
         """Raw events that pass `filters`."""
         return self.rows(filters=list(filters), limit=10_000)

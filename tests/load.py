@@ -134,6 +134,7 @@ def check(
 
     `service`: its ledger must say the same, of all projects and hours.
     """
+    until(client.is_answered, deadline_seconds, "an answer of the store")  # it may have been killed just now
     until(
         lambda: client.count(event_name) >= len(told.acknowledged),
         deadline_seconds,

@@ -40,13 +40,15 @@ def crashing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.mark.parametrize("role", ROLES)
 def test_kill_9_under_load_loses_and_doubles_nothing(crashing: Service, role: str) -> None:
     name = unique(f"kill_{role}")
-    with Load([crashing.url], crashing.keys["write_key"], name, rate=150) as load:
+    client = Client(crashing.keys)
+    with client.http, Load([crashing.url], crashing.keys["write_key"], name, rate=150) as load:
         load.wait_for(150)
         for _ in range(2):
             old = crashing.kill(role)
             crashing.wait_restarted(role, old)
             load.wait_for(200)
-        crashing.wait_ready()
+        crashing.wait_ready()  # which a proof of before the store's end may have been
+        until(client.is_answered, 30, "an answer of the store")
         assert_verified(crashing)  # while events arrive
     with Client(crashing.keys).http as http:
         check(Client(crashing.keys, http), name, load.told, service=crashing)
@@ -75,7 +77,9 @@ def test_the_machine_goes_down_and_comes_back(start_service: StartService) -> No
     assert load.told.acknowledged
     again = start_service(directory=one.directory)
     with Client(again.keys).http as http:
-        check(Client(again.keys, http), name, load.told, service=again)
+        client = Client(again.keys, http)
+        assert client.is_answered(), "it said that it was ready"
+        check(client, name, load.told, service=again)
 
 
 def test_two_edges_and_two_drains_on_one_redis(start_service: StartService) -> None:

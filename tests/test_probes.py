@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -14,8 +15,9 @@ from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from app.partition import Freshness
+from app.partition import Freshness, Partition
 from app.probes import REDIS_SECONDS, Probes
+from app.stream import Keys
 
 
 class Edge:
@@ -30,15 +32,20 @@ class Edge:
 
 
 def readyz(edge: Edge, redis_url: str, query: str = "") -> httpx.Response:
-    return asyncio.run(_readyz(edge, redis_url, query))
+    async def ask() -> httpx.Response:
+        async with served(edge, redis_url) as (http, _):
+            return await http.get(f"/readyz?{query}")
+
+    return asyncio.run(ask())
 
 
-async def _readyz(edge: Edge, redis_url: str, query: str) -> httpx.Response:
+@contextlib.asynccontextmanager
+async def served(edge: Edge, redis_url: str) -> AsyncIterator[tuple[httpx.AsyncClient, Redis]]:
     redis = Redis.from_url(redis_url)
     probes = Probes(Freshness(redis, "events", 1), edge, lambda: edge.stops, {})
     transport = httpx.ASGITransport(Starlette(routes=[Route("/readyz", probes.readyz)]))
     async with redis, httpx.AsyncClient(transport=transport, base_url="http://edge") as http:
-        return await http.get(f"/readyz?{query}")
+        yield http, redis
 
 
 def test_a_drain_that_never_ran_degrades_and_takes_no_edge_out(redis_url: str) -> None:
@@ -47,6 +54,29 @@ def test_a_drain_that_never_ran_degrades_and_takes_no_edge_out(redis_url: str) -
     assert (answer.status_code, answer.json()) == (200, {"ready": True, "degraded": ["drain 0"]})
     strict = readyz(edge, redis_url, "strict")
     assert (strict.status_code, strict.json()) == (503, {"ready": False, "degraded": ["drain 0"]})
+
+
+async def prove(redis: Redis, ago_ms: int) -> None:
+    seconds, microseconds = await redis.time()
+    partition = Partition(redis, Keys("events", 0), "a", (6, 2))
+    await partition.prove_progress(seconds * 1000 + microseconds // 1000 - ago_ms)
+
+
+def test_what_was_proved_before_an_edge_began_proves_nothing_to_it(redis_url: str) -> None:
+    """A machine that went down and came back within 5 seconds: its drain had worked, its store is not there yet."""
+
+    async def run() -> None:
+        async with Redis.from_url(redis_url) as former:
+            await prove(former, ago_ms=10)
+        async with served(Edge(), redis_url) as (http, redis):
+            former_proof = await http.get("/readyz?strict&verbose")
+            assert former_proof.status_code == 503
+            details = {check["name"]: check["detail"] for check in former_proof.json()["checks"]}
+            assert details["drain 0"].endswith("ms ago, before this edge began")
+            await prove(redis, ago_ms=0)
+            assert (await http.get("/readyz?strict")).status_code == 200
+
+    asyncio.run(run())
 
 
 def test_verbose_lists_every_check(redis_url: str) -> None:
