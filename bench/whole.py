@@ -71,7 +71,7 @@ class Look(NamedTuple):
 
     asked: float
     answered: float
-    count: int
+    seen: int
 
 
 class Watch:
@@ -95,7 +95,7 @@ class Watch:
         self._client.http.close()
 
     def count(self) -> int:
-        return self.looks[-1].count if self.looks else 0
+        return self.looks[-1].seen if self.looks else 0
 
     def resolution_ms(self) -> float:
         """The usual time between two answers."""
@@ -168,8 +168,8 @@ def sustain(
         raise RuntimeError(
             f"{len(moments)} events were answered, {watch.count()} are queryable {watch.failure}".rstrip()
         )
-    asked = delays(moments, [(look.asked, look.count) for look in watch.looks])
-    seen = delays(moments, [(look.answered, look.count) for look in watch.looks])
+    asked = delays(moments, [(look.asked, look.seen) for look in watch.looks])
+    seen = delays(moments, [(look.answered, look.seen) for look in watch.looks])
     return {
         "rate": rate,
         "answered": len(moments),

@@ -25,7 +25,7 @@ def freshness(pace: Pace, takes: float) -> list[float]:
     return [chance.uniform(0, pace.seconds) + takes for _ in range(20_000)]
 
 
-@pytest.mark.parametrize("takes", [0.033, 0.04, 0.045, 0.05, 0.056])
+@pytest.mark.parametrize("takes", [0.033, 0.04, 0.045, 0.05, 0.056, 0.065])
 def test_half_of_the_events_are_as_fresh_whatever_an_insert_takes(takes: float) -> None:
     assert median(freshness(settled(takes), takes)) == pytest.approx(AIM * LONGEST, rel=0.02)
 

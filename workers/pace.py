@@ -8,7 +8,7 @@ keep the store busy, that time is shorter by twice as much, and freshness stays 
 from __future__ import annotations
 
 AIM = 0.66  # of the longest time between two inserts: what half of the events wait until they can be queried
-SHORTEST = 0.75  # of it, too: a store that is slow must not get more and more small inserts because of that
+SHORTEST = 2 / 3  # of it, too: a store that is slow must not get more and more small inserts because of that
 LATELY = 1 / 8  # what one insert counts in what they take at present
 
 
