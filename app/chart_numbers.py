@@ -7,6 +7,10 @@ import math
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _MINUS = "\N{MINUS SIGN}"
+# Of their size: values that are nearer to each other are drawn as one. The last digits of a float, in which
+# two averages of the same prices differ, are nothing to see, and steps as small as they are none: adding one
+# to a value leaves it as it is, and whoever draws by adding steps never comes to the end.
+_NEAR = 1e-6
 
 
 def compact(value: float, step: float = 0.0) -> str:
@@ -18,7 +22,8 @@ def compact(value: float, step: float = 0.0) -> str:
     if size == 0 or not math.isfinite(value):
         return "0" if size == 0 else "∞"
     if size >= 1e15 or size < 1e-6:
-        return _signed(f"{value:.3g}")
+        digits = max(3, 2 + math.ceil(math.log10(size / step))) if step else 3
+        return _signed(f"{value:.{digits}g}")
     for limit, letter in _UNITS:
         if size >= limit * 0.9995:  # 999,950 is 1M, not 1000k
             return _signed(f"{_digits(value / limit, step / limit)}{letter}")
@@ -48,7 +53,7 @@ def ticks(low: float, high: float, most: int, *, from_zero: bool) -> list[float]
     """
     if from_zero or low * high < 0 or min(abs(low), abs(high)) < 0.6 * max(abs(low), abs(high)):
         low, high = min(low, 0.0), max(high, 0.0)
-    if low == high:
+    if high - low <= _NEAR * max(abs(low), abs(high)):
         low, high = (0.0, 1.0) if low == 0 else sorted((0.0, 2 * low))
     rough = high / most - low / most  # each for itself: their difference may exceed the largest float
     power = 10.0 ** math.floor(math.log10(rough))
@@ -61,7 +66,7 @@ def _digits(value: float, step: float) -> str:
     """Three digits that count; or as many decimals as tell neighbours at `step` apart."""
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))
     if step > 0:
-        decimals = next((d for d in range(9) if abs(round(step, d) - step) < step / 100), 9)
+        decimals = next((d for d in range(17) if abs(round(step, d) - step) < step / 100), 17)
     text = f"{value:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 

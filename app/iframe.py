@@ -7,6 +7,7 @@ shows a token's page, a person reads them, so they are a page too.
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import msgspec
@@ -31,7 +32,8 @@ from app.store import Result
 from app.timestamp import format_timestamp
 from app.turns import Turns
 
-MAX_DRAWN_AT_ONCE, MAX_WAITING, DRAWING_SECONDS = 2, 64, 10.0  # drawing is Python's work: it slows tracking
+MAX_DRAWN_AT_ONCE, MAX_WAITING, WAITING_SECONDS = 2, 64, 10.0  # drawing is Python's work: it slows tracking
+DRAWING_SECONDS = 30.0  # many times what the largest chart takes on a slow machine
 _HEADERS = {
     "cache-control": "no-store",  # a cached page would outlive its token
     "content-type": "text/html; charset=utf-8",
@@ -49,7 +51,7 @@ class IframeHandlers:
     def __init__(self, asker: Asker, embeds: Embeds) -> None:
         self._asker = asker
         self._embeds = embeds
-        self._drawing = Turns(MAX_DRAWN_AT_ONCE, MAX_WAITING, DRAWING_SECONDS, "charts are being drawn")
+        self._drawing = Turns(MAX_DRAWN_AT_ONCE, MAX_WAITING, WAITING_SECONDS, "charts are being drawn")
 
     async def iframe(self, request: Request) -> Response:
         """The page: for a key (POST) or a token (GET)."""
@@ -128,10 +130,14 @@ class IframeHandlers:
         fresh_as_of, statement, result = await self._run(query, grant)
         if asked.limit_is_ours and query.bucket is not None and chosen_type(asked.chart, query) != "table":
             _refuse_cut(query, len(result.rows))
-        async with self._drawing.turn():
-            return await aside(
-                _draw, asked, statement, result, fresh_as_of=fresh_as_of, refresh_seconds=refresh_seconds
-            )
+        try:
+            async with self._drawing.turn(), asyncio.timeout(DRAWING_SECONDS):
+                return await aside(
+                    _draw, asked, statement, result, fresh_as_of=fresh_as_of, refresh_seconds=refresh_seconds
+                )
+        except TimeoutError:
+            detail = "This chart takes too long to draw; group by fewer fields, or choose longer buckets."
+            raise ApiError(Kind.UNAVAILABLE, detail, retry_after_seconds=10) from None
 
     async def _run(self, query: Query, grant: Grant) -> tuple[int, Statement, Result]:
         async with self._asker.turn(grant) as turn:

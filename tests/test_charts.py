@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import fields
 
@@ -33,6 +33,10 @@ from tests.service import ROOT
 NOW = int(datetime(2026, 10, 15, 12, tzinfo=UTC).timestamp() * 1000)
 COUNT = {"function": "count"}
 finite = st.floats(allow_nan=False, allow_infinity=False)
+# Two of anything, and two that differ as averages of the same prices do.
+pairs = st.tuples(finite, finite) | st.tuples(finite, st.floats(-17, -1)).map(
+    lambda pair: (pair[0] / 2, pair[0] / 2 * (1 + 10 ** pair[1]))
+)
 
 
 def asked(**body: Any) -> ChartQuery:
@@ -70,9 +74,11 @@ def test_numbers_are_short_on_axes_and_exact_in_tables(value: float, short: str,
 
 
 @settings(deadline=None)
-@given(finite, finite, st.booleans(), st.integers(3, 10))
-def test_ticks_enclose_what_is_drawn_and_are_few(low: float, high: float, zero: bool, most: int) -> None:
-    low, high = sorted((low / 1e10, high / 1e10))
+@given(pairs, st.booleans(), st.integers(3, 14))
+@example((84.8, 84.80000000000001), False, 5)
+@example((802024540629.487, 802024540629.4872), False, 6)
+def test_ticks_enclose_what_is_drawn_and_are_few(pair: tuple[float, float], zero: bool, most: int) -> None:
+    low, high = sorted((pair[0] / 1e10, pair[1] / 1e10))
     if 0 < max(abs(low), abs(high)) < 1e-290:
         return
     found = ticks(low, high, most, from_zero=zero)
@@ -263,6 +269,19 @@ def test_extreme_numbers_are_drawn(kind: str, value: float | None) -> None:
     ]
     text = page(rows[:1] if kind == "number" else rows, **body)
     assert not re.search(r"\b(nan|inf|None)\b", re.sub(r"<style>.*</style>", "", text, flags=re.S))
+
+
+@pytest.mark.parametrize("near", [1e-15, 1e-12, 1e-9, 1e-6, 2e-6, 1e-4])
+@pytest.mark.parametrize("kind", ["line", "area", "bar"])
+def test_numbers_that_hardly_differ_are_drawn(kind: str, near: float) -> None:
+    """Averages of one price: whoever draws by adding steps that small would never come to the end."""
+    body: dict[str, Any] = {"computations": [{"function": "avg", "field_name": "n"}], "chart": {"type": kind}}
+    for value in (84.8, -0.3, 802024540629.487, 1e300):
+        rows = [
+            {"event_time": f"2026-10-{day}T00:00:00.000Z", "avg_n": number}
+            for day, number in ((12, value), (13, value * (1 + near)), (14, value))
+        ]
+        assert page(rows, group_by_time="day", **body).count("<svg") == len(LAYOUTS)
 
 
 def test_a_page_says_what_it_leaves_out() -> None:

@@ -18,19 +18,20 @@ import pytest
 
 from app.main import Draining
 from app.settings import load
+from app.tail import OF_ONE_KEY
 from tests.certificate import tls
-from tests.client import Client, unique
+from tests.client import Client, equals, unique
 from tests.edge_process import Edge
 from tests.hostile import MAX_GROWTH_BYTES, resident_bytes
 from tests.http3 import Answer, Http3Client, http3
 from tests.service import Service
 from tests.store_fixture import free_port
-from tests.waiting import until
+from tests.waiting import async_until, until
 from workers import edge_hypercorn, edge_quic, edge_quic_stream
 from workers.edges import edge_sockets
 
 pytestmark = pytest.mark.service
-REJECTED, EXCESSIVE_LOAD, MESSAGE_ERROR = 0x10B, 0x107, 0x10E
+REJECTED, EXCESSIVE_LOAD, REQUEST_CANCELLED, MESSAGE_ERROR = 0x10B, 0x107, 0x10C, 0x10E
 
 
 class QuicEdge(Edge):
@@ -100,6 +101,56 @@ def test_events_reach_the_stream_and_queries(edge: QuicEdge, project: Client) ->
 
     edge.ask(test)
     until(lambda: project.count(name) == 100, 10, "the events in a query")
+
+
+def test_an_export_is_the_same_and_comes_to_its_end(edge: QuicEdge, project: Client) -> None:
+    """More than a client lets come at once; and half of it taken is no harm."""
+    name = unique("h3")
+    for number in range(60):
+        project.track(event_name=name, n=number, **{f"f{part}": os.urandom(3000).hex() for part in range(9)})
+    until(lambda: project.count(name) == 60, 10, "the events in a query")
+    wanted = {"filters": [equals("event_name", name)], "time_period": "minus_60_minutes", "format": "ndjson"}
+    key = {"x-eventbunker-query-key": project.keys["query_key"]}
+    plain = project.http.post("/v1/export", json=wanted, headers=key).content
+    assert len(plain) > 3_000_000
+
+    async def test(client: Http3Client) -> None:
+        body, query_key = json.dumps(wanted).encode(), project.keys["query_key"]
+        left = client.begin("POST", "/v1/export", x_eventbunker_query_key=query_key)
+        client.send(left, body)
+        await until_shown(client, left, name)
+        client.quic.stop_stream(left, REQUEST_CANCELLED)
+        client.transmit()
+        whole = await client.ask("POST", "/v1/export", body, x_eventbunker_query_key=query_key)
+        assert (whole.status, whole.reset, whole.body == plain) == (200, None, True)
+
+    edge.ask(test)
+
+
+def test_a_tail_shows_events_as_they_come_and_ends_with_its_reader(edge: QuicEdge, project: Client) -> None:
+    name, key = unique("h3"), project.keys["query_key"]
+
+    async def test(client: Http3Client) -> None:
+        for number in range(OF_ONE_KEY + 1):  # each holds a place until its reader is gone
+            stream = client.begin(
+                "GET", f"/v1/tail?event_name={name}", ends=True, x_eventbunker_query_key=key
+            )
+            await until_shown(client, stream, "event: open")
+            assert client.answers[stream].headers["content-type"].startswith("text/event-stream")
+            body = json.dumps({"event_name": name, "number": f"no {number}"}).encode()
+            await client.ask("POST", "/post", body, x_eventbunker_write_key=project.keys["write_key"])
+            await until_shown(client, stream, f"no {number}")
+            client.quic.stop_stream(stream, REQUEST_CANCELLED)
+            client.transmit()
+
+    edge.ask(test)
+
+
+async def until_shown(client: Http3Client, stream: int, text: str) -> None:
+    async def is_shown() -> bool:
+        return text.encode() in client.answers[stream].body
+
+    await async_until(is_shown, 10, f"{text!r} on stream {stream}")
 
 
 def test_refusals_are_those_of_every_protocol(edge: QuicEdge, project: Client) -> None:

@@ -89,6 +89,27 @@ def test_drawing_holds_no_loop_and_few_are_drawn_at_once(monkeypatch: pytest.Mon
     assert most == MAX_DRAWN_AT_ONCE
 
 
+def test_a_drawing_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(iframe, "chart_page", lambda *_: str(go_on.wait(30)))
+    monkeypatch.setattr(iframe, "DRAWING_SECONDS", 0.05)
+
+    async def run() -> None:
+        asker: Any = Asker()
+        embeds: Any = None
+        handlers = IframeHandlers(asker, embeds)
+        for _ in range(
+            MAX_DRAWN_AT_ONCE + 1
+        ):  # who comes later is told the same, and waits for nobody's turn
+            with pytest.raises(ApiError) as given_up:
+                await handlers.iframe(request(asyncio.Event()))
+            assert given_up.value.kind is Kind.UNAVAILABLE
+            assert "too long to draw" in given_up.value.detail
+        go_on.set()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
 def test_who_leaves_waits_for_no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         asker: Any = Asker()
