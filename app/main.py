@@ -118,7 +118,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     track = Track(registry, appenders, watermark, settings)
     batch = Batch(registry, appenders, track.limits, settings)
     asker = Asker(registry, store, freshness, erasures, settings)
-    tail = TailHandler(asker, erasures, settings, lambda: draining.is_set)
+    tail = TailHandler(asker, settings, lambda: draining.is_set)
 
     def away() -> str:
         return pressure.refusal() or ("events wait in the spool" if spool.groups else "")

@@ -16,7 +16,6 @@ from typing import Any
 from app.fields import Field, Kind
 from app.filters import Condition, Filter
 from app.operators import OPPOSITES, FilterValue, Op, compiled
-from app.scope import Erased
 
 Event = Mapping[str, object]
 Test = Callable[[Event], bool]
@@ -131,26 +130,3 @@ def _key(value: object) -> object:
     if isinstance(value, bool):
         return "true" if value else "false", None
     return None if isinstance(value, list | dict) else value
-
-
-def erased_test(erased: Sequence[Erased]) -> Test:
-    """A function that is true of an event that one of these tombstones means."""
-    tests = [_erased(one) for one in erased]
-    return lambda event: any(test(event) for test in tests)
-
-
-def _erased(one: Erased) -> Test:
-    holds, period = matcher(one.filters), one.period
-    customers = None if one.customers is None else frozenset(one.customers)
-
-    def test(event: Event) -> bool:
-        recorded, moment = event["time_recorded"], event["event_time"]
-        if not isinstance(recorded, int) or recorded > one.up_to_ms:
-            return False
-        if customers is not None and event["customer_identifier"] not in customers:
-            return False
-        if period is not None and not (isinstance(moment, int) and period.start_ms <= moment < period.end_ms):
-            return False
-        return holds(event)
-
-    return test

@@ -21,13 +21,12 @@ from app.errors import ApiError, Kind
 from app.match import matcher
 from app.places import Places
 from app.redis_client import UNREACHABLE
-from app.scope import Hiding
 from app.settings import Settings
-from app.store import StoreError
 from app.streaming import stream
 from app.tail_frames import HEARTBEAT, End, named, opening
 from app.tail_listener import Listener
 from app.tail_request import read_tail
+from app.tombstones import Unreadable
 
 if TYPE_CHECKING:
     from app.tail_reader import TailReader
@@ -48,9 +47,8 @@ _HEADERS = {
 class TailHandler:
     """The endpoint, and the one reader behind it. `leaves`: does this edge end?"""
 
-    def __init__(self, asker: Asker, hiding: Hiding, settings: Settings, leaves: Callable[[], bool]) -> None:
+    def __init__(self, asker: Asker, settings: Settings, leaves: Callable[[], bool]) -> None:
         self._asker = asker
-        self._hiding = hiding
         self._settings = settings
         self._leaves = leaves
         self._places = Places(settings.limits.max_concurrent_tails, OF_ONE_KEY, "tails")
@@ -84,7 +82,7 @@ class TailHandler:
                 reader = self._reader = self._reader or made  # another request may have been faster
             try:
                 await reader.listen(listener, wanted.after)
-            except (*UNREACHABLE, StoreError):
+            except (*UNREACHABLE, Unreadable):
                 raise ApiError(
                     Kind.UNAVAILABLE, "The stream cannot be read now; try again.", retry_after_seconds=2
                 ) from None
@@ -140,4 +138,4 @@ class TailHandler:
                 return Geography("")
 
         producer = self._settings.producer
-        return TailReader(self._redis, producer.queue, producer.shards, self._hiding, open_geography)
+        return TailReader(self._redis, producer.queue, producer.shards, open_geography)

@@ -5,7 +5,8 @@ somebody listens to, and then once for all who do. What that may cost is bounded
 processor's time events are passed over, and their listeners are told how many. The last entries are
 remembered, so that a client that was cut off goes on where it was.
 
-What is erased is not shown: the tombstones of each project are asked for with every read.
+What is erased is not shown, also where it was read before and is remembered, or was recorded long ago: every
+tombstone that is kept is applied, and each read learns of new ones.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import structlog
@@ -23,16 +24,14 @@ from app import redis_client
 from app.budget import Budget
 from app.enrich import Geography, read_client
 from app.ledger import decode_counts, split_bucket
-from app.match import Test, erased_test
 from app.redis_client import UNREACHABLE
-from app.scope import Erased, Hiding
 from app.shown import as_shown
-from app.store import StoreError
 from app.stream import Keys, Record, split_group
 from app.tail_follower import READ_BYTES, READ_COUNT, Entry, Follower
 from app.tail_frames import Positions, event_line
 from app.tail_listener import BUSY, MISSED, RESUMED, Listener
 from app.tail_memory import Followed
+from app.tombstones import Tombstones
 
 SHARE = 0.25  # of one processor, for looking into events
 BURST_SECONDS = 0.25
@@ -41,6 +40,7 @@ LINGER_SECONDS = 60.0
 MAX_REMEMBERED_BYTES = 8 * 1024 * 1024  # of entries, of all partitions
 BEHIND_SECONDS = 3.0  # reading without reaching the end; then the newest entries are more use than all
 RETRY_SECONDS = 0.2
+LEARN_SECONDS = 0.1  # while many events are shown: an erasure is answered later than that after it is written
 
 log = structlog.get_logger()
 
@@ -49,12 +49,13 @@ class TailReader:
     """One for each edge process. `open_geography` is called before the first event is looked into."""
 
     def __init__(
-        self, redis: Redis, queue: str, shards: int, hiding: Hiding, open_geography: Callable[[], Geography]
+        self, redis: Redis, queue: str, shards: int, open_geography: Callable[[], Geography]
     ) -> None:
         self._redis = redis
-        self._hiding = hiding
         self._open_geography = open_geography
         self._geography: Geography | None = None
+        self._tombstones = Tombstones(redis, Geography(""))
+        self._learned_at = 0.0  # monotonic seconds
         each = MAX_REMEMBERED_BYTES // shards
         self._partitions = [Followed(n, Follower(redis, Keys(queue, n)), each) for n in range(shards)]
         self._listeners: dict[str, list[Listener]] = {}
@@ -63,17 +64,19 @@ class TailReader:
         self._starting = asyncio.Lock()
         self._turn = asyncio.Lock()  # to show an entry, or to begin to listen
         self._left_at = 0.0
-        self._erased: dict[str, tuple[tuple[Erased, ...], Test]] = {}
 
     async def listen(self, listener: Listener, after: Positions | None) -> None:
         """From the return on it is shown what comes; with `after` also what came since.
 
-        Errors: redis_client.UNREACHABLE, StoreError.
+        Errors: redis_client.UNREACHABLE, tombstones.Unreadable.
         """
         async with self._starting:
             self._left_at = time.monotonic()  # the tasks stay until it listens
             if self._geography is None:
                 self._geography = await asyncio.to_thread(self._load)
+                self._tombstones = Tombstones(self._redis, self._geography)
+                self._learned_at = 0.0
+            await self._learn(time.monotonic())  # there may be many: not while the first event waits
             if not self._tasks or any(task.done() for task in self._tasks):
                 await self.close()
                 for one in self._partitions:
@@ -100,7 +103,6 @@ class TailReader:
             some.remove(listener)
         if not some:
             self._listeners.pop(listener.project_id, None)
-            self._erased.pop(listener.project_id, None)
         self._left_at = time.monotonic()
 
     async def close(self) -> None:
@@ -115,10 +117,11 @@ class TailReader:
 
     async def _catch_up(self, listener: Listener) -> None:
         """What is remembered and it was not shown, until there is no more."""
-        hides = {listener.project_id: await self._hides(listener.project_id)}
+        now = time.monotonic()
         for one in self._partitions:
             while (entry := one.behind(listener.positions[one.number])) is not None:
-                await self._look_into(entry, one.number, [listener], hides)
+                await self._learn(now)
+                await self._look_into(entry, one.number, [listener])
 
     async def _follow(self, partition: Followed) -> None:
         """While somebody listens; whatever fails is tried again."""
@@ -132,7 +135,7 @@ class TailReader:
                 if not entries:
                     await partition.follower.wait()
                 failures = 0
-            except (*UNREACHABLE, StoreError) as error:
+            except UNREACHABLE as error:
                 if not failures:
                     log.warning("tail_cannot_read", partition=partition.number, error=type(error).__name__)
                 failures += 1
@@ -158,22 +161,18 @@ class TailReader:
             await partition.begin()
         elif is_gap and not entries:
             await partition.begin()
-        hides: dict[str, Test] = {}
         for entry in entries:
             async with self._turn:
-                concerned: list[Listener] = []
-                for project in _projects(entry) & self._listeners.keys():
-                    if project not in hides:
-                        hides[project] = await self._hides(project)
-                    concerned += self._listeners.get(project, [])
+                projects = _projects(entry)
+                if projects & self._listeners.keys():
+                    await self._learn(now)
+                concerned = [one for project in projects for one in self._listeners.get(project, ())]
                 if concerned:
-                    await self._look_into(entry, partition.number, concerned, hides)
+                    await self._look_into(entry, partition.number, concerned)
                 partition.remember(entry)
                 follower.advance(entry.id)
 
-    async def _look_into(
-        self, entry: Entry, partition: int, listeners: Sequence[Listener], hides: Mapping[str, Test]
-    ) -> None:
+    async def _look_into(self, entry: Entry, partition: int, listeners: Sequence[Listener]) -> None:
         """Show it to those of `listeners` who want something of it."""
         lines: dict[Listener, list[bytes]] = {one: [] for one in listeners}
         of_project: dict[str, list[Listener]] = {}
@@ -192,7 +191,7 @@ class TailReader:
             if self._budget.is_spent:
                 missed[record.project_id] += 1
             else:
-                self._show(record, some, hides[record.project_id], lines)
+                self._show(record, some, lines)
         self._budget.spend(time.thread_time() - began)
         for one in listeners:
             one.show(lines[one], partition, entry.id)
@@ -200,25 +199,26 @@ class TailReader:
                 one.miss(missed[one.project_id], BUSY)
 
     def _show(
-        self, record: Record, listeners: Iterable[Listener], hides: Test, lines: dict[Listener, list[bytes]]
+        self, record: Record, listeners: Iterable[Listener], lines: dict[Listener, list[bytes]]
     ) -> None:
+        if self._tombstones.erasure_of(record):
+            return
         try:
             found = as_shown(record, self._geography or Geography(""))
         except (msgspec.DecodeError, ValueError):  # the drain sets it aside
             return
         line: bytes | None = None
         for one in listeners:
-            if one.wants(found) and not hides(found):
+            if one.wants(found):
                 line = line or event_line(found, record.body)
                 lines[one].append(line)
 
-    async def _hides(self, project_id: str) -> Test:
-        """Is an event of the project erased by now?"""
-        erased = await self._hiding.hidden(project_id)
-        known = self._erased.get(project_id)
-        if known is None or known[0] != erased:
-            known = self._erased[project_id] = erased, erased_test(erased)
-        return known[1]
+    async def _learn(self, before: float) -> None:
+        """Of every tombstone that was written before that moment, or a tenth of a second before this one."""
+        now = time.monotonic()
+        if self._learned_at < max(before, now - LEARN_SECONDS):
+            await self._tombstones.refresh()
+            self._learned_at = now
 
     def _tell_all(self, reason: str) -> None:
         for some in self._listeners.values():

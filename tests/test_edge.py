@@ -75,6 +75,7 @@ def test_a_stopping_edge_serves_on_and_ends_its_connections(edge: Edge) -> None:
     pids = edge.pids()
     with httpx.Client(verify=plain_http.NOBODY, base_url=edge.url, timeout=10) as http:
         assert "connection" not in http.get("/livez").headers
+        until(lambda: http.get("/readyz?strict").status_code == 200, 20, "a proof of the drain for this edge")
         edge.process.terminate()
         until(lambda: http.get("/readyz").status_code == 503, 4, "/readyz of a stopping edge")
         assert http.get("/readyz").json() == {"ready": False, "degraded": ["serving"]}

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests import plain_http
-from tests.client import Client, unique
+from tests.client import Client, equals, unique
 from tests.edge_process import Edge
 from tests.engines import Target
 from tests.hostile import connect
@@ -128,6 +128,27 @@ def test_a_client_that_was_cut_off_goes_on_where_it_was(project: Client) -> None
     with tailing(project, after="0:1-1") as tail:
         dropped = until(lambda: tail.named("dropped"), SECONDS, "the news that some are missing")
         assert dropped == [{"count": None, "reason": "away_too_long"}]
+
+
+def test_what_was_erased_is_not_shown_again_when_its_rows_are_gone(project: Client) -> None:
+    """The tail remembers entries for clients that were cut off, longer than queries must look away."""
+    name, key = unique("e"), {"x-eventbunker-delete-key": project.keys["delete_key"]}
+    with tailing(project, event_name=name) as watching:  # so that it goes on remembering
+        for n, customer in enumerate(("anna", "bert") * 2):
+            project.track(event_name=name, n=n, customer_identifier=customer)
+        watching.wait_for(4)
+        asked = {"filters": [equals("customer_identifier", "anna"), equals("event_name", name)]}
+        erasure = project.http.post("/v1/delete/events", json=asked, headers=key).json()["erasure_id"]
+
+        def are_gone() -> bool:
+            status = project.http.post("/v1/delete/status", json={"erasure_id": erasure}, headers=key).json()
+            return status["rows_gone_at"] is not None
+
+        until(are_gone, 60, "the rows to be gone")
+        with tailing(project, event_name=name, after="0:1-1") as tail:
+            assert [event["n"] for event in tail.wait_for(2)] == [1, 3]
+            project.track(event_name=name, n=4, customer_identifier="anna")
+            assert [event["n"] for event in tail.wait_for(3)] == [1, 3, 4]
 
 
 def test_it_ends_with_its_key(project: Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,15 +12,16 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from app import tail_reader
+from app import tail_reader, tombstone
 from app.enrich import Geography
+from app.erasure_scripts import LOG
 from app.match import matcher
-from app.scope import Erased
 from app.stream import Keys
 from app.tail_follower import Follower
 from app.tail_frames import Positions
 from app.tail_listener import BUSY, MAX_QUEUED_BYTES, MISSED, RESUMED, SLOW, Listener
 from app.tail_reader import TailReader
+from app.tombstone import Tombstone
 from tests.pipeline_kit import put, record
 from tests.waiting import async_until
 from workers.tail_watch import messages
@@ -28,28 +30,26 @@ SECONDS = 20.0
 PROJECT = "prj_test"  # of `record`
 
 
-class Hidden:
-    """What is erased."""
-
-    def __init__(self) -> None:
-        self.erased: tuple[Erased, ...] = ()
-
-    async def hidden(self, project_id: str) -> tuple[Erased, ...]:
-        return self.erased
-
-
 class Kit:
     """A reader of two partitions, and what it is asked."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
-        self.hidden = Hidden()
         self.keys = [Keys("events", partition) for partition in range(2)]
-        self.reader = TailReader(redis, "events", 2, self.hidden, lambda: Geography(""))
+        self.reader = TailReader(redis, "events", 2, lambda: Geography(""))
 
     async def put(self, *numbers: int, partition: int = 0) -> str:
         bodies = [json.dumps({"event_name": "e", "n": number}).encode() for number in numbers]
         return await put(self.redis, self.keys[partition], [record(body) for body in bodies])
+
+    async def put_one(self, number: int, *, recorded: int) -> None:
+        """As a spool brings it back."""
+        body = json.dumps({"event_name": "e", "n": number}).encode()
+        await put(self.redis, self.keys[0], [record(body, recorded=recorded)])
+
+    async def erase(self, up_to_ms: int) -> None:
+        """Everybody's events of the project."""
+        await self.redis.xadd(LOG, {"t": tombstone.encode(Tombstone("era_1", PROJECT, up_to_ms))})
 
     async def listen(self, after: Positions | None = None, project: str = PROJECT) -> Listener:
         listener = Listener(project, None, matcher(()))
@@ -216,11 +216,26 @@ def test_whoever_was_cut_off_goes_on_and_sees_nothing_erased(redis_url: str) -> 
         await async_until(lambda: _is_after(follower, after), SECONDS, "the reader to have gone on")
         again = await kit.listen(after)
         assert sorted(numbers(await taken(again, 2))) == [2, 3]
-        kit.hidden.erased = (Erased(2**53),)
-        assert await (await kit.listen(after)).take(0.01) == []
-        kit.hidden.erased = ()
         found = await taken(await kit.listen({0: (1, 1)}), 2)
         assert ("dropped", {"count": None, "reason": RESUMED}) in found
+        await kit.erase(time.time_ns() // 1_000_000)
+        assert await (await kit.listen(after)).take(0.01) == []
+
+    run(redis_url, test)
+
+
+def test_what_was_erased_long_ago_is_not_shown_when_a_spool_brings_it_back(redis_url: str) -> None:
+    async def test(kit: Kit) -> None:
+        now = time.time_ns() // 1_000_000
+        await kit.erase(now - 60_000)  # clean since, so no query has to look away
+        listener = await kit.listen()
+        await kit.put_one(1, recorded=now - 60_001)
+        await kit.put_one(2, recorded=now - 59_999)
+        assert numbers(await taken(listener, 1)) == [2]
+        await kit.erase(now)
+        await kit.put_one(3, recorded=now)
+        await kit.put_one(4, recorded=now + 1)
+        assert numbers(await taken(listener, 1)) == [4]
 
     run(redis_url, test)
 

@@ -116,14 +116,12 @@ async def _in_stream(settings: Settings, wanted: Wanted, filters: Sequence[objec
 
     problems: list[Problem] = []
     holds = matcher(read_filters(list(filters), problems))
-    async with asking.operator(settings, wanted) as operator:
+    async with asking.operator(settings, wanted):
         if problems:
             raise invalid_body(problems)
         path = str(settings.vars.get("GEOIP_DB", ""))
         producer, redis = settings.producer, redis_client.connect(settings, timeout_seconds=READ_SECONDS)
-        reader = TailReader(
-            redis, producer.queue, producer.shards, operator.erasures, lambda: Geography(path)
-        )
+        reader = TailReader(redis, producer.queue, producer.shards, lambda: Geography(path))
         listener = Listener(wanted.project_id, wanted.customer_identifier, holds)
         try:
             await reader.listen(listener, None)
