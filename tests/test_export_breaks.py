@@ -17,6 +17,7 @@ from app.places import Places
 from app.streaming import PIECE_BYTES, stream
 from tests import plain_http
 from tests.client import Client
+from tests.engines import Target
 from tests.waiting import until
 
 COUNT = 3200
@@ -36,8 +37,10 @@ def large(client: Client) -> Iterator[Client]:
 
 
 @pytest.mark.service
-def test_a_revoked_key_ends_it_and_all_can_see_that(large: Client, target_client: Client) -> None:
-    made = large.create_key("QUERY")
+def test_a_revoked_key_ends_it_and_all_can_see_that(
+    large: Client, target_client: Client, target: Target
+) -> None:
+    made, began = large.create_key("QUERY"), len(target.log)
     asked = {"time_period": {"start": "1970-01-01", "end": "2101-01-01"}}
     with httpx.Client(
         verify=plain_http.NOBODY, base_url=target_client.keys["url"], timeout=60, trust_env=False
@@ -60,6 +63,8 @@ def test_a_revoked_key_ends_it_and_all_can_see_that(large: Client, target_client
             )
             with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
                 collections.deque(pieces, maxlen=0)
+    assert "export_broken_off" in target.log[began:]
+    assert '"level":"error"' not in target.log[began:], "nothing of ours is broken"
 
 
 @pytest.mark.service

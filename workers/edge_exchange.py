@@ -160,7 +160,9 @@ class Exchange:
         else:
             if not self.is_answered and not self.is_lost:
                 if not self.has_left:  # an app that is told of that need not go on
-                    log.error("the app returned without an answer", path=self._scope["path"])
+                    # In the middle of it: such as an export whose key has ended, which has said why.
+                    tell = log.warning if self.has_begun else log.error
+                    tell("the app returned without the end of its answer", path=self._scope["path"])
                 self._break_off()
         finally:
             if self.task is not None:
