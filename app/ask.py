@@ -42,7 +42,6 @@ PLACES_PER_KEPT = 4  # one of so many is for who has none: a project, or in one 
 RUNNING = "queries are running"
 FRESHNESS_SECONDS = 1.0
 QUEUE_SECONDS = 10.0  # a question may wait so long in the store, before the time that it may take begins
-MAX_STATEMENT_BYTES = 32 * 1024 * 1024
 # ClickHouse's codes for a query that exceeded a limit of its own, and what the client may do about it.
 # Source: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
 _OWN_LIMITS = {
@@ -207,9 +206,6 @@ class Asker:
             "read_overflow_mode": "throw",
             "max_result_bytes": self._limits.query_max_result_bytes,
             "result_overflow_mode": "throw",
-            # The engine's own 256 KiB are less than a hundred filters of fields with the longest names, or
-            # many tombstones; what a request may bring is bounded before.
-            "max_query_size": MAX_STATEMENT_BYTES,
             "timeout_overflow_mode": "throw",
             "cancel_http_readonly_queries_on_client_close": 1,  # a server's; the embedded store always does
             "workload": WORKLOAD,

@@ -28,7 +28,6 @@ BEFORE_MS = 60_000  # a tombstone means what is recorded seconds after it, more 
 TOMBSTONES_A_READ = 1000
 MAX_PROJECTS = 10_000  # remembered; those of the last minute are fewer
 STORE_SECONDS = 2.0
-MAX_STATEMENT_BYTES = 1024 * 1024  # tombstones beside the ids
 
 
 class _Written(msgspec.Struct, frozen=True):
@@ -105,6 +104,6 @@ class InFlight:
         return known - seen
 
     async def _ask(self, sql: str, parameters: Mapping[str, Value]) -> set[str]:
-        settings = {"readonly": 2, "max_threads": 1, "max_query_size": MAX_STATEMENT_BYTES}
+        settings = {"readonly": 2, "max_threads": 1}
         rows = await self._store.ask(sql, parameters, settings=settings, timeout_seconds=STORE_SECONDS)
         return {str(one) for (one,) in rows.rows}

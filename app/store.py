@@ -29,6 +29,14 @@ CONNECT_SECONDS = 2.0
 ANSWER_MARGIN_SECONDS = 5.0  # the server ends a query by itself; ours is the second line of defence
 MAX_CONNECTIONS = 32
 PIECE_BYTES = 1024 * 1024
+# Tombstones stand in statements as literals (`app.sql_literals`): of one project 64 KiB of names, each many
+# times; and a hundred filters may name the longest of fields. What a request may bring is bounded before.
+# With the engine's own bounds, 256 KiB and 50,000 elements, a thousand customers would be too many to erase.
+_LARGE = {
+    "max_query_size": 32 * 1024 * 1024,
+    "max_ast_elements": 2_000_000,
+    "max_expanded_ast_elements": 4_000_000,
+}
 
 # Codes that say "not now" rather than "not this": the statement was fine.
 PASSING_CODES = frozenset({3, 159, 202, 203, 209, 210, 236, 241, 242, 243, 252, 285, 319, 394, 439, 999})
@@ -182,7 +190,7 @@ class Store:
         timeout_seconds: float,
         query_id: str | None,
     ) -> bytes:
-        params: dict[str, str | int | float] = {"database": self._database, **options}
+        params: dict[str, str | int | float] = {"database": self._database, **_LARGE, **options}
         if query_id is not None:
             # The embedded engine numbers its queries itself; the comment finds them there.
             params |= {"query_id": query_id, "log_comment": query_id}

@@ -138,4 +138,7 @@ class TailHandler:
                 return Geography("")
 
         producer = self._settings.producer
-        return TailReader(self._redis, producer.queue, producer.shards, open_geography)
+        return TailReader(
+            *(self._redis, producer.queue, producer.shards, open_geography),
+            retention_days=self._settings.store.retention_days,
+        )

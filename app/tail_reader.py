@@ -6,7 +6,7 @@ processor's time events are passed over, and their listeners are told how many. 
 remembered, so that a client that was cut off goes on where it was.
 
 What is erased is not shown, also where it was read before and is remembered, or was recorded long ago: every
-tombstone that is kept is applied, and each read learns of new ones.
+tombstone that is kept is applied, and each read learns of new ones. Nor is what `retention_days` hides.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from app.budget import Budget
 from app.enrich import Geography, read_client
 from app.ledger import decode_counts, split_bucket
 from app.redis_client import UNREACHABLE
+from app.retention import oldest_ms
 from app.shown import as_shown
 from app.stream import Keys, Record, split_group
 from app.tail_follower import READ_BYTES, READ_COUNT, Entry, Follower
@@ -49,9 +50,16 @@ class TailReader:
     """One for each edge process. `open_geography` is called before the first event is looked into."""
 
     def __init__(
-        self, redis: Redis, queue: str, shards: int, open_geography: Callable[[], Geography]
+        self,
+        redis: Redis,
+        queue: str,
+        shards: int,
+        open_geography: Callable[[], Geography],
+        *,
+        retention_days: int = 0,
     ) -> None:
         self._redis = redis
+        self._retention_days = retention_days
         self._open_geography = open_geography
         self._geography: Geography | None = None
         self._tombstones = Tombstones(redis, Geography(""))
@@ -201,7 +209,8 @@ class TailReader:
     def _show(
         self, record: Record, listeners: Iterable[Listener], lines: dict[Listener, list[bytes]]
     ) -> None:
-        if self._tombstones.erasure_of(record):
+        is_expired = record.time_recorded < oldest_ms(self._retention_days, time.time_ns() // 1_000_000)
+        if is_expired or self._tombstones.erasure_of(record):
             return
         try:
             found = as_shown(record, self._geography or Geography(""))

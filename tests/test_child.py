@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from tests.waiting import until
 from workers import child as children
 from workers.child import Role
 from workers.supervisor import StartFailed, Supervisor
@@ -116,7 +117,11 @@ def test_stubborn_role_and_what_it_started_are_killed_in_time(tmp_path: Path) ->
 
     assert 0.2 <= asyncio.run(start()) < 5
     grandchild = Path(f"/proc/{pid_file.read_text().strip()}/cmdline")
-    assert not grandchild.exists() or grandchild.read_bytes() == b""  # gone, or not reaped by init yet
+
+    def is_dead() -> bool:
+        return not grandchild.exists() or grandchild.read_bytes() == b""  # gone, or not reaped by init yet
+
+    until(is_dead, 10, "the end of what it started, which is killed too")
 
 
 def test_two_lives_have_two_pids() -> None:

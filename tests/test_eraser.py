@@ -16,6 +16,7 @@ from app import erasure_scripts as scripts
 from app import ledger as ledgers
 from app.enrich import Geography
 from app.erasures import TooMany
+from app.store import Store, StoreRefused
 from app.stream import QueueKeys, Record
 from tests.eraser_kit import DAY, PROJECT, event, killed_after, mortal, nobody_waits, scene
 from tests.marked import PLAIN_CODECS, files_with
@@ -312,6 +313,69 @@ def test_a_thousand_customers_are_one_pass_and_more_must_wait(opened: Open) -> N
                 await here.done(one)
             assert int(rounds or 0) <= 4
             assert sum([(await here.done(one)).counted.store for one in begun]) == 451
+            await here.assert_clean()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("length", [36, 1])
+def test_as_many_customers_as_may_wait_are_erased_and_queried_meanwhile(opened: Open, length: int) -> None:
+    """Safeguard: the bounds of a statement, for the longest names and for the most."""
+
+    async def run() -> None:
+        async with scene(opened) as here, here.made.draining():
+            made = here.made
+            names = [f"{n:x}".rjust(length, "-") for n in range(20_000)]
+            await made.put([event(names[n], event_id=f"id {n}") for n in range(3)])
+            await async_until(made.is_empty, 15)
+            begun = [await here.erase(names[0], *names[2:1000])]
+            for at in range(1000, len(names), 100):
+                try:
+                    begun.append(await here.erase(*names[at : at + 100]))
+                except TooMany:
+                    break
+            else:
+                raise AssertionError("no bound was met")
+            everything = {"field_name": "event_name", "op": "equals", "value": "e"}
+            _, matched = await here.count(filters=[everything])  # with all that a query looks away from
+            assert matched.events == 1
+            # And in what a drain asks when an event_id comes again.
+            await made.put([event(names[n], event_id=f"id {n}") for n in range(2)])
+            await async_until(made.is_empty, 15)
+            await here.rows_gone(begun[0])
+            assert await here.customers() == [(names[0], 1), (names[1], 1)]
+            for one in begun:
+                assert (await here.done(one)).counted.store == (2 if one == begun[0] else 0)
+            await here.assert_clean()
+
+    asyncio.run(run())
+
+
+def test_what_the_store_does_not_choose_holds_up_nobody_else(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with scene(opened) as here, here.made.draining():
+            made = here.made
+            await made.put([event(f"c{n}", n=n) for n in range(3)])
+            await async_until(made.is_empty, 15)
+            bad = await here.erase(filters=({"field_name": "n", "op": "equals", "value": 1},))
+            good = await here.erase("c0")
+            carry_out = Store.command
+
+            async def refuse(self: Store, sql: str, *arguments: Any, **options: Any) -> None:
+                if "fields.`n`" in sql:
+                    raise StoreRefused(62, "Max query size exceeded")
+                await carry_out(self, sql, *arguments, **options)
+
+            monkeypatch.setattr(Store, "command", refuse)
+            assert (await here.done(good)).counted.store == 1
+            report = await here.erasures.report(PROJECT, bad)
+            assert report is not None
+            assert (report.state, report.rows_gone_at) == ("pending", None)
+            monkeypatch.setattr(Store, "command", carry_out)
+            assert (await here.done(bad)).counted.store == 1
+            assert await here.customers() == [("c2", 1)]
             await here.assert_clean()
 
     asyncio.run(run())

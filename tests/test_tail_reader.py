@@ -36,7 +36,7 @@ class Kit:
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
         self.keys = [Keys("events", partition) for partition in range(2)]
-        self.reader = TailReader(redis, "events", 2, lambda: Geography(""))
+        self.reader = TailReader(redis, "events", 2, lambda: Geography(""), retention_days=30)
 
     async def put(self, *numbers: int, partition: int = 0) -> str:
         bodies = [json.dumps({"event_name": "e", "n": number}).encode() for number in numbers]
@@ -229,6 +229,7 @@ def test_what_was_erased_long_ago_is_not_shown_when_a_spool_brings_it_back(redis
         now = time.time_ns() // 1_000_000
         await kit.erase(now - 60_000)  # clean since, so no query has to look away
         listener = await kit.listen()
+        await kit.put_one(0, recorded=now - 31 * 86_400_000)  # older than anybody keeps it
         await kit.put_one(1, recorded=now - 60_001)
         await kit.put_one(2, recorded=now - 59_999)
         assert numbers(await taken(listener, 1)) == [2]

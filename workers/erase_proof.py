@@ -59,6 +59,7 @@ _FILES = (
 # when a partition is dropped, also one that there cannot be.
 _LOOK_FOR_FORMER = "ALTER TABLE {} DROP PARTITION ID 'none'"
 
+ERASURES_A_LOOK = 1000  # their ids travel in an address; more may be ready when an edge returns that was away for days
 Ones = Mapping[str, tuple[Tombstone, Erased]]
 log = structlog.get_logger()
 
@@ -102,9 +103,9 @@ class Proof:
         clean = {id_: one for id_, one in erasures.items() if one.stage == "clean"}
         if clean:
             await self._prove(clean)
-        closing = {id_: one for id_, one in erasures.items() if one.stage == "closing"}
+        closing = [(id_, one) for id_, one in erasures.items() if one.stage == "closing"]
         if closing:
-            await self._close(closing)
+            await self._close(dict(closing[:ERASURES_A_LOOK]))
 
     async def _prove(self, clean: Mapping[str, Open]) -> None:
         now_ms = time.time_ns() // 1_000_000
@@ -122,7 +123,7 @@ class Proof:
             if not left and erasure_id not in self._settled:
                 ready.append(erasure_id)
         if ready:
-            await self._count(await self._tombstones(ready), clean)
+            await self._count(await self._tombstones(ready[:ERASURES_A_LOOK]), clean)
         await self._look_at_files([one for one in due if one in self._settled], clean)
 
     async def _spooled(self, erasure_id: str, one: Open, edges: Sequence[Member]) -> int:

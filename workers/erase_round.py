@@ -27,7 +27,7 @@ from app import ledger, tombstone
 from app.ledger import ERASED
 from app.ledger_reader import LedgerReader
 from app.scope import Erased
-from app.store import Store, StoreUnavailable, Value
+from app.store import Store, StoreRefused, StoreUnavailable, Value
 from app.tombstone import Tombstone
 from workers import erase_sql as sql
 from workers.erase_sql import Choice
@@ -64,6 +64,7 @@ class Rounds:
         self._store = store
         self._reader = reader
         self._swap = redis.register_script(scripts.SWAP)
+        self.refused: set[str] = set()  # erasures of the last round whose rows the store did not choose
 
     async def unfinished(self) -> Round | None:
         """The round that somebody began."""
@@ -107,12 +108,19 @@ class Rounds:
         ones, done = await self._tombstones(made)
         left = ROWS_A_ROUND
         complete: set[str] = set()
+        self.refused = set()
         for choice in sql.choices(ones):
             if left <= 0:  # the rest is for the next round
                 break
             which: Which = {"round": made.number, "project": choice.project_id, "limit": left}
-            for statement in self._statements(choice):
-                await self._store.command(statement, which, timeout_seconds=sql.SECONDS)
+            try:
+                for statement in self._statements(choice):
+                    await self._store.command(statement, which, timeout_seconds=sql.SECONDS)
+            except StoreRefused as error:
+                # Too much for it, or a bug of ours: the erasures of everybody else must not wait for that.
+                log.error("rows cannot be chosen", erasures=choice.ids[:20], reason=error.brief)
+                self.refused.update(choice.ids)
+                continue
             left = ROWS_A_ROUND - sum((await self._found(made)).values())
             if left > 0:  # else it may have been cut, and which of its erasures has rows left is not known
                 complete.update(choice.ids)

@@ -20,6 +20,7 @@ from app.tombstone import Tombstone
 SECONDS = 600.0  # of one statement
 SETTINGS = f" SETTINGS max_execution_time = {SECONDS:.0f}"
 TABLES = ("events", "event_ids", "fates", "erasures")
+NAMES_BYTES = 64 * 1024  # of customers in one statement: as many as a project may have waiting for a round
 _INTO = "INSERT INTO erasing (round, source, erasure_id, unique_req_id, project_id, time_recorded)"
 _ROW = "unique_req_id, project_id, time_recorded"
 _OF_ROUND = "(SELECT unique_req_id FROM erasing WHERE round = {round:UInt64})"
@@ -95,7 +96,7 @@ def _first(layers: Sequence[Mapping[str, tuple[int, str]]]) -> str:
 
 
 def choices(tombstones: Iterable[tuple[Tombstone, Erased]]) -> Iterator[Choice]:
-    """As few as possible: those that mean whole customers are one for each project."""
+    """As few as possible: those that mean whole customers are one for each project, up to NAMES_BYTES."""
     customers: dict[str, list[tuple[Tombstone, Erased]]] = {}
     for one, of in tombstones:
         if of.is_of_customers:
@@ -103,7 +104,16 @@ def choices(tombstones: Iterable[tuple[Tombstone, Erased]]) -> Iterator[Choice]:
         else:
             yield Choice(one.project_id, [(one, of)])
     for project_id, ones in customers.items():
-        yield Choice(project_id, ones)
+        some: list[tuple[Tombstone, Erased]] = []
+        size = 0
+        for one, of in ones:
+            own = sum(len(name.encode()) for name in of.customers or ())
+            if some and size + own > NAMES_BYTES:
+                yield Choice(project_id, some)
+                some, size = [], 0
+            some.append((one, of))
+            size += own
+        yield Choice(project_id, some)
 
 
 # Duplicates of what is erased name its customer.

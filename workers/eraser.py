@@ -139,7 +139,7 @@ class Eraser:
 
     async def _end(self, made: Round, erasures: dict[str, Open]) -> None:
         await self._proof.mark_clean({id_: erasures[id_] for id_ in made.clean if id_ in erasures})
-        self._again = made.erasures.keys() - set(made.clean)
+        self._again = made.erasures.keys() - set(made.clean) - self._rounds.refused
 
     async def trim(self) -> None:
         """Forget tombstones that no spool is as old as."""

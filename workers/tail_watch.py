@@ -121,7 +121,10 @@ async def _in_stream(settings: Settings, wanted: Wanted, filters: Sequence[objec
             raise invalid_body(problems)
         path = str(settings.vars.get("GEOIP_DB", ""))
         producer, redis = settings.producer, redis_client.connect(settings, timeout_seconds=READ_SECONDS)
-        reader = TailReader(redis, producer.queue, producer.shards, lambda: Geography(path))
+        reader = TailReader(
+            *(redis, producer.queue, producer.shards, lambda: Geography(path)),
+            retention_days=settings.store.retention_days,
+        )
         listener = Listener(wanted.project_id, wanted.customer_identifier, holds)
         try:
             await reader.listen(listener, None)
