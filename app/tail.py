@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -86,15 +86,23 @@ class TailHandler:
                 raise ApiError(
                     Kind.UNAVAILABLE, "The stream cannot be read now; try again.", retry_after_seconds=2
                 ) from None
+            missed = reader.catch_up(listener) if wanted.after is not None else _nothing()
             try:
-                await self._talk(request, listener, receive, send)
+                await self._talk(request, listener, missed, receive, send)
             finally:
                 reader.leave(listener)
 
-    async def _talk(self, request: Request, listener: Listener, receive: Receive, send: Send) -> None:
+    async def _talk(
+        self,
+        request: Request,
+        listener: Listener,
+        missed: Coroutine[object, object, None],
+        receive: Receive,
+        send: Send,
+    ) -> None:
         """Until the client, the key or this edge leaves. A client that takes nothing does not delay that."""
         talking = asyncio.create_task(stream(receive, send, _HEADERS, self._messages(listener)))
-        watching = asyncio.create_task(self._watch(request, listener))
+        watching = asyncio.create_task(self._accompany(request, listener, missed))
         try:
             done, _ = await asyncio.wait({talking, watching}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({talking}, timeout=LAST_WORDS_SECONDS)
@@ -104,6 +112,14 @@ class TailHandler:
             talking.cancel()
             watching.cancel()
             await asyncio.gather(talking, watching, return_exceptions=True)
+
+    async def _accompany(
+        self, request: Request, listener: Listener, missed: Coroutine[object, object, None]
+    ) -> None:
+        async with asyncio.TaskGroup() as group:
+            catching_up = group.create_task(missed)
+            await self._watch(request, listener)
+            catching_up.cancel()
 
     async def _watch(self, request: Request, listener: Listener) -> None:
         while not listener.ends:
@@ -142,3 +158,7 @@ class TailHandler:
             *(self._redis, producer.queue, producer.shards, open_geography),
             retention_days=self._settings.store.retention_days,
         )
+
+
+async def _nothing() -> None:
+    """Whoever was not there before has missed nothing."""

@@ -1,12 +1,13 @@
 """One client of the tail: which events it wants, and a bounded queue of what it has not taken yet. No I/O.
 
 Whoever reads more slowly than events come loses some, and is told how many in their place: the queue never
-grows beyond its bound, and nobody waits for it.
+grows beyond its bound, and nobody waits for it, but for who shows what is remembered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ from app.match import Test
 from app.metrics import TAIL_DROPPED, TAIL_EVENTS
 from app.tail_frames import Dropped, EntryId, Positions, message, named
 
-MAX_QUEUED_BYTES = 512 * 1024
+MAX_QUEUED_BYTES = 1024 * 1024
 # Why events are missing.
 SLOW = "slow_reader"  # the client takes them more slowly than they come
 BUSY = "too_many_events"  # more than an edge looks into for its tails
@@ -35,14 +36,28 @@ class Listener:
         self._dropped: dict[str, int | None] = {}
         self._end = ""
         self._changed = asyncio.Event()
+        self._was_taken = asyncio.Event()
 
     def wants(self, event: Mapping[str, object]) -> bool:
         """Within its key's bounds and its filters?"""
         customer = self._customer_identifier
         return (customer is None or event["customer_identifier"] == customer) and self._holds(event)
 
+    async def taken(self, seconds: float) -> None:
+        """Return when it has taken most of what is queued, or after `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._queued_bytes > MAX_QUEUED_BYTES // 4:
+                    self._was_taken.clear()
+                    await self._was_taken.wait()
+
+    def show_some(self, lines: list[bytes]) -> None:
+        """The first of what it wants of one entry."""
+        for line in lines:
+            self._put(message(line, None))
+
     def show(self, lines: list[bytes], partition: int, entry: EntryId) -> None:
-        """All that it wants of one entry."""
+        """All that it wants of one entry, or the rest of that."""
         before = self.positions
         self.positions = {**before, partition: max(entry, before.get(partition, entry))}
         for number, line in enumerate(lines, 1):
@@ -76,6 +91,7 @@ class Listener:
         found = list(self._queue)
         self._queue.clear()
         self._queued_bytes = 0
+        self._was_taken.set()
         TAIL_EVENTS.inc(len(found))
         dropped, self._dropped = self._dropped, {}
         for reason in dropped:

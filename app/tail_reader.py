@@ -41,6 +41,8 @@ LINGER_SECONDS = 60.0
 MAX_REMEMBERED_BYTES = 8 * 1024 * 1024  # of entries, of all partitions
 BEHIND_SECONDS = 3.0  # reading without reaching the end; then the newest entries are more use than all
 RETRY_SECONDS = 0.2
+PATIENCE_SECONDS = 30.0  # with a client that takes what it missed; who takes nothing is cut off then
+PAUSE_SECONDS = 0.02
 LEARN_SECONDS = 0.1  # while many events are shown: an erasure is answered later than that after it is written
 
 log = structlog.get_logger()
@@ -74,7 +76,7 @@ class TailReader:
         self._left_at = 0.0
 
     async def listen(self, listener: Listener, after: Positions | None) -> None:
-        """From the return on it is shown what comes; with `after` also what came since.
+        """From the return on it is shown what comes; with `after` from `catch_up` on, and what came since.
 
         Errors: redis_client.UNREACHABLE, tombstones.Unreadable.
         """
@@ -91,13 +93,24 @@ class TailReader:
                     await one.begin()
                 self._tasks = [asyncio.create_task(self._follow(one)) for one in self._partitions]
         if after is not None:
-            self._go_back(listener, after)
-            await self._catch_up(listener)
+            listener.positions = {one.number: after.get(one.number, (0, 0)) for one in self._partitions}
+            return
+        async with self._turn:
+            self._join(listener)
+
+    async def catch_up(self, listener: Listener) -> None:
+        """Show it what is remembered and it was not shown, as fast as it takes that, and then what comes.
+
+        Errors: redis_client.UNREACHABLE, tombstones.Unreadable.
+        """
+        await self._look_back(listener, PATIENCE_SECONDS)
         async with self._turn:  # no entry is being shown: none comes twice, and none is left out
-            if after is not None:
-                await self._catch_up(listener)
-            listener.positions = {one.number: one.follower.position for one in self._partitions}
-            self._listeners.setdefault(listener.project_id, []).append(listener)
+            await self._look_back(listener)  # the few that came meanwhile
+            self._join(listener)
+
+    def _join(self, listener: Listener) -> None:
+        listener.positions = {one.number: one.follower.position for one in self._partitions}
+        self._listeners.setdefault(listener.project_id, []).append(listener)
 
     def _load(self) -> Geography:
         """In a thread: the first look at a User-Agent makes a table, which takes as long as 10,000 events."""
@@ -118,18 +131,19 @@ class TailReader:
         if self._tasks:
             await redis_client.stop_tasks(*self._tasks)
 
-    def _go_back(self, listener: Listener, after: Positions) -> None:
-        listener.positions = {one.number: after.get(one.number, (0, 0)) for one in self._partitions}
-        if any(listener.positions[one.number] < one.since for one in self._partitions):
-            listener.miss(None, RESUMED)
-
-    async def _catch_up(self, listener: Listener) -> None:
-        """What is remembered and it was not shown, until there is no more."""
+    async def _look_back(self, listener: Listener, patience_seconds: float = 0.0) -> None:
+        """Until there is no more, waiting for who takes it up to `patience_seconds` each time."""
         now = time.monotonic()
         for one in self._partitions:
-            while (entry := one.behind(listener.positions[one.number])) is not None:
+            while True:
+                if listener.positions[one.number] < one.since:
+                    listener.miss(None, RESUMED)
+                    listener.positions = {**listener.positions, one.number: one.since}
+                entry = one.behind(listener.positions[one.number])
+                if entry is None:
+                    break
                 await self._learn(now)
-                await self._look_into(entry, one.number, [listener])
+                await self._look_into(entry, one.number, [listener], patience_seconds)
 
     async def _follow(self, partition: Followed) -> None:
         """While somebody listens; whatever fails is tried again."""
@@ -180,8 +194,10 @@ class TailReader:
                 partition.remember(entry)
                 follower.advance(entry.id)
 
-    async def _look_into(self, entry: Entry, partition: int, listeners: Sequence[Listener]) -> None:
-        """Show it to those of `listeners` who want something of it."""
+    async def _look_into(
+        self, entry: Entry, partition: int, listeners: Sequence[Listener], patience_seconds: float = 0.0
+    ) -> None:
+        """Show it to those of `listeners` who want something of it. With patience nothing is left out."""
         lines: dict[Listener, list[bytes]] = {one: [] for one in listeners}
         of_project: dict[str, list[Listener]] = {}
         for one in listeners:
@@ -190,13 +206,17 @@ class TailReader:
         began = time.thread_time()
         for number, record in enumerate(_records(entry)):
             if number % STEP_RECORDS == 0:
+                for one, some_lines in lines.items():
+                    one.show_some(some_lines[:-1])  # the last one tells that all of the entry was shown
+                    del some_lines[:-1]
                 self._budget.spend(time.thread_time() - began)
-                await asyncio.sleep(0)
+                await (self._wait(listeners, patience_seconds) if patience_seconds else asyncio.sleep(0))
+                await self._learn(0.0)
                 began = time.thread_time()
             some = of_project.get(record.project_id)
             if some is None:
                 continue
-            if self._budget.is_spent:
+            if self._budget.is_spent and not patience_seconds:
                 missed[record.project_id] += 1
             else:
                 self._show(record, some, lines)
@@ -205,6 +225,14 @@ class TailReader:
             one.show(lines[one], partition, entry.id)
             if missed[one.project_id]:
                 one.miss(missed[one.project_id], BUSY)
+
+    async def _wait(self, listeners: Sequence[Listener], seconds: float) -> None:
+        """Until they have taken what they were shown, and the processor may be used for more."""
+        for one in listeners:
+            await one.taken(seconds)
+        while self._budget.is_spent:  # noqa: ASYNC110  (time alone fills it)
+            await asyncio.sleep(PAUSE_SECONDS)
+        self._left_at = time.monotonic()  # the tasks stay until it listens
 
     def _show(
         self, record: Record, listeners: Iterable[Listener], lines: dict[Listener, list[bytes]]

@@ -18,7 +18,7 @@ from app.erasure_scripts import LOG
 from app.match import matcher
 from app.stream import Keys
 from app.tail_follower import Follower
-from app.tail_frames import Positions
+from app.tail_frames import Positions, parse_entry
 from app.tail_listener import BUSY, MAX_QUEUED_BYTES, MISSED, RESUMED, SLOW, Listener
 from app.tail_reader import TailReader
 from app.tombstone import Tombstone
@@ -42,6 +42,10 @@ class Kit:
         bodies = [json.dumps({"event_name": "e", "n": number}).encode() for number in numbers]
         return await put(self.redis, self.keys[partition], [record(body) for body in bodies])
 
+    async def put_wide(self, numbers: range) -> None:
+        bodies = [json.dumps({"event_name": "e", "n": n, "text": "x" * 400}).encode() for n in numbers]
+        await put(self.redis, self.keys[0], [record(body) for body in bodies])
+
     async def put_one(self, number: int, *, recorded: int) -> None:
         """As a spool brings it back."""
         body = json.dumps({"event_name": "e", "n": number}).encode()
@@ -54,6 +58,8 @@ class Kit:
     async def listen(self, after: Positions | None = None, project: str = PROJECT) -> Listener:
         listener = Listener(project, None, matcher(()))
         await self.reader.listen(listener, after)
+        if after is not None:
+            await self.reader.catch_up(listener)
         return listener
 
     async def trim(self, partition: int = 0) -> None:
@@ -222,6 +228,44 @@ def test_whoever_was_cut_off_goes_on_and_sees_nothing_erased(redis_url: str) -> 
         assert await (await kit.listen(after)).take(0.01) == []
 
     run(redis_url, test)
+
+
+def test_whoever_goes_on_gets_all_that_is_remembered_and_a_large_entry_as_well(redis_url: str) -> None:
+    """Several times what a queue holds, for a client that takes it; then live, in one entry."""
+
+    async def test(kit: Kit) -> None:
+        first = await kit.listen()
+        after, follower = first.positions, kit.reader._partitions[0].follower
+        for begin in range(0, 4000, 100):
+            await kit.put_wide(range(begin, begin + 100))
+        last = await kit.redis.xinfo_stream(kit.keys[0].entries)
+        await async_until(lambda: _is_at(follower, last), SECONDS, "the reader to have gone on")
+        again = Listener(PROJECT, None, matcher(()))
+        await kit.reader.listen(again, after)
+        missed = asyncio.create_task(kit.reader.catch_up(again))
+        found = await promptly(again, 4000)
+        await missed
+        await kit.put_wide(range(4000, 6000))
+        found += await promptly(again, 2000)
+        assert [name for name, _ in found if name != "message"] == []
+        assert numbers(found) == list(range(6000))
+
+    run(redis_url, test)
+
+
+async def promptly(listener: Listener, count: int) -> list[tuple[str, Any]]:
+    """So many messages, each as soon as there is one."""
+    found: list[tuple[str, Any]] = []
+    while len(found) < count:
+        for piece in await listener.take(1.0):
+            found += [
+                (one.name, msgspec.json.decode(one.data)) for one in messages(piece.decode().split("\n"))
+            ]
+    return found
+
+
+async def _is_at(follower: Follower, about: dict[str, Any]) -> bool:
+    return follower.position == parse_entry(about["last-generated-id"])
 
 
 def test_what_was_erased_long_ago_is_not_shown_when_a_spool_brings_it_back(redis_url: str) -> None:

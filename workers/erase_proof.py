@@ -59,7 +59,9 @@ _FILES = (
 # when a partition is dropped, also one that there cannot be.
 _LOOK_FOR_FORMER = "ALTER TABLE {} DROP PARTITION ID 'none'"
 
-ERASURES_A_LOOK = 1000  # their ids travel in an address; more may be ready when an edge returns that was away for days
+ERASURES_A_LOOK = (
+    1000  # their ids travel in an address; more may be ready when an edge returns that was away for days
+)
 Ones = Mapping[str, tuple[Tombstone, Erased]]
 log = structlog.get_logger()
 
