@@ -45,11 +45,12 @@ class Listener:
 
     async def taken(self, seconds: float) -> None:
         """Return when it has taken most of what is queued, or after `seconds`."""
+        if self._queued_bytes <= MAX_QUEUED_BYTES // 4:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._queued_bytes > MAX_QUEUED_BYTES // 4:
-                    self._was_taken.clear()
-                    await self._was_taken.wait()
+                self._was_taken.clear()
+                await self._was_taken.wait()  # who takes, takes all
 
     def show_some(self, lines: list[bytes]) -> None:
         """The first of what it wants of one entry."""

@@ -6,9 +6,12 @@ Next reader: `app.tail_reader`.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 
 from app.tail_follower import Entry, Follower
 from app.tail_frames import EntryId
+
+ENTRIES_AT_ONCE = 256  # for who catches up: searched for so many at a time, and kept for it beyond their time
 
 
 class Followed:
@@ -36,9 +39,9 @@ class Followed:
         if until is not None:
             self.since = max(self.since, (until[0], until[1] - 1))
 
-    def behind(self, position: EntryId) -> Entry | None:
-        """The first remembered entry behind `position`."""
-        return next((entry for entry in self.entries if entry.id > position), None)
+    def behind(self, position: EntryId) -> list[Entry]:
+        """The first remembered entries behind `position`."""
+        return list(islice((entry for entry in self.entries if entry.id > position), ENTRIES_AT_ONCE))
 
     def remember(self, entry: Entry) -> None:
         self.entries.append(entry)

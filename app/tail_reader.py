@@ -70,6 +70,7 @@ class TailReader:
         self._partitions = [Followed(n, Follower(redis, Keys(queue, n)), each) for n in range(shards)]
         self._listeners: dict[str, list[Listener]] = {}
         self._budget = Budget(SHARE, BURST_SECONDS)
+        self._past_budget = Budget(SHARE, BURST_SECONDS)  # its own: whoever catches up takes nobody's present
         self._tasks: list[asyncio.Task[None]] = []
         self._starting = asyncio.Lock()
         self._turn = asyncio.Lock()  # to show an entry, or to begin to listen
@@ -139,11 +140,16 @@ class TailReader:
                 if listener.positions[one.number] < one.since:
                     listener.miss(None, RESUMED)
                     listener.positions = {**listener.positions, one.number: one.since}
-                entry = one.behind(listener.positions[one.number])
-                if entry is None:
+                entries = one.behind(listener.positions[one.number])
+                if not entries:
                     break
-                await self._learn(now)
-                await self._look_into(entry, one.number, [listener], patience_seconds)
+                await asyncio.sleep(0)
+                for entry in entries:
+                    if listener.project_id not in _projects(entry):
+                        listener.show([], one.number, entry.id)
+                        continue
+                    await self._learn(now)
+                    await self._look_into(entry, one.number, [listener], patience_seconds)
 
     async def _follow(self, partition: Followed) -> None:
         """While somebody listens; whatever fails is tried again."""
@@ -203,24 +209,27 @@ class TailReader:
         for one in listeners:
             of_project.setdefault(one.project_id, []).append(one)
         missed: Counter[str] = Counter()
+        budget = self._past_budget if patience_seconds else self._budget
         began = time.thread_time()
         for number, record in enumerate(_records(entry)):
             if number % STEP_RECORDS == 0:
                 for one, some_lines in lines.items():
                     one.show_some(some_lines[:-1])  # the last one tells that all of the entry was shown
                     del some_lines[:-1]
-                self._budget.spend(time.thread_time() - began)
-                await (self._wait(listeners, patience_seconds) if patience_seconds else asyncio.sleep(0))
+                budget.spend(time.thread_time() - began)
+                await asyncio.sleep(0)
+                if patience_seconds:
+                    await self._wait(listeners, patience_seconds)
                 await self._learn(0.0)
                 began = time.thread_time()
             some = of_project.get(record.project_id)
             if some is None:
                 continue
-            if self._budget.is_spent and not patience_seconds:
+            if budget.is_spent and not patience_seconds:
                 missed[record.project_id] += 1
             else:
                 self._show(record, some, lines)
-        self._budget.spend(time.thread_time() - began)
+        budget.spend(time.thread_time() - began)
         for one in listeners:
             one.show(lines[one], partition, entry.id)
             if missed[one.project_id]:
@@ -230,7 +239,7 @@ class TailReader:
         """Until they have taken what they were shown, and the processor may be used for more."""
         for one in listeners:
             await one.taken(seconds)
-        while self._budget.is_spent:  # noqa: ASYNC110  (time alone fills it)
+        while self._past_budget.is_spent:  # noqa: ASYNC110  (time alone fills it)
             await asyncio.sleep(PAUSE_SECONDS)
         self._left_at = time.monotonic()  # the tasks stay until it listens
 

@@ -253,6 +253,43 @@ def test_whoever_goes_on_gets_all_that_is_remembered_and_a_large_entry_as_well(r
     run(redis_url, test)
 
 
+def test_many_that_go_on_take_nothing_from_one_another_nor_from_who_is_there(redis_url: str) -> None:
+    """Entries of one event each, which cost most."""
+
+    async def test(kit: Kit) -> None:
+        first = await kit.listen()
+        after, follower = first.positions, kit.reader._partitions[0].follower
+        for number in range(2000):
+            await kit.put(number)
+        last = await kit.redis.xinfo_stream(kit.keys[0].entries)
+        await async_until(lambda: _is_at(follower, last), SECONDS, "the reader to have gone on")
+        kit.reader.leave(first)
+        present = await kit.listen()
+
+        async def goes_on() -> list[tuple[str, Any]]:
+            again = Listener(PROJECT, None, matcher(()))
+            await kit.reader.listen(again, after)
+            catching_up = asyncio.create_task(kit.reader.catch_up(again))
+            found = await promptly(again, 2100)
+            await catching_up
+            return found
+
+        async def comes() -> None:
+            for number in range(2000, 2100):
+                await kit.put(number)
+
+        *all_of_it, what_came, _ = await asyncio.gather(
+            *(goes_on() for _ in range(6)), promptly(present, 100), comes()
+        )
+        assert what_came is not None
+        assert numbers(what_came) == list(range(2000, 2100))
+        for found in all_of_it:
+            assert found is not None
+            assert numbers(found) == list(range(2100))
+
+    run(redis_url, test)
+
+
 async def promptly(listener: Listener, count: int) -> list[tuple[str, Any]]:
     """So many messages, each as soon as there is one."""
     found: list[tuple[str, Any]] = []
