@@ -102,12 +102,17 @@ class TailReader:
     async def catch_up(self, listener: Listener) -> None:
         """Show it what is remembered and it was not shown, as fast as it takes that, and then what comes.
 
-        Errors: redis_client.UNREACHABLE, tombstones.Unreadable.
+        Errors: tombstones.Unreadable.
         """
-        await self._look_back(listener, PATIENCE_SECONDS)
-        async with self._turn:  # no entry is being shown: none comes twice, and none is left out
-            await self._look_back(listener)  # the few that came meanwhile
-            self._join(listener)
+        while True:
+            try:
+                await self._look_back(listener, PATIENCE_SECONDS)
+                async with self._turn:  # no entry is being shown: none comes twice, and none is left out
+                    await self._look_back(listener)  # the few that came meanwhile
+                    self._join(listener)
+                    return
+            except UNREACHABLE:  # what is erased cannot be known now; it goes on where it was
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _join(self, listener: Listener) -> None:
         listener.positions = {one.number: one.follower.position for one in self._partitions}

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError
 
 from app import tail_reader, tombstone
 from app.enrich import Geography
@@ -286,6 +287,39 @@ def test_many_that_go_on_take_nothing_from_one_another_nor_from_who_is_there(red
         for found in all_of_it:
             assert found is not None
             assert numbers(found) == list(range(2100))
+
+    run(redis_url, test)
+
+
+def test_an_outage_while_somebody_goes_on_costs_nothing(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail_reader, "LEARN_SECONDS", 0.0)  # it asks what is erased at each step
+
+    async def test(kit: Kit) -> None:
+        first = await kit.listen()
+        after, follower = first.positions, kit.reader._partitions[0].follower
+        for begin in range(0, 300, 100):
+            await kit.put_wide(range(begin, begin + 100))
+        last = await kit.redis.xinfo_stream(kit.keys[0].entries)
+        await async_until(lambda: _is_at(follower, last), SECONDS, "the reader to have gone on")
+        again = Listener(PROJECT, None, matcher(()))
+        await kit.reader.listen(again, after)
+        refresh, outages = kit.reader._tombstones.refresh, iter([False, True, False, False, True])
+
+        async def fails_twice() -> None:
+            if next(outages, False):
+                raise ConnectionError
+            await refresh()
+
+        monkeypatch.setattr(kit.reader._tombstones, "refresh", fails_twice)
+        catching_up = asyncio.create_task(kit.reader.catch_up(again))
+        found: list[int] = []
+        while len(set(found)) < 300:
+            found += numbers(await taken(again, 1))
+        await catching_up
+        assert next(outages, None) is None, "there were both outages"
+        assert sorted(set(found)) == list(range(300))  # those of the entry that it broke off come twice
 
     run(redis_url, test)
 
