@@ -129,12 +129,12 @@ def test_a_plan_is_finished_by_a_version_that_reads_the_same(
             monkeypatch.setattr(items, "split_group", lambda payload: [*split_group(payload), record()])
             async with made.draining("a"):
                 assert "made of 2 events where this version reads 3" in await async_until(
-                    lambda: halted(made), 10
+                    lambda: halted(made), 30
                 )
                 assert await made.store.stored() == (0, 0)
                 monkeypatch.undo()
                 monkeypatch.setattr(drains, "HALT_SECONDS", 0.1)
-                await async_until(made.is_empty, 10)
+                await async_until(made.is_empty, 30)
             assert await made.store.stored() == (2, 2)
 
     asyncio.run(run())
