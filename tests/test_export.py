@@ -188,6 +188,39 @@ def test_filters_and_period_narrow_it(sent: Sent) -> None:
     assert pyarrow.parquet.read_table(io.BytesIO(empty)).num_rows == 0
 
 
+def test_thousands_of_fields_come_back_as_they_were_sent(client: Client) -> None:
+    """Far more than get a column of their own; in text all do."""
+    project = client.new_project()
+    names = [f"field_{number:04}" for number in range(3000)]
+    sent = [{"event_name": "e", **dict.fromkeys(names[index::300], index)} for index in range(300)]
+    key = {"x-eventbunker-write-key": project.keys["write_key"]}
+    for start in range(0, 300, 50):
+        answer = project.http.post("/batch", json=sent[start : start + 50], headers=key)
+        assert answer.json()["accepted"] == 50
+    until(lambda: project.count("e") == 300, 20, "the events in a query")
+    query_key = {"x-eventbunker-query-key": project.keys["query_key"]}
+
+    def exported(format_: str) -> bytes:
+        asked = {"time_period": "minus_60_minutes", "format": format_}
+        answer = project.http.post("/v1/export", json=asked, headers=query_key)
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    known = set(names)
+
+    def by_field(rows: list[dict[str, Any]]) -> dict[str, int]:
+        return {
+            name: int(value) for row in rows for name, value in row.items() if name in known and value != ""
+        }
+
+    wanted = {name: index for index in range(300) for name in names[index::300]}
+    assert by_field(list(csv.DictReader(io.StringIO(exported("csv").decode())))) == wanted
+    assert by_field([json.loads(line) for line in exported("ndjson").splitlines()]) == wanted
+    table = pyarrow.parquet.read_table(io.BytesIO(exported("parquet")), columns=["custom_fields"])
+    assert by_field([json.loads(str(text)) for text in table.column(0)]) == wanted
+    project.delete()
+
+
 def test_twenty_thousand_events_come_back_as_they_were_sent(client: Client, tmp_path: Path) -> None:
     """The short form of `python -m bench.export`."""
     project = client.new_project()
