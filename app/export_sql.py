@@ -71,7 +71,7 @@ def types(scope: Scope, export: Export, period: Period, recorded_up_to: int) -> 
     found = ("(SELECT distinctJSONPathsAndTypes(fields) AS found FROM events WHERE", conditions, ")")
     # Pairs, since beside each of thousands of keys the engine would keep a copy of the whole map.
     pairs = "arrayJoin(CAST(found, 'Array(Tuple(String, Array(String)))'))"
-    parts = (f"SELECT pair.1, pair.2 FROM (SELECT {pairs} AS pair FROM", *found, ") ORDER BY 1")
+    parts = ("SELECT pair.1, pair.2 FROM (SELECT", pairs, "AS pair FROM", *found, ") ORDER BY 1")
     return _statement(parts, scope, export, parameters)
 
 
