@@ -119,7 +119,9 @@ def test_a_client_that_was_cut_off_goes_on_where_it_was(project: Client) -> None
         project.track(event_name=name, n=0)
         tail.wait_for(1)
         last = until(lambda: tail.last_id, SECONDS, "an id")
-    for n in range(1, 4):  # thousands: tests/test_tail_reader.py, where no drain may be faster than the reader
+    for n in range(
+        1, 4
+    ):  # thousands: tests/test_tail_reader.py, where no drain may be faster than the reader
         project.track(event_name=name, n=n)
     with tailing(project, event_name=name, after=last) as tail:
         project.track(event_name=name, n=4)
