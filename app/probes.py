@@ -103,11 +103,11 @@ class Probes:
         return json_response(answer, 200 if ready else 503)
 
     async def _redis_checks(self) -> list[Check]:
+        serves_ms = int((time.monotonic() - self._began) * 1000)  # before a proof's age is told
         try:
             lags = await self._lags()
         except UNREACHABLE as error:
             return [Check("redis", False, type(error).__name__)]
-        serves_ms = int((time.monotonic() - self._began) * 1000)
         of_drains = [check for lag in lags for check in _lag_checks(lag, serves_ms)]
         return [Check("redis", True, "answers"), *of_drains]
 

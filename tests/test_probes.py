@@ -67,7 +67,7 @@ def test_what_was_proved_before_an_edge_began_proves_nothing_to_it(redis_url: st
 
     async def run() -> None:
         async with Redis.from_url(redis_url) as former:
-            await prove(former, ago_ms=10)
+            await prove(former, ago_ms=100)
         async with served(Edge(), redis_url) as (http, redis):
             former_proof = await http.get("/readyz?strict&verbose")
             assert former_proof.status_code == 503
