@@ -139,7 +139,7 @@ class TailReader:
 
     async def _look_back(self, listener: Listener, patience_seconds: float = 0.0) -> None:
         """Until there is no more, waiting for who takes it up to `patience_seconds` each time."""
-        now = time.monotonic()
+        await self._learn(time.monotonic())
         for one in self._partitions:
             while True:
                 if listener.positions[one.number] < one.since:
@@ -153,7 +153,6 @@ class TailReader:
                     if listener.project_id not in _projects(entry):
                         listener.show([], one.number, entry.id)
                         continue
-                    await self._learn(now)
                     await self._look_into(entry, one.number, [listener], patience_seconds)
 
     async def _follow(self, partition: Followed) -> None:

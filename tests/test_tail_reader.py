@@ -63,6 +63,16 @@ class Kit:
             await self.reader.catch_up(listener)
         return listener
 
+    async def gone_on(self) -> None:
+        """Until the reader has read, and remembers, what is in the first partition."""
+        about: dict[str, Any] = await self.redis.xinfo_stream(self.keys[0].entries)
+        last = parse_entry(about["last-generated-id"])
+
+        async def is_there() -> bool:
+            return self.reader._partitions[0].follower.position == last
+
+        await async_until(is_there, SECONDS, "the reader to have gone on")
+
     async def trim(self, partition: int = 0) -> None:
         """As a drain does: everything is stored."""
         keys = self.keys[partition]
@@ -236,11 +246,10 @@ def test_whoever_goes_on_gets_all_that_is_remembered_and_a_large_entry_as_well(r
 
     async def test(kit: Kit) -> None:
         first = await kit.listen()
-        after, follower = first.positions, kit.reader._partitions[0].follower
+        after = first.positions
         for begin in range(0, 4000, 100):
             await kit.put_wide(range(begin, begin + 100))
-        last = await kit.redis.xinfo_stream(kit.keys[0].entries)
-        await async_until(lambda: _is_at(follower, last), SECONDS, "the reader to have gone on")
+        await kit.gone_on()
         again = Listener(PROJECT, None, matcher(()))
         await kit.reader.listen(again, after)
         missed = asyncio.create_task(kit.reader.catch_up(again))
@@ -259,11 +268,10 @@ def test_many_that_go_on_take_nothing_from_one_another_nor_from_who_is_there(red
 
     async def test(kit: Kit) -> None:
         first = await kit.listen()
-        after, follower = first.positions, kit.reader._partitions[0].follower
+        after = first.positions
         for number in range(2000):
             await kit.put(number)
-        last = await kit.redis.xinfo_stream(kit.keys[0].entries)
-        await async_until(lambda: _is_at(follower, last), SECONDS, "the reader to have gone on")
+        await kit.gone_on()
         kit.reader.leave(first)
         present = await kit.listen()
 
@@ -298,11 +306,10 @@ def test_an_outage_while_somebody_goes_on_costs_nothing(
 
     async def test(kit: Kit) -> None:
         first = await kit.listen()
-        after, follower = first.positions, kit.reader._partitions[0].follower
+        after = first.positions
         for begin in range(0, 300, 100):
             await kit.put_wide(range(begin, begin + 100))
-        last = await kit.redis.xinfo_stream(kit.keys[0].entries)
-        await async_until(lambda: _is_at(follower, last), SECONDS, "the reader to have gone on")
+        await kit.gone_on()
         again = Listener(PROJECT, None, matcher(()))
         await kit.reader.listen(again, after)
         refresh, outages = kit.reader._tombstones.refresh, iter([False, True, False, False, True])
@@ -333,10 +340,6 @@ async def promptly(listener: Listener, count: int) -> list[tuple[str, Any]]:
                 (one.name, msgspec.json.decode(one.data)) for one in messages(piece.decode().split("\n"))
             ]
     return found
-
-
-async def _is_at(follower: Follower, about: dict[str, Any]) -> bool:
-    return follower.position == parse_entry(about["last-generated-id"])
 
 
 def test_what_was_erased_long_ago_is_not_shown_when_a_spool_brings_it_back(redis_url: str) -> None:
