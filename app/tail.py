@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -23,7 +23,7 @@ from app.places import Places
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.streaming import stream
-from app.tail_frames import HEARTBEAT, End, named, opening
+from app.tail_frames import End, heartbeat, named, opening
 from app.tail_listener import Listener
 from app.tail_request import read_tail
 from app.tombstones import Unreadable
@@ -86,23 +86,17 @@ class TailHandler:
                 raise ApiError(
                     Kind.UNAVAILABLE, "The stream cannot be read now; try again.", retry_after_seconds=2
                 ) from None
-            missed = reader.catch_up(listener) if wanted.after is not None else _nothing()
             try:
-                await self._talk(request, listener, missed, receive, send)
+                await self._talk(request, listener, reader, receive, send)
             finally:
                 reader.leave(listener)
 
     async def _talk(
-        self,
-        request: Request,
-        listener: Listener,
-        missed: Coroutine[object, object, None],
-        receive: Receive,
-        send: Send,
+        self, request: Request, listener: Listener, reader: TailReader, receive: Receive, send: Send
     ) -> None:
         """Until the client, the key or this edge leaves. A client that takes nothing does not delay that."""
-        talking = asyncio.create_task(stream(receive, send, _HEADERS, self._messages(listener)))
-        watching = asyncio.create_task(self._accompany(request, listener, missed))
+        talking = asyncio.create_task(stream(receive, send, _HEADERS, self._messages(listener, reader)))
+        watching = asyncio.create_task(self._accompany(request, listener, reader))
         try:
             done, _ = await asyncio.wait({talking, watching}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({talking}, timeout=LAST_WORDS_SECONDS)
@@ -113,11 +107,9 @@ class TailHandler:
             watching.cancel()
             await asyncio.gather(talking, watching, return_exceptions=True)
 
-    async def _accompany(
-        self, request: Request, listener: Listener, missed: Coroutine[object, object, None]
-    ) -> None:
+    async def _accompany(self, request: Request, listener: Listener, reader: TailReader) -> None:
         async with asyncio.TaskGroup() as group:
-            catching_up = group.create_task(missed)
+            catching_up = group.create_task(reader.catch_up(listener))
             await self._watch(request, listener)
             catching_up.cancel()
 
@@ -133,11 +125,11 @@ class TailHandler:
                 if error.row.status == 401:
                     listener.end("key_ended")
 
-    async def _messages(self, listener: Listener) -> AsyncGenerator[bytes, None]:
+    async def _messages(self, listener: Listener, reader: TailReader) -> AsyncGenerator[bytes, None]:
         yield opening(time.time_ns() // 1_000_000, listener.positions)
         while True:
             found = await listener.take(HEARTBEAT_SECONDS)
-            yield b"".join(found) or (b"" if listener.ends else HEARTBEAT)
+            yield b"".join(found) or (b"" if listener.ends else heartbeat(reader.positions(listener)))
             if listener.ends:
                 yield named(End(listener.ends))
                 return
@@ -158,7 +150,3 @@ class TailHandler:
             *(self._redis, producer.queue, producer.shards, open_geography),
             retention_days=self._settings.store.retention_days,
         )
-
-
-async def _nothing() -> None:
-    """Whoever was not there before has missed nothing."""

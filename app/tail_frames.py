@@ -7,8 +7,9 @@ Other messages have names:
     dropped   events are missing here: {"count": how many, null where nobody can tell, "reason": why}
     end       nothing follows: {"reason": why}
 
-An id stands with the last message of each entry of the stream: for each partition the last entry that was
-shown, `0:1624910874832-0` or, for several, one after the other with commas.
+An id stands with the last message of each entry of the stream, and alone where nothing was shown for a while:
+for each partition the last entry that was looked into, `0:1624910874832-0` or, for several, one after the
+other with commas.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
@@ -27,7 +28,6 @@ Positions: TypeAlias = dict[int, EntryId]
 
 POSITION = r"[0-9]{1,3}:[0-9]{1,15}-[0-9]{1,15}(?:,[0-9]{1,3}:[0-9]{1,15}-[0-9]{1,15}){0,255}"
 RETRY_MS = 2000  # what a client waits before it connects again
-HEARTBEAT = b": still here\n\n"
 _NAMES = tuple(field.name for field in RAW_COLUMNS)
 _RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODE = msgspec.json.Encoder().encode
@@ -74,6 +74,11 @@ def named(what: Dropped | End | Open, positions: Positions | None = None) -> byt
 def opening(since_ms: int, positions: Positions) -> bytes:
     """The first message."""
     return b"retry: %d\n" % RETRY_MS + named(Open(since_ms), positions)
+
+
+def heartbeat(positions: Positions) -> bytes:
+    """Nothing was shown. The id is taken in without a message: who goes on from it is not sent far back."""
+    return b": still here\n%b\n" % _id(positions)
 
 
 def _id(positions: Positions) -> bytes:

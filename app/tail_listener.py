@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from app.match import Test
 from app.metrics import TAIL_DROPPED, TAIL_EVENTS
-from app.tail_frames import Dropped, EntryId, Positions, message, named
+from app.tail_frames import Dropped, Positions, message, named
 
 MAX_QUEUED_BYTES = 1024 * 1024
 # Why events are missing.
@@ -57,10 +57,9 @@ class Listener:
         for line in lines:
             self._put(message(line, None))
 
-    def show(self, lines: list[bytes], partition: int, entry: EntryId) -> None:
-        """All that it wants of one entry, or the rest of that."""
-        before = self.positions
-        self.positions = {**before, partition: max(entry, before.get(partition, entry))}
+    def show(self, lines: list[bytes], positions: Positions) -> None:
+        """All that it wants of one entry, or the rest of that. Up to `positions` it is shown all then."""
+        self.positions = {**self.positions, **positions}
         for number, line in enumerate(lines, 1):
             self._put(message(line, self.positions if number == len(lines) else None))
 
@@ -84,11 +83,9 @@ class Listener:
         """What waits, all of it; nothing after `seconds` without anything new, or at the end."""
         if not self._queue and not self._dropped and not self._end:
             self._changed.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._changed.wait()
-            except TimeoutError:
-                return []
         found = list(self._queue)
         self._queue.clear()
         self._queued_bytes = 0

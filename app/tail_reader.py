@@ -104,18 +104,27 @@ class TailReader:
 
         Errors: tombstones.Unreadable.
         """
-        while True:
+        while not self._has_joined(listener):
             try:
                 await self._look_back(listener, PATIENCE_SECONDS)
                 async with self._turn:  # no entry is being shown: none comes twice, and none is left out
                     await self._look_back(listener)  # the few that came meanwhile
                     self._join(listener)
-                    return
             except UNREACHABLE:  # what is erased cannot be known now; it goes on where it was
                 await asyncio.sleep(RETRY_SECONDS)
 
+    def positions(self, listener: Listener) -> Positions:
+        """Up to where it has been shown everything, once it has taken what is queued for it."""
+        return self._now() if self._has_joined(listener) else listener.positions
+
+    def _has_joined(self, listener: Listener) -> bool:
+        return listener in self._listeners.get(listener.project_id, ())
+
+    def _now(self) -> Positions:
+        return {one.number: one.follower.position for one in self._partitions}
+
     def _join(self, listener: Listener) -> None:
-        listener.positions = {one.number: one.follower.position for one in self._partitions}
+        listener.positions = self._now()
         self._listeners.setdefault(listener.project_id, []).append(listener)
 
     def _load(self) -> Geography:
@@ -151,9 +160,9 @@ class TailReader:
                 await asyncio.sleep(0)
                 for entry in entries:
                     if listener.project_id not in _projects(entry):
-                        listener.show([], one.number, entry.id)
+                        listener.show([], {one.number: entry.id})
                         continue
-                    await self._look_into(entry, one.number, [listener], patience_seconds)
+                    await self._look_into(entry, {one.number: entry.id}, [listener], patience_seconds)
 
     async def _follow(self, partition: Followed) -> None:
         """While somebody listens; whatever fails is tried again."""
@@ -200,14 +209,16 @@ class TailReader:
                     await self._learn(now)
                 concerned = [one for project in projects for one in self._listeners.get(project, ())]
                 if concerned:
-                    await self._look_into(entry, partition.number, concerned)
+                    await self._look_into(entry, {**self._now(), partition.number: entry.id}, concerned)
                 partition.remember(entry)
                 follower.advance(entry.id)
 
     async def _look_into(
-        self, entry: Entry, partition: int, listeners: Sequence[Listener], patience_seconds: float = 0.0
+        self, entry: Entry, after: Positions, listeners: Sequence[Listener], patience_seconds: float = 0.0
     ) -> None:
-        """Show it to those of `listeners` who want something of it. With patience nothing is left out."""
+        """Show it to those of `listeners` who want something of it, who are at `after` then. With patience
+        nothing is left out.
+        """
         lines: dict[Listener, list[bytes]] = {one: [] for one in listeners}
         of_project: dict[str, list[Listener]] = {}
         for one in listeners:
@@ -235,7 +246,7 @@ class TailReader:
                 self._show(record, some, lines)
         budget.spend(time.thread_time() - began)
         for one in listeners:
-            one.show(lines[one], partition, entry.id)
+            one.show(lines[one], after)
             if missed[one.project_id]:
                 one.miss(missed[one.project_id], BUSY)
 

@@ -29,8 +29,10 @@ TEXTS: dict[str, Any] = {**COUNT, "computations": [{"function": "count_distinct"
 HELD = "SELECT length(a) + sleepEachRow(2.5) AS asked FROM (SELECT groupArray(number) AS a FROM numbers(16000000))"
 _ARRAYS = " + ".join(f"length(groupArray(number + {more}))" for more in range(3))
 LARGEST = f"SELECT toString({_ARRAYS}) FROM numbers(8300000) SETTINGS max_threads = 1".encode()
+# While an array grows it takes twice as much: those that still do could be the ones that are refused.
 HOLDING = (
-    "SELECT countIf(memory_usage >= 128000000) FROM system.processes WHERE Settings['workload'] = 'questions'"
+    "SELECT countIf(peak_memory_usage >= 256000000 AND memory_usage < 192000000)"
+    " FROM system.processes WHERE Settings['workload'] = 'questions'"
 )
 
 

@@ -132,6 +132,19 @@ def test_a_client_that_was_cut_off_goes_on_where_it_was(project: Client) -> None
         assert dropped == [{"count": None, "reason": "away_too_long"}]
 
 
+def test_a_quiet_one_that_was_cut_off_is_not_sent_far_back(client: Client) -> None:
+    """Its place moves with what others see."""
+    with tailing(client, event_name=unique("never")) as tail:
+        first = until(lambda: tail.last_id, SECONDS, "an id")
+        client.track(event_name="others")
+        until(lambda: tail.last_id != first, SECONDS, "another id")
+        assert not tail.events()
+    with tailing(client, after=tail.last_id) as tail:
+        client.track(event_name="more")
+        assert [event["event_name"] for event in tail.wait_for(1)] == ["more"]
+        assert not tail.named("dropped")
+
+
 def test_what_was_erased_is_not_shown_again_when_its_rows_are_gone(project: Client) -> None:
     """The tail remembers entries for clients that were cut off, longer than queries must look away."""
     name, key = unique("e"), {"x-eventbunker-delete-key": project.keys["delete_key"]}

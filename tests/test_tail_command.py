@@ -124,7 +124,7 @@ def test_it_connects_again_and_goes_on_where_it_was(monkeypatch: pytest.MonkeyPa
     """The edge hangs up after each message; the third time it refuses the key."""
     asked: list[bytes] = []
     ok = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-    message = b'data: {"n":1}\nid: 0:5-0\n\n'
+    message = b'data: {"n":1}\nid: 0:4-0\n\n: still here\nid: 0:5-0\n\n'
     answers = [ok + b"%x\r\n%b\r\n" % (len(message), message), ok + b"0\r\n\r\n"]
     answers.append(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\n{}")
     shown: list[bytes] = []
@@ -153,10 +153,12 @@ def test_it_connects_again_and_goes_on_where_it_was(monkeypatch: pytest.MonkeyPa
 
 def test_messages_are_read_however_they_are_cut() -> None:
     text = 'retry: 2000\nevent: open\ndata: {}\nid: 0:1-0\n\n: still here\n\ndata: {"a":1}\n\ndata: {}\nid: 0:2-0\n\n'
+    text += ": still here\nid: 0:3-0\n\n"
     assert list(messages(text.split("\n"))) == [
         Message("open", b"{}", "0:1-0"),
         Message("message", b'{"a":1}', ""),
         Message("message", b"{}", "0:2-0"),
+        Message("", b"", "0:3-0"),
     ]
 
 

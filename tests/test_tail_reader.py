@@ -19,7 +19,7 @@ from app.erasure_scripts import LOG
 from app.match import matcher
 from app.stream import Keys
 from app.tail_follower import Follower
-from app.tail_frames import Positions, parse_entry
+from app.tail_frames import Positions, heartbeat, parse_entry, read_positions
 from app.tail_listener import BUSY, MAX_QUEUED_BYTES, MISSED, RESUMED, SLOW, Listener
 from app.tail_reader import TailReader
 from app.tombstone import Tombstone
@@ -43,9 +43,14 @@ class Kit:
         bodies = [json.dumps({"event_name": "e", "n": number}).encode() for number in numbers]
         return await put(self.redis, self.keys[partition], [record(body) for body in bodies])
 
-    async def put_wide(self, numbers: range) -> None:
+    async def put_wide(self, numbers: range, partition: int = 0) -> None:
         bodies = [json.dumps({"event_name": "e", "n": n, "text": "x" * 400}).encode() for n in numbers]
-        await put(self.redis, self.keys[0], [record(body) for body in bodies])
+        await put(self.redis, self.keys[partition], [record(body) for body in bodies])
+
+    async def put_other(self, partition: int) -> None:
+        """Of another project."""
+        other = msgspec.structs.replace(record(), project_id="prj_other")
+        await put(self.redis, self.keys[partition], [other])
 
     async def put_one(self, number: int, *, recorded: int) -> None:
         """As a spool brings it back."""
@@ -63,13 +68,13 @@ class Kit:
             await self.reader.catch_up(listener)
         return listener
 
-    async def gone_on(self) -> None:
-        """Until the reader has read, and remembers, what is in the first partition."""
-        about: dict[str, Any] = await self.redis.xinfo_stream(self.keys[0].entries)
+    async def gone_on(self, partition: int = 0) -> None:
+        """Until the reader has read, and remembers, what is in the partition."""
+        about: dict[str, Any] = await self.redis.xinfo_stream(self.keys[partition].entries)
         last = parse_entry(about["last-generated-id"])
 
         async def is_there() -> bool:
-            return self.reader._partitions[0].follower.position == last
+            return self.reader._partitions[partition].follower.position == last
 
         await async_until(is_there, SECONDS, "the reader to have gone on")
 
@@ -237,6 +242,41 @@ def test_whoever_was_cut_off_goes_on_and_sees_nothing_erased(redis_url: str) -> 
         assert ("dropped", {"count": None, "reason": RESUMED}) in found
         await kit.erase(time.time_ns() // 1_000_000)
         assert await (await kit.listen(after)).take(0.01) == []
+
+    run(redis_url, test)
+
+
+def test_whoever_is_shown_nothing_for_long_goes_on_from_there(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside others' events, of which more have come than are remembered."""
+    monkeypatch.setattr("app.tail_reader.MAX_REMEMBERED_BYTES", 40_000)
+
+    async def test(kit: Kit) -> None:
+        quiet = await kit.listen(project="quiet")
+        before = kit.reader.positions(quiet)
+        for partition in (0, 1):
+            await kit.put_wide(range(300), partition=partition)
+            await kit.put_wide(range(300), partition=partition)
+        await kit.gone_on()
+        await kit.gone_on(partition=1)
+        (still_here,) = messages(heartbeat(kit.reader.positions(quiet)).decode().split("\n"))
+        kit.reader.leave(quiet)
+        assert await (await kit.listen(read_positions(still_here.id), "quiet")).take(0.01) == []
+        told = await taken(await kit.listen(before, "quiet"), 1)
+        assert told == [("dropped", {"count": None, "reason": RESUMED})]
+
+    run(redis_url, test)
+
+
+def test_an_event_after_long_tells_of_all_partitions(redis_url: str) -> None:
+    async def test(kit: Kit) -> None:
+        listener = await kit.listen()
+        await kit.put_other(partition=1)
+        await kit.gone_on(partition=1)
+        await kit.put(1)
+        assert numbers(await taken(listener, 1)) == [1]
+        assert listener.positions == kit.reader.positions(listener)
 
     run(redis_url, test)
 

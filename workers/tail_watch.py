@@ -32,7 +32,7 @@ _REASONS = {
 
 
 class Message(msgspec.Struct, frozen=True):
-    """`name` is "message" for an event. `id`: "" where it has none."""
+    """`name` is "message" for an event, "" for an id alone. `id`: "" where it has none."""
 
     name: str
     data: bytes
@@ -146,8 +146,8 @@ def messages(lines: Iterable[str]) -> Iterator[Message]:
     for line in lines:
         key, _, value = line.partition(": ")
         if not line:
-            if data:
-                yield Message(name, data.encode(), identity)
+            if data or identity:
+                yield Message(name if data else "", data.encode(), identity)
             name, data, identity = "message", "", ""
         elif key == "event":
             name = value
