@@ -160,7 +160,9 @@ class Inserter:
             raise MostlyDead(error.brief)
         plan.dead.append((missing[0].rows[0], error.message))
         verdict.promote(plan, items, missing[0].rows[0])
-        log.error("event set aside", code=error.code, plan=plan.id)
+        log.error(
+            "the store refuses an event: it will be set aside with its batch", code=error.code, plan=plan.id
+        )
         return []
 
     def _retries(self, code: int, part: Part) -> int:
