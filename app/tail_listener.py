@@ -1,7 +1,9 @@
 """One client of the tail: which events it wants, and a bounded queue of what it has not taken yet. No I/O.
 
 Whoever reads more slowly than events come loses some, and is told how many in their place: the queue never
-grows beyond its bound, and nobody waits for it, but for who shows what is remembered.
+grows beyond its bound, and nobody waits for it, but for who shows what is remembered. In their place, because
+a client that is cut off goes on from the last id that it has: none may stand before the news of what is missing
+up to there.
 """
 
 from __future__ import annotations
@@ -16,11 +18,29 @@ from app.metrics import TAIL_DROPPED, TAIL_EVENTS
 from app.tail_frames import Dropped, Positions, message, named
 
 MAX_QUEUED_BYTES = 1024 * 1024
+GAP_BYTES = (
+    128  # what the news that some are missing counts as in the queue; two events have one between them
+)
 # Why events are missing.
 SLOW = "slow_reader"  # the client takes them more slowly than they come
 BUSY = "too_many_events"  # more than an edge looks into for its tails
 MISSED = "read_too_late"  # stored and trimmed before this edge had read them
 RESUMED = "away_too_long"  # the client was cut off for longer than this edge remembers
+
+
+class _Gap:
+    """Events that are missing, by the reason, between two of the queue. `positions`: where that is."""
+
+    __slots__ = ("counts", "positions")
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int | None] = {}
+        self.positions: Positions = {}
+
+    def messages(self) -> list[bytes]:
+        for reason in self.counts:
+            TAIL_DROPPED.labels(reason).inc()
+        return [named(Dropped(count, reason), self.positions) for reason, count in self.counts.items()]
 
 
 class Listener:
@@ -31,9 +51,8 @@ class Listener:
         self.positions: Positions = {}
         self._customer_identifier = customer_identifier
         self._holds = holds
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[bytes | _Gap] = deque()
         self._queued_bytes = 0
-        self._dropped: dict[str, int | None] = {}
         self._end = ""
         self._changed = asyncio.Event()
         self._was_taken = asyncio.Event()
@@ -59,14 +78,21 @@ class Listener:
 
     def show(self, lines: list[bytes], positions: Positions) -> None:
         """All that it wants of one entry, or the rest of that. Up to `positions` it is shown all then."""
+        self.show_some(lines[:-1])
         self.positions = {**self.positions, **positions}
-        for number, line in enumerate(lines, 1):
-            self._put(message(line, self.positions if number == len(lines) else None))
+        for line in lines[-1:]:
+            self._put(message(line, self.positions))
 
     def miss(self, count: int | None, reason: str) -> None:
         """`count` events are missing here; None: nobody can tell how many."""
-        so_far = self._dropped.get(reason, 0)
-        self._dropped[reason] = None if count is None or so_far is None else so_far + count
+        last = self._queue[-1] if self._queue else None
+        if not isinstance(last, _Gap):
+            last = _Gap()
+            self._queue.append(last)
+            self._queued_bytes += GAP_BYTES
+        so_far = last.counts.get(reason, 0)
+        last.counts[reason] = None if count is None or so_far is None else so_far + count
+        last.positions = self.positions
         self._changed.set()
 
     def end(self, reason: str) -> None:
@@ -81,21 +107,22 @@ class Listener:
 
     async def take(self, seconds: float) -> list[bytes]:
         """What waits, all of it; nothing after `seconds` without anything new, or at the end."""
-        if not self._queue and not self._dropped and not self._end:
+        if not self._queue and not self._end:
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._changed.wait()
-        found = list(self._queue)
+        found: list[bytes] = []
+        for one in self._queue:
+            if isinstance(one, _Gap):
+                found += one.messages()
+            else:
+                found.append(one)
+        TAIL_EVENTS.inc(sum(not isinstance(one, _Gap) for one in self._queue))
         self._queue.clear()
         self._queued_bytes = 0
         self._was_taken.set()
-        TAIL_EVENTS.inc(len(found))
-        dropped, self._dropped = self._dropped, {}
-        for reason in dropped:
-            TAIL_DROPPED.labels(reason).inc()
-        # Behind what was queued before: that is where they would have stood, or a little later.
-        return found + [named(Dropped(count, reason), self.positions) for reason, count in dropped.items()]
+        return found
 
     def _put(self, piece: bytes) -> None:
         if self._queued_bytes + len(piece) > MAX_QUEUED_BYTES:

@@ -246,9 +246,9 @@ class TailReader:
                 self._show(record, some, lines)
         budget.spend(time.thread_time() - began)
         for one in listeners:
-            one.show(lines[one], after)
             if missed[one.project_id]:
-                one.miss(missed[one.project_id], BUSY)
+                one.miss(missed[one.project_id], BUSY)  # before the id that says it has been shown all of it
+            one.show(lines[one], after)
 
     async def _wait(self, listeners: Sequence[Listener], seconds: float) -> None:
         """Until they have taken what they were shown, and the processor may be used for more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,7 +20,7 @@ from app.erasure_scripts import LOG
 from app.match import matcher
 from app.stream import Keys
 from app.tail_follower import Follower
-from app.tail_frames import Positions, heartbeat, parse_entry, read_positions
+from app.tail_frames import EntryId, Positions, heartbeat, parse_entry, read_positions
 from app.tail_listener import BUSY, MAX_QUEUED_BYTES, MISSED, RESUMED, SLOW, Listener
 from app.tail_reader import TailReader
 from app.tombstone import Tombstone
@@ -193,6 +194,39 @@ def test_a_slow_reader_loses_events_and_is_told_how_many(redis_url: str) -> None
         assert found[-1] == ("dropped", {"count": count - kept, "reason": SLOW})
         await kit.put(2)  # and then goes on
         assert numbers(await taken(slow, 1)) == [2]
+
+    run(redis_url, test)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_wherever_a_slow_reader_is_cut_off_it_goes_on_or_is_told(redis_url: str, seed: int) -> None:
+    """At each message: what lies before its last id, and it was not shown, it has been told of."""
+    chance = random.Random(seed)
+
+    async def test(kit: Kit) -> None:
+        slow = await kit.listen()
+        entries: dict[EntryId, set[int]] = {}
+        for first in range(0, 300, 5):
+            some = range(first, first + 5)
+            bodies = [{"event_name": "e", "n": n, "x": "y" * chance.choice((10, 30_000))} for n in some]
+            records = [record(json.dumps(body).encode()) for body in bodies]
+            entries[parse_entry(await put(kit.redis, kit.keys[0], records))] = set(some)
+        await kit.gone_on()
+        place: EntryId = (0, 0)
+        shown: set[int] = set()
+        told = 0
+        for one in [
+            found for piece in await slow.take(0.01) for found in messages(piece.decode().split("\n"))
+        ]:
+            data = msgspec.json.decode(one.data)
+            if one.name == "message":
+                shown.add(data["n"])
+            else:
+                told += data["count"]
+            place = read_positions(one.id)[0] if one.id else place
+            passed = {n for entry, some in entries.items() if entry <= place for n in some}
+            assert len(passed - shown) <= told
+        assert (len(shown) + told, told > 0) == (300, True)
 
     run(redis_url, test)
 
