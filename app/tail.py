@@ -7,8 +7,9 @@ EventSource (docs/tail.md shows how). A tail ends within a second of its key's e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -81,12 +82,8 @@ class TailHandler:
                 made = await asyncio.to_thread(self._make_reader)
                 reader = self._reader = self._reader or made  # another request may have been faster
             try:
-                await reader.listen(listener, wanted.after)
-            except (*UNREACHABLE, Unreadable):
-                raise ApiError(
-                    Kind.UNAVAILABLE, "The stream cannot be read now; try again.", retry_after_seconds=2
-                ) from None
-            try:
+                with _told():
+                    await reader.listen(listener, wanted.after)
                 await self._talk(request, listener, reader, receive, send)
             finally:
                 reader.leave(listener)
@@ -150,3 +147,13 @@ class TailHandler:
             *(self._redis, producer.queue, producer.shards, open_geography),
             retention_days=self._settings.store.retention_days,
         )
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except (*UNREACHABLE, Unreadable):
+        raise ApiError(
+            Kind.UNAVAILABLE, "The stream cannot be read now; try again.", retry_after_seconds=2
+        ) from None

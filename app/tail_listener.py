@@ -1,9 +1,8 @@
 """One client of the tail: which events it wants, and a bounded queue of what it has not taken yet. No I/O.
 
 Whoever reads more slowly than events come loses some, and is told how many in their place: the queue never
-grows beyond its bound, and nobody waits for it, but for who shows what is remembered. In their place, because
-a client that is cut off goes on from the last id that it has: none may stand before the news of what is missing
-up to there.
+grows beyond its bound, and nobody waits for it, but for who shows what is remembered. In their place, for a
+client that is cut off goes on from the last id that it has: before none may events be missing untold.
 """
 
 from __future__ import annotations
@@ -18,10 +17,7 @@ from app.metrics import TAIL_DROPPED, TAIL_EVENTS
 from app.tail_frames import Dropped, Positions, message, named
 
 MAX_QUEUED_BYTES = 1024 * 1024
-GAP_BYTES = (
-    128  # what the news that some are missing counts as in the queue; two events have one between them
-)
-# Why events are missing.
+GAP_BYTES = 128  # for the news that some are missing here, of which there is one between two events at most
 SLOW = "slow_reader"  # the client takes them more slowly than they come
 BUSY = "too_many_events"  # more than an edge looks into for its tails
 MISSED = "read_too_late"  # stored and trimmed before this edge had read them

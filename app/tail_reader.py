@@ -74,15 +74,17 @@ class TailReader:
         self._tasks: list[asyncio.Task[None]] = []
         self._starting = asyncio.Lock()
         self._turn = asyncio.Lock()  # to show an entry, or to begin to listen
+        self._present: set[Listener] = set()  # whoever listens or catches up
         self._left_at = 0.0
 
     async def listen(self, listener: Listener, after: Positions | None) -> None:
         """From the return on it is shown what comes; with `after` from `catch_up` on, and what came since.
+        Until `leave`, which ends it also where this fails.
 
         Errors: redis_client.UNREACHABLE, tombstones.Unreadable.
         """
         async with self._starting:
-            self._left_at = time.monotonic()  # the tasks stay until it listens
+            self._present.add(listener)
             if self._geography is None:
                 self._geography = await asyncio.to_thread(self._load)
                 self._tombstones = Tombstones(self._redis, self._geography)
@@ -133,7 +135,8 @@ class TailReader:
         return self._open_geography()
 
     def leave(self, listener: Listener) -> None:
-        """It is gone."""
+        """It is gone, or could not begin."""
+        self._present.discard(listener)
         some = self._listeners.get(listener.project_id, [])
         if listener in some:
             some.remove(listener)
@@ -167,7 +170,7 @@ class TailReader:
     async def _follow(self, partition: Followed) -> None:
         """While somebody listens; whatever fails is tried again."""
         failures = 0
-        while self._listeners or time.monotonic() - self._left_at < LINGER_SECONDS:
+        while self._present or time.monotonic() - self._left_at < LINGER_SECONDS:
             try:
                 if partition.begins_anew:
                     await partition.begin()
@@ -256,7 +259,6 @@ class TailReader:
             await one.taken(seconds)
         while self._past_budget.is_spent:  # noqa: ASYNC110  (time alone fills it)
             await asyncio.sleep(PAUSE_SECONDS)
-        self._left_at = time.monotonic()  # the tasks stay until it listens
 
     def _show(
         self, record: Record, listeners: Iterable[Listener], lines: dict[Listener, list[bytes]]

@@ -405,6 +405,41 @@ def test_an_outage_while_somebody_goes_on_costs_nothing(
     run(redis_url, test)
 
 
+def test_an_outage_that_is_longer_than_the_reader_lingers_ends_nobodys_tail(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only tail catches up; that is somebody too for whom the stream is read."""
+    monkeypatch.setattr(tail_reader, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(tail_reader, "RETRY_SECONDS", 0.0)
+
+    async def test(kit: Kit) -> None:
+        first = await kit.listen()
+        after = first.positions
+        await kit.put_wide(range(100))
+        await kit.gone_on()
+        again = Listener(PROJECT, None, matcher(()))
+        await kit.reader.listen(again, after)
+        kit.reader.leave(first)
+        refresh, is_away = kit.reader._tombstones.refresh, True
+
+        async def fails() -> None:
+            if is_away:
+                raise ConnectionError
+            await refresh()
+
+        monkeypatch.setattr(kit.reader._tombstones, "refresh", fails)
+        catching_up = asyncio.create_task(kit.reader.catch_up(again))
+        await kit.put(100)
+        await kit.gone_on()  # read and remembered meanwhile
+        is_away = False
+        found = numbers(await taken(again, 101))
+        await catching_up
+        await kit.put(101)
+        assert found + numbers(await taken(again, 1)) == list(range(102))
+
+    run(redis_url, test)
+
+
 async def promptly(listener: Listener, count: int) -> list[tuple[str, Any]]:
     """So many messages, each as soon as there is one."""
     found: list[tuple[str, Any]] = []
