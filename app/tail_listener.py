@@ -18,6 +18,7 @@ from app.tail_frames import Dropped, Positions, message, named
 
 MAX_QUEUED_BYTES = 1024 * 1024
 GAP_BYTES = 128  # for the news that some are missing here, of which there is one between two events at most
+# Why events are missing.
 SLOW = "slow_reader"  # the client takes them more slowly than they come
 BUSY = "too_many_events"  # more than an edge looks into for its tails
 MISSED = "read_too_late"  # stored and trimmed before this edge had read them
