@@ -42,6 +42,7 @@ MAX_PAGE_ROWS = 16_384
 MIN_PAGE_ROWS = 64  # which fit into any answer, even if each is as large as an event can be
 PAGE_BYTES = 4 * 1024 * 1024  # of rows as text; what a page is aimed at
 FRESH_SECONDS = 2.0
+IN_FLIGHT_MS = 500  # from an event's time_recorded until it is in the stream; in an outage it may be more
 FRESH_POLL_SECONDS = 0.05
 PATIENCE_SECONDS, RETRY_SECONDS = 60.0, 0.5
 FIELDS_A_STATEMENT = 100
@@ -64,15 +65,18 @@ class Page(msgspec.Struct, frozen=True):
 
 async def settle(turns: Turns, now_ms: int) -> int:
     """The bound of an export that begins at `now_ms`: everything recorded up to there that reached the stream
-    is in the store. The present, as soon as the drain has come so far; where it is behind, what it has."""
+    in time is in the store. The present, as soon as the drain has come beyond it; where it is behind, what it
+    has. Not just up to it: what is on its way to the stream then would come into pages behind their count, or
+    be left out, and also out of an export that goes on from there."""
     deadline = time.monotonic() + FRESH_SECONDS
     while True:
         async with turns() as turn:
             fresh = turn.fresh_as_of
-        if fresh >= now_ms:
+        settled = fresh - IN_FLIGHT_MS
+        if settled >= now_ms:
             return now_ms
         if time.monotonic() > deadline:
-            return fresh or now_ms  # 0: Redis is away, and never told
+            return settled if fresh else now_ms  # 0: Redis is away, and never told
         await asyncio.sleep(FRESH_POLL_SECONDS)
 
 

@@ -11,7 +11,14 @@ from itertools import islice
 from app.tail_follower import Entry, Follower
 from app.tail_frames import EntryId
 
+MAX_SEQUENCE = 10**15 - 1  # beyond any that Redis gives within a millisecond
 ENTRIES_AT_ONCE = 256  # for who catches up: searched for so many at a time, and kept for it beyond their time
+
+
+def before(entry: EntryId) -> EntryId:
+    """The largest id that is smaller, in the form of one: clients are told it, and bring it back."""
+    milliseconds, sequence = entry
+    return (milliseconds, sequence - 1) if sequence else (milliseconds - 1, MAX_SEQUENCE)
 
 
 class Followed:
@@ -37,7 +44,7 @@ class Followed:
         self.entries.clear()
         self._bytes, self.since = 0, self.follower.position
         if until is not None:
-            self.since = max(self.since, (until[0], until[1] - 1))
+            self.since = max(self.since, before(until))
 
     def behind(self, position: EntryId) -> list[Entry]:
         """The first remembered entries behind `position`."""

@@ -159,6 +159,13 @@ def test_it_only_reads(operator: Operator) -> None:
     assert operator.run("SELECT count() AS c FROM t", "--format", "ndjson").stdout == '{"c":2}\n'
 
 
+@pytest.mark.parametrize("numbers", ["SELECT range(9000000)", "SELECT number * 1e9 FROM numbers(9000000)"])
+def test_an_answer_has_a_bound_whatever_it_is_made_of(operator: Operator, numbers: str) -> None:
+    done = operator.run(numbers, "--format", "ndjson")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "more than 67,108,864 bytes: add a LIMIT" in done.stderr
+
+
 def test_what_reads_in_other_words_is_let_through(operator: Operator) -> None:
     for statement in (
         "EXPLAIN SELECT 1",

@@ -8,6 +8,7 @@ import io
 import json
 import random
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import httpx
 import pyarrow.parquet
 import pytest
 
+from app.timestamp import format_timestamp
 from bench.export import export, fill
 from tests.client import Client
 from tests.export_check import FORMATS
@@ -228,6 +230,43 @@ def test_twenty_thousand_events_come_back_as_they_were_sent(client: Client, tmp_
     for format_ in FORMATS:
         assert export(project, tmp_path / format_, format_) == events.whole.count
         events.check(tmp_path / format_, format_)
+
+
+def test_exports_that_go_on_leave_nothing_out_while_large_batches_come(client: Client) -> None:
+    """Each from where the last one ended; a batch is on its way to the stream for some hundredths of a second."""
+    project, batches = client.new_project(), 12
+    headers = {"x-eventbunker-write-key": project.keys["write_key"]}
+
+    def send() -> None:
+        for number in range(batches):
+            events = [{"event_name": "e", "n": number * 5000 + index} for index in range(5000)]
+            assert client.http.post("/batch", json=events, headers=headers).json()["accepted"] == 5000
+
+    found: list[int] = []
+    bound = 0
+
+    def export() -> None:
+        nonlocal bound
+        after = {"field_name": "time_recorded", "op": "greater_than", "value": format_timestamp(bound)}
+        response = project.http.post(
+            "/v1/export",
+            json={"time_period": ALL, "filters": [after]},
+            headers={"x-eventbunker-query-key": project.keys["query_key"]},
+        )
+        assert response.status_code == 200, response.text
+        numbers = [json.loads(line)["n"] for line in response.text.splitlines()]
+        assert response.headers["x-eventbunker-event-count"] == str(len(numbers))
+        found.extend(numbers)
+        bound = int(response.headers["x-eventbunker-recorded-up-to"])
+
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send)
+        while not sending.done():
+            export()
+        sending.result()
+    export()
+    project.delete()
+    assert sorted(found) == list(range(batches * 5000))
 
 
 def test_what_is_erased_is_in_no_file(client: Client, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from app.errors import ApiError, Kind
-from app.export_pages import MAX_PAGE_ROWS, MIN_PAGE_ROWS, Pages, settle
+from app.export_pages import IN_FLIGHT_MS, MAX_PAGE_ROWS, MIN_PAGE_ROWS, Pages, settle
 from app.export_request import Export, read_export
 from app.export_sql import NAMES, count, page
 from app.export_text import STEP_BYTES, Csv, UnknownField, ndjson, rows_of
@@ -169,12 +169,12 @@ def test_what_is_too_much_for_one_statement_is_counted_in_halves() -> None:
     assert counted == export.period.end_ms - export.period.start_ms
 
 
-def test_the_bound_is_the_present_once_the_drain_has_come_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_is_the_present_once_the_drain_has_come_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(0)
-    store.fresh_as_of = 20
+    store.fresh_as_of = 10 + IN_FLIGHT_MS
     assert asyncio.run(settle(store.turn, 10)) == 10
     monkeypatch.setattr("app.export_pages.FRESH_SECONDS", 0.0)
-    assert asyncio.run(settle(store.turn, 30)) == 20
+    assert asyncio.run(settle(store.turn, 11)) == 10
     store.fresh_as_of = 0  # Redis is away, and never told
     assert asyncio.run(settle(store.turn, 30)) == 30
 

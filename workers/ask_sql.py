@@ -25,6 +25,7 @@ from workers.running import NotRunning, find_running
 MAX_RESULT_BYTES = 64 * 1024 * 1024  # the whole answer is held in memory, here and in the store
 READONLY = 164  # the engine's code
 TOO_LARGE = 396
+_TOO_LARGE = f"the answer has more than {MAX_RESULT_BYTES:,} bytes: add a LIMIT, or select less"
 FORMATS = {
     "table": "JSONCompactEachRowWithNames",
     "json": "JSON",
@@ -59,6 +60,8 @@ def ask(settings: Settings, asked: Asked, *, format_: str) -> int:
         return _failed(1, _sentence(error))
     except StoreUnavailable as error:
         return _failed(2, f"the store cannot be asked: {error}; check CLICKHOUSE_URL and that it runs")
+    if len(content) > MAX_RESULT_BYTES:  # a constant that is computed on reading escapes the engine's limits
+        return _failed(1, _TOO_LARGE)
     if format_ == "table" and statement.format is None:
         names, *rows = [_ROW.decode(line) for line in content.splitlines()] or [[]]
         table.show([str(msgspec.json.decode(name)) for name in names], [[*map(bytes, row)] for row in rows])
@@ -90,7 +93,7 @@ def _sentence(error: StoreRefused) -> str:
     if error.code == READONLY:
         return f"refused: `eventbunker sql` only reads, and nothing can change that ({error.message})"
     if error.code == TOO_LARGE:
-        return f"the answer has more than {MAX_RESULT_BYTES:,} bytes: add a LIMIT, or select less"
+        return _TOO_LARGE
     return f"the store refuses it: {error.message}"
 
 
