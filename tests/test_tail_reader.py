@@ -23,6 +23,7 @@ from app.stream import Keys
 from app.tail_follower import Follower
 from app.tail_frames import POSITION, EntryId, Positions, heartbeat, parse_entry, read_positions
 from app.tail_listener import BUSY, MAX_QUEUED_BYTES, MISSED, RESUMED, SLOW, Listener
+from app.tail_memory import before
 from app.tail_reader import TailReader
 from app.tombstone import Tombstone
 from tests.pipeline_kit import put, record
@@ -182,34 +183,11 @@ def test_a_gap_is_told(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run(redis_url, test)
 
 
-def test_whatever_place_a_client_is_told_it_may_bring_back(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a gap its place lies before the first entry that is remembered, which may be the first of its
-    millisecond."""
-
-    async def test(kit: Kit) -> None:
-        reads = asyncio.Event()
-        read = Follower.read
-
-        async def late(self: Follower) -> Any:
-            await reads.wait()
-            return await read(self)
-
-        monkeypatch.setattr(Follower, "read", late)
-        await kit.listen()
-        await kit.put(1)
-        await kit.trim()
-        first = parse_entry(await kit.put(2))
-        reads.set()
-        await kit.gone_on()
-        again = await kit.listen({0: (1, 1), 1: (1, 1)})
-        pieces = [*await again.take(0.01), heartbeat(again.positions)]
-        places = [one.id for piece in pieces for one in messages(piece.decode().split("\n")) if one.id]
-        assert all(re.fullmatch(POSITION, place) for place in places), places
-        assert read_positions(places[0])[0] < first == read_positions(places[-1])[0]
-
-    run(redis_url, test)
+@pytest.mark.parametrize("entry", [(1_796_065_485_087, 0), (1_796_065_485_087, 3)])
+def test_a_place_before_an_entry_is_one_that_a_client_may_bring_back(entry: EntryId) -> None:
+    (told,) = messages(heartbeat({0: before(entry)}).decode().split("\n"))
+    assert re.fullmatch(POSITION, told.id)
+    assert read_positions(told.id)[0] < entry
 
 
 def test_a_slow_reader_loses_events_and_is_told_how_many(redis_url: str) -> None:
