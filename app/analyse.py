@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from app import findings
 from app.answer import show
+from app.aside import aside
 from app.ask import Asker, Turn
 from app.cohorts import read_retention
 from app.findings import Members
@@ -76,7 +77,8 @@ class AnalyseHandlers:
         fresh_as_of, members = await while_connected(request.receive, self._in_turn(grant, asked, find))
         elapsed_ms = round((time.monotonic() - started) * 1000, 3)
         about = {"time_period": show(asked.period), "elapsed_ms": elapsed_ms, "fresh_as_of": fresh_as_of}
-        return json_response(members | about)
+        # Of a retention it may be millions of numbers.
+        return await aside(grant.project_id, json_response, members | about)
 
     async def _in_turn(
         self, grant: Grant, asked: Asked, find: Callable[[Asked, Turn], Awaitable[Members]]

@@ -16,12 +16,14 @@ from msgspec import UNSET, UnsetType
 
 from app import cursor, formats
 from app.cursor import Position
+from app.errors import ApiError, Kind
 from app.formats import Accepted, Cell, Format
 from app.query import Query
 from app.sql import Output, Statement
 from app.time_period import Period, read_zone
 from app.timestamp import format_timestamp
 
+MAX_CSV_CELLS = 64 * 1024 * 1024  # each is a comma at least
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODER = msgspec.json.Encoder()
 
@@ -70,7 +72,7 @@ def render(
     fresh_as_of: int,
     accepted: Accepted = formats.JSON,
 ) -> Rendered:
-    """The answer to `query`, whose `statement` returned `rows`."""
+    """The answer to `query`, whose `statement` returned `rows`. Errors: ApiError beyond MAX_CSV_CELLS."""
     found, period = data(query, statement, rows), show(query.period)
     following = next_of(query, statement.outputs, rows)
     if accepted.format is Format.JSON:
@@ -91,6 +93,9 @@ def render(
     if accepted.format is Format.NDJSON:
         return Rendered(formats.ndjson(found), accepted.content_type, headers)
     names = formats.columns((output.name for output in statement.outputs), found)
+    if len(names) * len(found) > MAX_CSV_CELLS:
+        size = f"{len(found):,} rows of {len(names):,} columns"
+        raise ApiError(Kind.QUERY_TOO_EXPENSIVE, f"As CSV this answer has {size}; take JSON, or fewer rows.")
     content = formats.csv(names, found, escapes_formulas=accepted.escapes_formulas)
     headers["content-disposition"] = 'attachment; filename="eventbunker.csv"'
     return Rendered(content, accepted.content_type, headers)

@@ -9,7 +9,7 @@ Next reader: `app.sql_cohorts`, which says the same in SQL.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, tzinfo
 from typing import Annotated, Any, Literal
 
@@ -196,22 +196,23 @@ def _table(
     asked: Retention, found: Mapping[int, tuple[int, dict[int, int]]], indexes: Sequence[int], zone: tzinfo
 ) -> Table:
     cohorts = []
-    sizes, sums = [0] * (asked.offsets + 1), [0] * (asked.offsets + 1)
+    width = asked.offsets + 1
+    sizes, sums = [0] * width, [0] * width
+    present = index_of(asked.now_ms, asked.length, zone)
     for index in indexes:
         size, counts = found.get(index, (0, {}))
-        returned: list[int | None] = []
-        for offset in range(asked.offsets + 1):
-            if start_of(index + offset + 1, asked.length, zone) > asked.now_ms:
-                returned.append(None)
-                continue
-            returned.append(counts.get(offset, 0))
+        # Most are 0, of what may be millions: only the others are looked at one by one.
+        ended = min(max(present - index, 0), width)
+        not_yet = [None] * (width - ended)
+        returned, rates = [0] * ended, [0.0 if size else None] * ended
+        for offset, count in counts.items():
+            if offset < ended:
+                returned[offset] = count
+                rates[offset] = count / size
+                sums[offset] += count
+        for offset in range(ended):
             sizes[offset] += size
-            sums[offset] += counts.get(offset, 0)
         moment = zoned(start_of(index, asked.length, zone), zone)
-        cohorts.append(Cohort(moment, size, returned, list(_shares(returned, [size] * len(returned)))))
-    return Table(cohorts, CohortTotal(sizes, sums, list(_shares(sums, sizes))))
-
-
-def _shares(counts: Sequence[int | None], sizes: Sequence[int]) -> Iterator[float | None]:
-    for count, size in zip(counts, sizes, strict=True):
-        yield None if count is None or not size else count / size
+        cohorts.append(Cohort(moment, size, [*returned, *not_yet], [*rates, *not_yet]))
+    shares = [count / size if size else None for count, size in zip(sums, sizes, strict=True)]
+    return Table(cohorts, CohortTotal(sizes, sums, shares))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from functools import partial
 
 import structlog
 from starlette.requests import Request
@@ -18,10 +19,11 @@ from starlette.types import Receive, Scope, Send
 from app.aside import aside
 from app.ask import Asker, Turn
 from app.errors import ApiError
-from app.export_pages import Pages, settle
+from app.export_pages import Pages, patiently, settle
 from app.export_request import MEDIA_TYPES, Compression, Export, Format, read_export
-from app.export_text import UnknownField, rows_of
+from app.export_text import Row, UnknownField, rows_of
 from app.export_writers import Writer, make_writer
+from app.grant import Grant
 from app.http import while_connected
 from app.metrics import EXPORTED_EVENTS
 from app.places import Places
@@ -47,14 +49,14 @@ class ExportHandler:
         now_ms = time.time_ns() // 1_000_000
         export = read_export(await self._asker.body(request), request.headers.get("accept", ""), now_ms)
         with self._places.take(grant.project_id, grant.api_key_id):
-            file = await while_connected(receive, self._begin(request, export, now_ms))
+            file = await while_connected(receive, self._begin(request, grant, export, now_ms))
             try:
                 await stream(receive, send, file.headers(), file.pieces())
             except (ApiError, UnknownField) as error:
                 # Without its last piece the answer has no end: the server cuts the connection.
                 _log.warning("export_broken_off", rows=file.rows, error=str(error)[:200])
 
-    async def _begin(self, request: Request, export: Export, now_ms: int) -> ExportFile:
+    async def _begin(self, request: Request, grant: Grant, export: Export, now_ms: int) -> ExportFile:
         @contextlib.asynccontextmanager
         async def turns() -> AsyncIterator[Turn]:
             # The key again, each time: an export takes longer than a key may live on after its revocation.
@@ -62,30 +64,33 @@ class ExportHandler:
                 yield turn
 
         bound_ms = await settle(turns, now_ms)
-        return await open_file(Pages(turns, export, bound_ms), export, bound_ms)
+        return await open_file(Pages(turns, export, bound_ms), export, bound_ms, grant.project_id)
 
 
-async def open_file(pages: Pages, export: Export, bound_ms: int) -> ExportFile:
+async def open_file(pages: Pages, export: Export, bound_ms: int, project_id: str) -> ExportFile:
     """Ask what must be known before the first byte. Errors: ApiError."""
     types: dict[str, set[str]] = {}
     if export.format is Format.PARQUET:
         types = await pages.types_of_values()
     elif export.format is Format.CSV:
         types = await pages.types()
-    writer = await aside(make_writer, export, types)  # the first use loads a large library
-    return ExportFile(pages, writer, export, bound_ms, await pages.count())
+    writer = await aside(project_id, make_writer, export, types)  # the first use loads a large library
+    return ExportFile(pages, writer, export, bound_ms, count=await pages.count(), project_id=project_id)
 
 
 class ExportFile:
     """An export that has begun. `count`: how many events it has; `bound_ms`: recorded up to then."""
 
-    def __init__(self, pages: Pages, writer: Writer, export: Export, bound_ms: int, count: int) -> None:
+    def __init__(
+        self, pages: Pages, writer: Writer, export: Export, bound_ms: int, *, count: int, project_id: str
+    ) -> None:
         self.count = count
         self.rows = 0  # written so far
         self._pages = pages
         self._writer = writer
         self._export = export
         self._bound_ms = bound_ms
+        self._project_id = project_id
 
     def headers(self) -> dict[str, str]:
         """Of the answer."""
@@ -113,15 +118,19 @@ class ExportFile:
         yield self._writer.begin()
         async with contextlib.aclosing(self._pages.read()) as pages:
             async for lines in pages:
+                steps = rows_of(lines)
                 # In another thread: thousands of rows would hold up every event that is being tracked.
-                for piece in await aside(self._write, lines):
+                write = partial(aside, self._project_id, self._write, steps)
+                while (piece := await patiently(write)) is not None:
                     yield piece
-        yield await aside(self._writer.end)
+        yield await patiently(partial(aside, self._project_id, self._writer.end))
 
-    def _write(self, lines: bytes) -> list[bytes]:
-        pieces = []
-        for rows in rows_of(lines):
-            pieces.append(self._writer.add(rows))
-            self.rows += len(rows)
-            EXPORTED_EVENTS.inc(len(rows))
-        return pieces
+    def _write(self, steps: Iterator[Sequence[Row]]) -> bytes | None:
+        """The next piece, which may be empty; None at the end."""
+        rows = next(steps, None)
+        if rows is None:
+            return None
+        piece = self._writer.add(rows)
+        self.rows += len(rows)
+        EXPORTED_EVENTS.inc(len(rows))
+        return piece

@@ -126,15 +126,15 @@ class Pages:
         """Every event once, in the order of `app.export_sql`: pages of lines, which `app.export_text.rows_of`
         takes apart. Errors: ApiError."""
         after: Position | None = None
-        ahead = asyncio.create_task(_patiently(partial(self._page, after)))
+        ahead = asyncio.create_task(patiently(partial(self._page, after)))
         try:
             while True:
                 found = await ahead
-                if await _patiently(self._erased) != found.erased:
-                    found = await _patiently(partial(self._page, after))
+                if await patiently(self._erased) != found.erased:
+                    found = await patiently(partial(self._page, after))
                 after = found.last or after
                 if not found.is_last:
-                    ahead = asyncio.create_task(_patiently(partial(self._page, after)))
+                    ahead = asyncio.create_task(patiently(partial(self._page, after)))
                 if found.lines:
                     yield found.lines
                 if found.is_last:
@@ -186,7 +186,7 @@ def _last(lines: bytes) -> Position | None:
         raise unavailable() from None
 
 
-async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
+async def patiently(work: Callable[[], Awaitable[T]]) -> T:
     """What `work` finds, also if the store is away or busy for a while: an export that has taken an hour
     should not be for nothing."""
     deadline = time.monotonic() + PATIENCE_SECONDS

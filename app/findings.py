@@ -23,13 +23,13 @@ _BLOCKS = {"max_block_size": 131_072, "preferred_block_size_bytes": 16_000_000}
 
 async def find_funnel(asked: funnel.Funnel, turn: Turn) -> Members:
     rows = await _rows(turn, *sql_funnel.to_statement(asked, turn.scope))
-    steps, groups = await aside(funnel.groups, asked, rows)
+    steps, groups = await aside(turn.scope.project_id, funnel.groups, asked, rows)
     return {"steps": steps, "groups": groups, "window_ms": asked.window_ms}
 
 
 async def find_retention(asked: cohorts.Retention, turn: Turn) -> Members:
     rows = await _rows(turn, *sql_cohorts.to_statement(asked, turn.scope))
-    table, groups = await aside(cohorts.tables, asked, rows)
+    table, groups = await aside(turn.scope.project_id, cohorts.tables, asked, rows)
     return {"cohorts": table.cohorts, "total": table.total, "groups": groups}
 
 
@@ -62,7 +62,7 @@ async def find_timeline(asked: timelines.Timeline, turn: Turn) -> Members:
     query = asked.query
     page = sql.to_statement(query, turn.scope)
     rows = (await turn.ask(page.sql, page.parameters)).rows
-    events = await aside(data, query, page, rows)
+    events = await aside(turn.scope.project_id, data, query, page, rows)
     members: Members = {"data": events, "row_count": len(events)}
     members["next"] = next_of(query, page.outputs, rows)
     if asked.gap_ms is None:

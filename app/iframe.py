@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 import msgspec
 from msgspec import UNSET
@@ -30,10 +31,8 @@ from app.request import read_request
 from app.sql import Statement, to_statement
 from app.store import Result
 from app.timestamp import format_timestamp
-from app.turns import Turns
 
-MAX_DRAWN_AT_ONCE, MAX_WAITING, WAITING_SECONDS = 2, 64, 10.0  # drawing is Python's work: it slows tracking
-DRAWING_SECONDS = 30.0  # many times what the largest chart takes on a slow machine
+DRAWING_SECONDS = 40.0  # its turn, and many times what the largest chart takes on a slow machine
 _HEADERS = {
     "cache-control": "no-store",  # a cached page would outlive its token
     "content-type": "text/html; charset=utf-8",
@@ -51,7 +50,6 @@ class IframeHandlers:
     def __init__(self, asker: Asker, embeds: Embeds) -> None:
         self._asker = asker
         self._embeds = embeds
-        self._drawing = Turns(MAX_DRAWN_AT_ONCE, MAX_WAITING, WAITING_SECONDS, "charts are being drawn")
 
     async def iframe(self, request: Request) -> Response:
         """The page: for a key (POST) or a token (GET)."""
@@ -130,11 +128,10 @@ class IframeHandlers:
         fresh_as_of, statement, result = await self._run(query, grant)
         if asked.limit_is_ours and query.bucket is not None and chosen_type(asked.chart, query) != "table":
             _refuse_cut(query, len(result.rows))
+        draw = partial(_draw, asked, statement, result, fresh_as_of, refresh_seconds)
         try:
-            async with self._drawing.turn(), asyncio.timeout(DRAWING_SECONDS):
-                return await aside(
-                    _draw, asked, statement, result, fresh_as_of=fresh_as_of, refresh_seconds=refresh_seconds
-                )
+            async with asyncio.timeout(DRAWING_SECONDS):
+                return await aside(grant.project_id, draw)
         except TimeoutError:
             detail = "This chart takes too long to draw; group by fewer fields, or choose longer buckets."
             raise ApiError(Kind.UNAVAILABLE, detail, retry_after_seconds=10) from None
@@ -147,7 +144,7 @@ class IframeHandlers:
 
 
 def _draw(
-    asked: ChartQuery, statement: Statement, result: Result, *, fresh_as_of: int, refresh_seconds: int | None
+    asked: ChartQuery, statement: Statement, result: Result, fresh_as_of: int, refresh_seconds: int | None
 ) -> str:
     rows = _ROWS.decode(msgspec.json.encode(data(asked.query, statement, result.rows)))
     is_cut = asked.limit_is_ours and len(rows) >= asked.query.limit

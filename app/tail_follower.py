@@ -12,7 +12,8 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from app.stream import Keys
+from app.ledger import decode_counts, split_bucket
+from app.stream import Keys, Record, split_group
 from app.stream_scripts import READ
 from app.tail_frames import EntryId, parse_entry
 
@@ -26,6 +27,20 @@ class Entry(msgspec.Struct, frozen=True):
     id: EntryId
     payload: bytes
     counts: str
+
+    def records(self) -> list[Record]:
+        """None where they cannot be read: the drain sets it aside."""
+        try:
+            return split_group(self.payload)
+        except msgspec.DecodeError:
+            return []
+
+    def projects(self) -> set[str]:
+        """Whose events it has."""
+        try:
+            return {split_bucket(where)[0] for where in decode_counts(self.counts)}
+        except ValueError:
+            return set()
 
 
 class Follower:

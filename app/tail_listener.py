@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from app.match import Test
 from app.metrics import TAIL_DROPPED, TAIL_EVENTS
-from app.tail_frames import Dropped, Positions, message, named
+from app.tail_frames import Dropped, EntryId, Positions, message, named
 
 MAX_QUEUED_BYTES = 1024 * 1024
 GAP_BYTES = 128  # for the news that some are missing here, of which there is one between two events at most
@@ -79,6 +79,12 @@ class Listener:
         self.positions = {**self.positions, **positions}
         for line in lines[-1:]:
             self._put(message(line, self.positions))
+
+    def skip_to(self, partition: int, since: EntryId) -> None:
+        """What lies before is not remembered: it is missing, unless this has been shown it."""
+        if self.positions[partition] < since:
+            self.miss(None, RESUMED)
+            self.positions = {**self.positions, partition: since}
 
     def miss(self, count: int | None, reason: str) -> None:
         """`count` events are missing here; None: nobody can tell how many."""

@@ -23,14 +23,13 @@ from redis.asyncio import Redis
 from app import redis_client
 from app.budget import Budget
 from app.enrich import Geography, read_client
-from app.ledger import decode_counts, split_bucket
 from app.redis_client import UNREACHABLE
 from app.retention import oldest_ms
 from app.shown import as_shown
-from app.stream import Keys, Record, split_group
+from app.stream import Keys, Record
 from app.tail_follower import READ_BYTES, READ_COUNT, Entry, Follower
 from app.tail_frames import Positions, event_line
-from app.tail_listener import BUSY, MISSED, RESUMED, Listener
+from app.tail_listener import BUSY, MISSED, Listener
 from app.tail_memory import Followed
 from app.tombstones import Tombstones
 
@@ -111,6 +110,8 @@ class TailReader:
                 await self._look_back(listener, PATIENCE_SECONDS)
                 async with self._turn:  # no entry is being shown: none comes twice, and none is left out
                     await self._look_back(listener)  # the few that came meanwhile
+                    for one in self._partitions:  # which may have had a gap after they were looked back at
+                        listener.skip_to(one.number, one.since)
                     self._join(listener)
             except UNREACHABLE:  # what is erased cannot be known now; it goes on where it was
                 await asyncio.sleep(RETRY_SECONDS)
@@ -154,15 +155,13 @@ class TailReader:
         await self._learn(time.monotonic())
         for one in self._partitions:
             while True:
-                if listener.positions[one.number] < one.since:
-                    listener.miss(None, RESUMED)
-                    listener.positions = {**listener.positions, one.number: one.since}
+                listener.skip_to(one.number, one.since)
                 entries = one.behind(listener.positions[one.number])
                 if not entries:
                     break
                 await asyncio.sleep(0)
                 for entry in entries:
-                    if listener.project_id not in _projects(entry):
+                    if listener.project_id not in entry.projects():
                         listener.show([], {one.number: entry.id})
                         continue
                     await self._look_into(entry, {one.number: entry.id}, [listener], patience_seconds)
@@ -207,7 +206,7 @@ class TailReader:
             await partition.begin()
         for entry in entries:
             async with self._turn:
-                projects = _projects(entry)
+                projects = entry.projects()
                 if projects & self._listeners.keys():
                     await self._learn(now)
                 concerned = [one for project in projects for one in self._listeners.get(project, ())]
@@ -229,7 +228,7 @@ class TailReader:
         missed: Counter[str] = Counter()
         budget = self._past_budget if patience_seconds else self._budget
         began = time.thread_time()
-        for number, record in enumerate(_records(entry)):
+        for number, record in enumerate(entry.records()):
             if number % STEP_RECORDS == 0:
                 for one, some_lines in lines.items():
                     one.show_some(some_lines[:-1])  # the last one tells that all of the entry was shown
@@ -287,18 +286,3 @@ class TailReader:
         for some in self._listeners.values():
             for one in some:
                 one.miss(None, reason)
-
-
-def _records(entry: Entry) -> list[Record]:
-    try:
-        return split_group(entry.payload)
-    except msgspec.DecodeError:  # the drain sets it aside
-        return []
-
-
-def _projects(entry: Entry) -> set[str]:
-    """Whose events are in the entry."""
-    try:
-        return {split_bucket(where)[0] for where in decode_counts(entry.counts)}
-    except ValueError:
-        return set()

@@ -2,17 +2,19 @@
 
 Whoever works belongs to groups, from the largest to the smallest (a project, one of its keys). Each group has
 a share of the places that it cannot exceed, and a place that becomes free goes to the group that has the
-fewest: a project that sends a hundred heavy queries waits for itself. Some places are kept for groups that
-have none: two projects that ask as much as they may would have them all, and a third's first small question
-would wait until one of theirs ends. Knows nothing of queries or keys. Of one process and one event loop.
+fewest, of several to the one that was given one longest ago: a project that sends a hundred heavy queries
+waits for itself. Some places are kept for groups that have none: two projects that ask as much as they may
+would have them all, and a third's first small question would wait until one of theirs ends. Knows nothing of
+queries or keys. Of one process and one event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from app.errors import ApiError, Kind
 
@@ -51,19 +53,26 @@ class Turns:
         self._kept = (*kept, *[0] * len(self._bounds))
         self._working: Counter[Groups] = Counter()  # by path; all together by the empty one
         self._waiting: list[_Waiter] = []  # the longest first
+        self._given = 0
+        self._last_given: dict[Groups, int] = {}  # of each largest group that works or waits, once it had one
 
     @asynccontextmanager
     async def turn(self, *groups: str) -> AsyncIterator[None]:
         """One of the places, while the context lasts. Errors: ApiError 503 when there is none in time."""
-        paths = [groups[:length] for length in range(len(groups) + 1)]
-        if self._may_have(paths):
-            self._working.update(paths)
-        else:
-            await self._wait(_Waiter(paths))
+        leave = await self.take(*groups)
         try:
             yield
         finally:
-            self._leave(paths)
+            leave()
+
+    async def take(self, *groups: str) -> Callable[[], None]:
+        """One of the places; it is given back by the function that is returned. Errors: as for `turn`."""
+        paths = [groups[:length] for length in range(len(groups) + 1)]
+        if self._may_have(paths):
+            self._give(paths)
+        else:
+            await self._wait(_Waiter(paths))
+        return partial(self._leave, paths)
 
     async def _wait(self, waiter: _Waiter) -> None:
         self._waiting.append(waiter)
@@ -83,8 +92,8 @@ class Turns:
 
     def _send_one_away(self) -> None:
         """The last to come of the group with the most that wait: nobody fills the queue for others."""
-        crowds = Counter(_of(waiter) for waiter in self._waiting)
-        last = max(range(len(self._waiting)), key=lambda at: (crowds[_of(self._waiting[at])], at))
+        crowds = Counter(_largest(waiter.paths) for waiter in self._waiting)
+        last = max(range(len(self._waiting)), key=lambda at: (crowds[_largest(self._waiting[at].paths)], at))
         place = self._waiting.pop(last).place
         if not place.done():  # it may have been cancelled a moment ago
             place.set_exception(self._busy())
@@ -102,17 +111,29 @@ class Turns:
         for path in paths:
             if not self._working[path]:
                 del self._working[path]
+        present = {_largest(waiter.paths) for waiter in self._waiting}.union(self._working)
+        self._last_given = {group: n for group, n in self._last_given.items() if group in present}
         while allowed := [waiter for waiter in self._waiting if self._may_have(waiter.paths)]:
             # The first of those with the least: `min` keeps the order in which they came.
-            chosen = min(allowed, key=lambda waiter: [self._working[path] for path in waiter.paths])
+            chosen = min(allowed, key=self._claim)
             self._waiting.remove(chosen)
             if not chosen.place.done():  # it may have been cancelled a moment ago
-                self._working.update(chosen.paths)
+                self._give(chosen.paths)
                 chosen.place.set_result(None)
+
+    def _give(self, paths: list[Groups]) -> None:
+        self._working.update(paths)
+        self._given += 1
+        self._last_given[_largest(paths)] = self._given
+
+    def _claim(self, waiter: _Waiter) -> tuple[list[int], int]:
+        """The smaller, the sooner: what its groups have, and when the largest of them was last given one."""
+        return [self._working[path] for path in waiter.paths], self._last_given.get(_largest(waiter.paths), 0)
 
     def _busy(self) -> ApiError:
         return ApiError(Kind.UNAVAILABLE, f"Too many {self._what}; try again.", retry_after_seconds=1)
 
 
-def _of(waiter: _Waiter) -> Groups:
-    return waiter.paths[min(1, len(waiter.paths) - 1)]
+def _largest(paths: list[Groups]) -> Groups:
+    """Of the groups that somebody belongs to, but for all together."""
+    return paths[min(1, len(paths) - 1)]

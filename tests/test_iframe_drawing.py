@@ -1,4 +1,4 @@
-"""Drawing beside the event loop: in threads, few at once, and with everything around the handler replaced."""
+"""Drawing beside the event loop: in a thread, one for a project, and with everything around the handler replaced."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app import iframe
+from app.aside import OF_A_PROJECT, aside
 from app.errors import ApiError, Kind
 from app.grant import Grant, KeyType
-from app.iframe import MAX_DRAWN_AT_ONCE, IframeHandlers
+from app.iframe import IframeHandlers
 from app.scope import Scope
 from app.store import Result
 from tests.waiting import async_until
@@ -75,18 +76,18 @@ def test_drawing_holds_no_loop_and_few_are_drawn_at_once(monkeypatch: pytest.Mon
         tasks = [asyncio.create_task(handlers.iframe(request(asyncio.Event()))) for _ in range(6)]
 
         async def begun() -> bool:
-            return drawing == MAX_DRAWN_AT_ONCE
+            return drawing == OF_A_PROJECT
 
         await async_until(begun, 30, "the first drawings")
         for _ in range(100):  # the loop goes on, and starts no more of them
             await asyncio.sleep(0)
-        assert drawing == MAX_DRAWN_AT_ONCE
+        assert drawing == OF_A_PROJECT
         go_on.set()
         return await asyncio.gather(*tasks)
 
     answers = asyncio.run(run())
     assert [bytes(answer.body) for answer in answers] == [b"<page>"] * 6
-    assert most == MAX_DRAWN_AT_ONCE
+    assert most == OF_A_PROJECT
 
 
 def test_a_drawing_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,14 +99,14 @@ def test_a_drawing_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch
         asker: Any = Asker()
         embeds: Any = None
         handlers = IframeHandlers(asker, embeds)
-        for _ in range(
-            MAX_DRAWN_AT_ONCE + 1
-        ):  # who comes later is told the same, and waits for nobody's turn
+        for _ in range(2):  # who comes later, and finds the project's thread taken, is told the same
             with pytest.raises(ApiError) as given_up:
                 await handlers.iframe(request(asyncio.Event()))
             assert given_up.value.kind is Kind.UNAVAILABLE
             assert "too long to draw" in given_up.value.detail
+        assert await aside("another project", str, 3) == "3"
         go_on.set()
+        assert await aside("p", str, 3) == "3", "the thread comes back"
 
     asyncio.run(asyncio.wait_for(run(), 20))
 

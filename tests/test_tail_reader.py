@@ -346,6 +346,27 @@ def test_whoever_goes_on_gets_all_that_is_remembered_and_a_large_entry_as_well(r
     run(redis_url, test)
 
 
+def test_a_gap_behind_the_back_of_whoever_goes_on_is_told(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a partition that it has looked back at already, while it looks at the other one for the last time."""
+
+    async def test(kit: Kit) -> None:
+        after = (await kit.listen()).positions
+        look_back = kit.reader._look_back
+
+        async def then_a_gap(listener: Listener, *patience: float) -> None:
+            await look_back(listener, *patience)
+            if kit.reader._turn.locked():
+                kit.reader._partitions[0].forget((2**40, 0))
+
+        monkeypatch.setattr(kit.reader, "_look_back", then_a_gap)
+        again = await kit.listen(after)
+        assert ("dropped", {"count": None, "reason": RESUMED}) in await taken(again, 1)
+
+    run(redis_url, test)
+
+
 def test_many_that_go_on_take_nothing_from_one_another_nor_from_who_is_there(redis_url: str) -> None:
     """Entries of one event each, which cost most."""
 
