@@ -32,12 +32,14 @@ class DeadLettersFull(Exception):
 class Entry(msgspec.Struct, frozen=True):
     """One stream entry as read: `id` like `1624910874832-0`, `payload` a group of records.
 
-    `counts`: what the edge counted in the ledger for it (`app.ledger.encode_counts`).
+    `counts`: what the edge counted in the ledger for it (`app.ledger.encode_counts`). `was_dead`: it was a dead
+    letter, and was put back.
     """
 
     id: str
     payload: bytes
     counts: str = ""
+    was_dead: bool = False
 
 
 class Partition:
@@ -124,8 +126,8 @@ class Partition:
         begin = f"({after}" if after else "-"
         flat = await self._scripts["read"](keys=[self._keys.entries], args=[begin, count, max_bytes])
         return [
-            Entry(entry.decode(), payload, counts.decode("utf-8", "replace"))
-            for entry, payload, counts in zip(*[iter(flat)] * 3, strict=True)
+            Entry(entry.decode(), payload, counts.decode("utf-8", "replace"), bool(was_dead))
+            for entry, payload, counts, was_dead in zip(*[iter(flat)] * 4, strict=True)
         ]
 
     async def read_range(self, first: str, last: str) -> list[Entry]:
@@ -193,7 +195,10 @@ def _entries(rows: object) -> list[Entry]:
     # redis-py types its answers as everything they could be; without decoding they are bytes.
     pairs = cast("list[tuple[bytes, dict[bytes, bytes]]]", rows or [])
     return [
-        Entry(entry_id.decode(), fields.get(b"r", b""), fields.get(b"c", b"").decode("utf-8", "replace"))
+        Entry(
+            *(entry_id.decode(), fields.get(b"r", b""), fields.get(b"c", b"").decode("utf-8", "replace")),
+            was_dead=b"dead" in fields,
+        )
         for entry_id, fields in pairs
     ]
 

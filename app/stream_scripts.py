@@ -46,20 +46,22 @@ return id
 # Entries in order, until so many or so many bytes are read: a small one more costs little, a large one much.
 # At least one, whatever its size. A stretch is no longer than the entries before it let one expect.
 # KEYS: entries. ARGV: where to begin ("-", or "(" and an id), how many, how many bytes.
-# -> id, payload, counts, id, payload, counts, …
+# -> for each id, payload, counts, and 1 where it is a dead letter that was put back (else "")
 READ = """
 local from, left, size, stretch, answer = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), 1, {}
 while left > 0 do
   local some = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', math.min(left, stretch))
   for _, entry in ipairs(some) do
-    local payload, counts = '', ''
+    local payload, counts, was_dead = '', '', ''
     for i = 1, #entry[2], 2 do
       if entry[2][i] == 'r' then payload = entry[2][i + 1] end
       if entry[2][i] == 'c' then counts = entry[2][i + 1] end
+      if entry[2][i] == 'dead' then was_dead = entry[2][i + 1] end
     end
     size = size - #payload
     if size < 0 and #answer > 0 then return answer end
-    answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = entry[1], payload, counts
+    local n = #answer
+    answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = entry[1], payload, counts, was_dead
     from = '(' .. entry[1]
     stretch = math.max(1, math.min(16, math.floor(size / (#payload + 1))))
   end
@@ -137,7 +139,7 @@ return 1
 # -> id of the entry, "" when the letter is gone: replayed or purged by somebody else
 REPLAY = """
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return '' end
-local id = redis.call('XADD', KEYS[3], '*', 'r', ARGV[3], 'c', ARGV[4])
+local id = redis.call('XADD', KEYS[3], '*', 'r', ARGV[3], 'c', ARGV[4], 'dead', '1')
 redis.call('XDEL', KEYS[1], ARGV[1])
 if redis.call('HGET', KEYS[2], ARGV[2]) == ARGV[1] then redis.call('HDEL', KEYS[2], ARGV[2]) end
 for bucket, count in string.gmatch(ARGV[4], '([^=;]+)=(%d+)') do

@@ -75,7 +75,7 @@ class Follower:
             flat, acknowledged = await pipeline.execute()
         found = [
             Entry(parse_entry(entry_id), payload, counts.decode("utf-8", "replace"))
-            for entry_id, payload, counts in zip(*[iter(flat)] * 3, strict=True)
+            for entry_id, payload, counts, _ in zip(*[iter(flat)] * 4, strict=True)
         ]
         return found, acknowledged is not None and parse_entry(acknowledged) > self.position
 

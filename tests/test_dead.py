@@ -30,7 +30,7 @@ from tests.pipeline_kit import (
 from tests.pipeline_kit import ledger as read_ledger
 from tests.pipeline_steps import Open, assert_stored, opened, refusing
 from tests.waiting import async_until
-from workers import items
+from workers import items, plan
 
 __all__ = ["opened"]
 
@@ -141,6 +141,26 @@ def test_a_purged_event_is_erased_and_the_store_can_tell(opened: Open) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("body", [POISON, b"no JSON"], ids=["refused", "without a row"])
+def test_letters_that_are_put_back_too_early_stop_nobody(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    """Safeguard: however many die again, that is no news, and no reason to halt."""
+
+    async def run() -> None:
+        async with opened() as made, made.draining():
+            await made.put([record(body) for _ in range(9)] + [record() for _ in range(9)])
+            await async_until(lambda: dead(made, 9), 15, "nine letters")
+            monkeypatch.setattr(plan, "MAX_DEAD_ROWS", 3)
+            letters = letters_of(made)
+            assert (await letters.replay(await every(letters))).done == 9
+            await made.put([record()])
+            await async_until(lambda: dead(made, 9), 15, "nine letters again")
+            await assert_stored(made, 10)
+
+    asyncio.run(run())
+
+
 def test_replay_and_purge_at_once_leave_one_fate_for_each(opened: Open) -> None:
     """Safeguard: whichever script comes first wins; the other finds nothing."""
 
@@ -220,7 +240,8 @@ def test_an_unreadable_entry_goes_back_as_it_was_and_an_upgrade_reads_it(
 
             monkeypatch.setattr(items, "split_group", read)
             assert (await letters.replay([found])).done == 1
-            assert [one for _, one in await entries(made.redis, made.keys.entries)] == [fields]
+            put_back = {**fields, b"dead": b"1"}
+            assert [one for _, one in await entries(made.redis, made.keys.entries)] == [put_back]
             async with made.draining():
                 await assert_stored(made, 4)
 

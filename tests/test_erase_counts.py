@@ -220,6 +220,24 @@ def test_a_dead_letter_that_is_replayed_while_it_is_given_up_is_counted_once(
     asyncio.run(run())
 
 
+def test_what_is_left_of_a_fate_hides_no_place_where_the_event_was(opened: OpenBench) -> None:
+    """A letter that was replayed while it was purged: erased in the stream, and its fate in the store later."""
+
+    async def run() -> None:
+        async with scene(opened) as here:
+            one = event("anna")
+            purged = Fate(one.unique_req_id, PROJECT, "anna", "erased", "purged", one.time_recorded)
+            await fates.write(here.made.store, [purged], timeout_seconds=10)
+            report = await here.ask("anna")
+            async with here.made.draining():
+                await here.made.put([one])
+                await async_until(here.made.is_empty, 15)
+                assert await erased(here) == 1
+                assert counted(await here.done(report.erasure_id)) == (0, 1, 0)
+
+    asyncio.run(run())
+
+
 def test_a_dead_letter_that_was_replayed_while_it_was_purged_counts_as_the_row_that_it_is(
     opened: OpenBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

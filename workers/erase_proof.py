@@ -37,11 +37,13 @@ from workers.erase_letters import Letters
 from workers.marks import Mark, Marks
 from workers.redis_file import rewrite
 
-# Each event once, where it was met last: a dead letter may have been replayed while it was given up.
+# Each event once, where it was met last: a dead letter may have been replayed while it was given up. What was
+# left of an event's fate in the store is no place where it was, and may be met after the event.
 _COUNTED = (
     "SELECT splitByChar(' ', last)[1], splitByChar(' ', last)[2], count() FROM"
     " (SELECT argMax(detail, settled_at) AS last FROM fates WHERE project_id IN {projects:Array(String)}"
-    " AND fate = 'erased' AND splitByChar(' ', detail)[1] IN {ids:Array(String)} GROUP BY unique_req_id)"
+    " AND fate = 'erased' AND splitByChar(' ', detail)[1] IN {ids:Array(String)}"
+    " AND splitByChar(' ', detail)[2] IN {places:Array(String)} GROUP BY unique_req_id)"
     " GROUP BY 1, 2"
 )
 _COPIES = "SELECT count() FROM erasures WHERE erasure_id IN {ids:Array(String)}"
@@ -194,10 +196,13 @@ class Proof:
     async def _counted(self, erasures: Mapping[str, Open]) -> dict[str, Counted]:
         """What the store remembers, for 30 days, of what each has met."""
         found: dict[str, Counted] = {}
-        which = {"projects": sorted({one.project_id for one in erasures.values()}), "ids": [*erasures]}
+        which = {
+            "projects": sorted({one.project_id for one in erasures.values()}),
+            "ids": [*erasures],
+            "places": [*Counted.__struct_fields__],
+        }
         for erasure_id, place, number in (await self._store.ask(_COUNTED, which)).rows if erasures else ():
-            if place in Counted.__struct_fields__:
-                setattr(found.setdefault(str(erasure_id), Counted()), str(place), int(str(number)))
+            setattr(found.setdefault(str(erasure_id), Counted()), str(place), int(str(number)))
         return found
 
     async def _begin_again(self, erasure_id: str, one: Open) -> None:

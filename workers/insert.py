@@ -156,7 +156,9 @@ class Inserter:
         if len(missing[0].rows) > 1:
             log.info("batch halved", rows=len(missing[0].rows), code=error.code)
             return plans.halves(missing[0])
-        if len(plan.dead) >= plans.MAX_DEAD_ROWS and len(plan.dead) > plan.stored:
+        # Letters that were put back too early go where they were; that should stop nobody's events.
+        died = sum(not items[row].was_dead for row, _ in plan.dead)
+        if died >= plans.MAX_DEAD_ROWS and died > plan.stored:
             raise MostlyDead(error.brief)
         plan.dead.append((missing[0].rows[0], error.message))
         verdict.promote(plan, items, missing[0].rows[0])

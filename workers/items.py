@@ -24,7 +24,8 @@ class Item(msgspec.Struct, gc=False):
 
     `identity`: the 16 bytes of the event's `unique_req_id`; none of an entry that cannot be read. `bucket`:
     where the ledger counts it. `counts`: the same for the events of an entry that cannot be read.
-    `event_key`: what copies of one event have in common (`workers.rows.event_key`).
+    `event_key`: what copies of one event have in common (`workers.rows.event_key`). `was_dead`: it was a dead
+    letter before.
     """
 
     entry: str
@@ -39,6 +40,7 @@ class Item(msgspec.Struct, gc=False):
     customer_identifier: str = ""
     identity: bytes = b""
     bucket: str = ""
+    was_dead: bool = False
 
     @property
     def row(self) -> bytes | None:
@@ -84,10 +86,14 @@ def read_items(entry: Entry, geography: Geography, rows: Rows) -> Iterator[Item]
         records = split_group(entry.payload)
     except msgspec.DecodeError as error:
         reason = f"{dead_letter.UNREADABLE}: {error}"
-        yield Item(entry.id, None, reason=reason, payload=entry.payload, counts=entry.counts)
+        about = entry.payload, entry.counts
+        yield Item(entry.id, None, None, 0, 0, reason, *about, was_dead=entry.was_dead)
         return
     for record in records:
-        yield make_item(entry.id, record, geography, rows)
+        item = make_item(entry.id, record, geography, rows)
+        if entry.was_dead:
+            item.was_dead = True
+        yield item
 
 
 def make_item(entry_id: str, record: Record, geography: Geography, rows: Rows) -> Item:
