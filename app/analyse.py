@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,10 +23,13 @@ from app.cohorts import read_retention
 from app.findings import Members
 from app.funnel import read_funnel
 from app.grant import Grant
-from app.http import json_response, while_connected
+from app.http import while_connected
 from app.seen_fields import read_seen_fields
 from app.time_period import Period
 from app.timeline import read_timeline
+from app.unsent import Answer
+
+_HEADERS = {"cache-control": "no-store", "content-type": "application/json"}
 
 
 class Analysis(Protocol):
@@ -78,7 +82,8 @@ class AnalyseHandlers:
         elapsed_ms = round((time.monotonic() - started) * 1000, 3)
         about = {"time_period": show(asked.period), "elapsed_ms": elapsed_ms, "fresh_as_of": fresh_as_of}
         # Of a retention it may be millions of numbers.
-        return await aside(grant.project_id, json_response, members | about)
+        content = await aside(grant.project_id, msgspec.json.encode, members | about)
+        return Answer(grant.project_id, content, _HEADERS)
 
     async def _in_turn(
         self, grant: Grant, asked: Asked, find: Callable[[Asked, Turn], Awaitable[Members]]

@@ -31,6 +31,7 @@ from app.request import read_request
 from app.sql import Statement, to_statement
 from app.store import Result
 from app.timestamp import format_timestamp
+from app.unsent import Answer
 
 DRAWING_SECONDS = 40.0  # its turn, and many times what the largest chart takes on a slow machine
 _HEADERS = {
@@ -90,7 +91,7 @@ class IframeHandlers:
         grant = await self._asker.grant(request)
         asked = read_chart_query(await self._asker.body(request), _now_ms())
         page = await while_connected(request.receive, self._page(asked, grant))
-        return Response(page, headers=_HEADERS | {"content-security-policy": POLICY})
+        return Answer(grant.project_id, page, _HEADERS | {"content-security-policy": POLICY})
 
     async def _with_token(self, request: Request) -> Response:
         try:
@@ -121,7 +122,7 @@ class IframeHandlers:
         policy = POLICY
         if embed.allowed_origins:
             policy += "; frame-ancestors " + " ".join(embed.allowed_origins)
-        return Response(page, headers=_HEADERS | {"content-security-policy": policy})
+        return Answer(embed.grant.project_id, page, _HEADERS | {"content-security-policy": policy})
 
     async def _page(self, asked: ChartQuery, grant: Grant, refresh_seconds: int | None = None) -> str:
         query = asked.query

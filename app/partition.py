@@ -32,8 +32,8 @@ class DeadLettersFull(Exception):
 class Entry(msgspec.Struct, frozen=True):
     """One stream entry as read: `id` like `1624910874832-0`, `payload` a group of records.
 
-    `counts`: what the edge counted in the ledger for it (`app.ledger.encode_counts`). `was_dead`: it was a dead
-    letter, and was put back.
+    `counts`: what the edge counted in the ledger for it (`app.ledger.encode_counts`). `was_dead`: it was one
+    of the dead letters, and was put back.
     """
 
     id: str

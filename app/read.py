@@ -21,6 +21,7 @@ from app.http import while_connected
 from app.query import Query, read_query
 from app.sql import Statement, to_statement
 from app.store import Result
+from app.unsent import Answer
 
 FEW_ROWS = 100  # of numbers and names: rendered within a millisecond
 
@@ -38,7 +39,7 @@ class ReadHandlers:
         body = await self._asker.body(request)
         answer = await while_connected(request.receive, self.answer(body, grant, accepted))
         headers = {"cache-control": "no-store", "vary": "Accept", **answer.headers}
-        return Response(answer.content, headers=headers | {"content-type": answer.content_type})
+        return Answer(grant.project_id, answer.content, headers | {"content-type": answer.content_type})
 
     async def answer(self, body: bytes, grant: Grant, accepted: Accepted) -> Rendered:
         """The answer to the query in `body` for whoever holds `grant`. Errors: ApiError."""
