@@ -51,7 +51,7 @@ app.export_pages, app.export_sql; the file: app.export_writers, app.export_text,
 And as they arrive: `app.tail` (app.tail_reader reads the stream beside the drain, by app.tail_follower;
 app.shown is an event that is no row yet, app.match whether it is wanted, app.tail_listener whoever waits
 for it, app.tail_frames the wire). app.streaming sends both, and every large answer (app.unsent bounds what
-waits to be taken); app.places bounds how many there are. What takes Python long is done in threads, by app.aside.
+waits to be taken); app.places bounds how many there are. What takes Python long app.aside does in threads.
 
 What became of an event is told by
 
