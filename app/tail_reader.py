@@ -172,7 +172,7 @@ class TailReader:
         while self._present or time.monotonic() - self._left_at < LINGER_SECONDS:
             try:
                 if partition.begins_anew:
-                    await partition.begin()
+                    await self._begin_anew(partition, MISSED)
                 entries, is_gap = await partition.follower.read()
                 await self._deliver(partition, entries, is_gap=is_gap)
                 if not entries:
@@ -186,24 +186,26 @@ class TailReader:
             except Exception as error:
                 # Without this task nobody would see anything: pass over what it stumbled on.
                 log.error("tail_failed", partition=partition.number, error=type(error).__name__)
-                self._tell_all(MISSED)
-                await asyncio.sleep(RETRY_SECONDS)
                 partition.begins_anew = True
+                await asyncio.sleep(RETRY_SECONDS)
         partition.forget()
+
+    async def _begin_anew(self, partition: Followed, reason: str) -> None:
+        await partition.begin()
+        self._tell_all(reason)  # in the same step: somebody may have begun to listen while it was asked for
 
     async def _deliver(self, partition: Followed, entries: list[Entry], *, is_gap: bool) -> None:
         follower, now = partition.follower, time.monotonic()
         is_full = sum(len(entry.payload) for entry in entries) > READ_BYTES // 2 or len(entries) == READ_COUNT
         partition.behind_since = (partition.behind_since or now) if is_full else 0.0
-        if is_gap:
+        if is_gap and entries:
+            partition.forget(entries[0].id)
             self._tell_all(MISSED)
-            partition.forget(entries[0].id if entries else None)
+        elif is_gap:
+            await self._begin_anew(partition, MISSED)
         if partition.behind_since and now - partition.behind_since > BEHIND_SECONDS:
-            self._tell_all(BUSY)
             entries, partition.behind_since = [], 0.0
-            await partition.begin()
-        elif is_gap and not entries:
-            await partition.begin()
+            await self._begin_anew(partition, BUSY)
         for entry in entries:
             async with self._turn:
                 projects = entry.projects()
