@@ -69,7 +69,7 @@ def at_edge(url: str, key: str, filters: Sequence[object], show: Show) -> int:
                 ) as answer:
                     if answer.status_code != 200:
                         _refused(answer.status_code, answer.read())
-                    for message in messages(answer.iter_lines()):
+                    for message in messages(_lines(answer.iter_bytes())):
                         if message.id:
                             headers["last-event-id"] = message.id
                         failures = 0
@@ -138,6 +138,16 @@ async def _in_stream(settings: Settings, wanted: Wanted, filters: Sequence[objec
         finally:
             await reader.close()
             await redis.aclose()
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
+    """Those that end with a line feed, as all of ours do. What else Unicode takes for the end of a line may
+    stand inside an event: httpx would cut there, and who writes events could make up messages."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", "replace")
 
 
 def messages(lines: Iterable[str]) -> Iterator[Message]:
