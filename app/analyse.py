@@ -76,17 +76,22 @@ class AnalyseHandlers:
         read: Callable[[bytes, int], Asked],
         find: Callable[[Asked, Turn], Awaitable[Members]],
     ) -> Response:
-        started = time.monotonic()
         asked = read(await self._asker.body(request), time.time_ns() // 1_000_000)
-        fresh_as_of, members = await while_connected(request.receive, self._in_turn(grant, asked, find))
-        elapsed_ms = round((time.monotonic() - started) * 1000, 3)
-        about = {"time_period": show(asked.period), "elapsed_ms": elapsed_ms, "fresh_as_of": fresh_as_of}
-        # Of a retention it may be millions of numbers.
-        content = await aside(grant.project_id, msgspec.json.encode, members | about)
+        content = await while_connected(request.receive, self._in_turn(grant, asked, find))
         return Answer(grant.project_id, content, _HEADERS)
 
     async def _in_turn(
         self, grant: Grant, asked: Asked, find: Callable[[Asked, Turn], Awaitable[Members]]
-    ) -> tuple[int, Members]:
+    ) -> bytes:
+        """The answer's JSON."""
+        started = time.monotonic()
         async with self._asker.turn(grant) as turn:
-            return turn.fresh_as_of, await find(asked, turn)
+            members = await find(asked, turn)
+            elapsed_ms = round((time.monotonic() - started) * 1000, 3)
+            about = {
+                "time_period": show(asked.period),
+                "elapsed_ms": elapsed_ms,
+                "fresh_as_of": turn.fresh_as_of,
+            }
+            # Of a retention it may be millions of numbers. Within the turn: as in `app.read`.
+            return await aside(grant.project_id, msgspec.json.encode, members | about)

@@ -126,22 +126,22 @@ class IframeHandlers:
 
     async def _page(self, asked: ChartQuery, grant: Grant, refresh_seconds: int | None = None) -> str:
         query = asked.query
-        fresh_as_of, statement, result = await self._run(query, grant)
-        if asked.limit_is_ours and query.bucket is not None and chosen_type(asked.chart, query) != "table":
-            _refuse_cut(query, len(result.rows))
-        draw = partial(_draw, asked, statement, result, fresh_as_of, refresh_seconds)
-        try:
-            async with asyncio.timeout(DRAWING_SECONDS):
-                return await aside(grant.project_id, draw)
-        except TimeoutError:
-            detail = "This chart takes too long to draw; group by fewer fields, or choose longer buckets."
-            raise ApiError(Kind.UNAVAILABLE, detail, retry_after_seconds=10) from None
-
-    async def _run(self, query: Query, grant: Grant) -> tuple[int, Statement, Result]:
         async with self._asker.turn(grant) as turn:
             statement = to_statement(query, turn.scope)
             result = await turn.ask(statement.sql, statement.parameters, {} if query.is_raw else GROUPED)
-            return turn.fresh_as_of, statement, result
+            if (
+                asked.limit_is_ours
+                and query.bucket is not None
+                and chosen_type(asked.chart, query) != "table"
+            ):
+                _refuse_cut(query, len(result.rows))
+            draw = partial(_draw, asked, statement, result, turn.fresh_as_of, refresh_seconds)
+            try:
+                async with asyncio.timeout(DRAWING_SECONDS):
+                    return await aside(grant.project_id, draw)  # within the turn: as in app.read
+            except TimeoutError:
+                detail = "This chart takes too long to draw; group by fewer fields, or choose longer buckets."
+                raise ApiError(Kind.UNAVAILABLE, detail, retry_after_seconds=10) from None
 
 
 def _draw(

@@ -18,9 +18,8 @@ from app.ask import GROUPED, Asker
 from app.formats import Accepted, choose
 from app.grant import Grant
 from app.http import while_connected
-from app.query import Query, read_query
-from app.sql import Statement, to_statement
-from app.store import Result
+from app.query import read_query
+from app.sql import to_statement
 from app.unsent import Answer
 
 FEW_ROWS = 100  # of numbers and names: rendered within a millisecond
@@ -45,24 +44,18 @@ class ReadHandlers:
         """The answer to the query in `body` for whoever holds `grant`. Errors: ApiError."""
         started = time.monotonic()
         query = read_query(body, time.time_ns() // 1_000_000)
-        fresh_as_of, statement, result = await self._run(query, grant)
-        elapsed_ms = (time.monotonic() - started) * 1000
-        work = partial(
-            render,
-            *(query, statement, result.rows),
-            elapsed_ms=elapsed_ms,
-            fresh_as_of=fresh_as_of,
-            accepted=accepted,
-        )
-        if not query.is_raw and len(result.rows) <= FEW_ROWS:
-            return work()  # sooner done than a thread is found
-        # In a thread: thousands of rows would hold up every event that is being tracked.
-        return await aside(grant.project_id, work)
-
-    async def _run(self, query: Query, grant: Grant) -> tuple[int, Statement, Result]:
-        """The rows, and the moment up to which they are complete."""
         async with self._asker.turn(grant) as turn:
             statement = to_statement(query, turn.scope)
-            settings = {} if query.is_raw else GROUPED
-            result = await turn.ask(statement.sql, statement.parameters, settings)
-            return turn.fresh_as_of, statement, result
+            result = await turn.ask(statement.sql, statement.parameters, {} if query.is_raw else GROUPED)
+            write = partial(
+                render,
+                *(query, statement, result.rows),
+                elapsed_ms=(time.monotonic() - started) * 1000,
+                fresh_as_of=turn.fresh_as_of,
+                accepted=accepted,
+            )
+            if not query.is_raw and len(result.rows) <= FEW_ROWS:
+                return write()  # sooner done than a thread is found
+            # In a thread: thousands of rows would hold up every event that is being tracked. Within the turn:
+            # rows that wait for a thread take as much memory as any, and turns are what bounds it.
+            return await aside(grant.project_id, write)
