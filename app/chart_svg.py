@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 from xml.etree import ElementTree
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from app.chart import Type
     from app.query import Query
 
-UNITS_A_DOT = 16  # closer than this, dots hide their line
+UNITS_A_DOT, DOT = 16, 3  # closer than this, dots hide their line; the size of one that has none
 _DROPPED = ("defs", "script", "style", "desc")
 _FRACTION = re.compile(r"(\d+\.\d)\d+")
 
@@ -111,7 +112,17 @@ def _axes(kind: Type, plot: Plot, query: Query, unit: str, layout: Layout) -> st
         chart.config(show_minor_x_labels=False)
     for one in plot.series:
         values = [None if value is None else value / factor for value in one.values]
-        chart.add(one.name, _marks(one, values, plot, unit) if has_marks else values, rounded_bars=2)
+        if has_marks:
+            chart.add(one.name, _marks(one, values, plot, unit), rounded_bars=2)
+        elif lone := _lone(values):
+            # A line through one point has no length: nothing would be seen of it.
+            marks = _marks(one, values, plot, unit)
+            dots = [
+                mark and {**mark, "node": {"r": DOT if at in lone else 0}} for at, mark in enumerate(marks)
+            ]
+            chart.add(one.name, dots, show_dots=True)
+        else:
+            chart.add(one.name, values)
     return _clean(chart.render_tree(), plot)
 
 
@@ -202,6 +213,16 @@ def _marks(one: Series, values: list[float | None], plot: Plot, unit: str) -> li
     ]
 
 
+def _lone(values: Sequence[float | None]) -> set[int]:
+    """The places of values between two that are missing."""
+    around = [None, *values, None]
+    return {
+        at
+        for at, value in enumerate(values)
+        if value is not None and around[at] is None and around[at + 2] is None
+    }
+
+
 def _shown(value: float, unit: str) -> str:
     return f"{full(value)} {unit}".rstrip()
 
@@ -238,4 +259,7 @@ def _clean(root: ElementTree.Element, plot: Plot) -> str:
 
 def _is_empty(node: ElementTree.Element) -> bool:
     words = node.get("class", "").split()
+    circle = node.find("circle")
+    if circle is not None and circle.get("r") == "0":
+        return True
     return any(word in words for word in ("tooltip-overlay", "titles", "background", "text-overlay"))

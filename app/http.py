@@ -239,6 +239,9 @@ def json_response(value: object, status: int = 200, headers: Mapping[str, str] |
 
 async def answer_error(error: ApiError, scope: Scope, receive: Receive) -> Response:
     """`error_response` after the rest of a small request, so that the connection can be used again."""
+    # The client may take its time, and an error keeps every frame that it came through, with what that had in
+    # hand: fifty megabytes of an answer that was refused for want of room.
+    error.__traceback__ = error.__context__ = None
     await read_away(error, scope, receive)
     return error_response(error, scope)
 

@@ -255,6 +255,20 @@ def test_what_is_drawn_is_svg_without_styles_or_scripts_and_says_its_values(kind
         assert "13 Oct 2026, a: 1,234 ms" in {node.text for node in root.iter() if node.tag.endswith("title")}
 
 
+@pytest.mark.parametrize("kind", ["line", "area"])
+def test_a_point_without_neighbours_is_seen_however_narrow_the_page(kind: str) -> None:
+    hours = (1, 5, 6, 7, 20)
+    rows = [{"event_time": f"2026-10-13T{hour:02}:00:00.000Z", "avg_n": hour} for hour in hours]
+    average = {"function": "avg", "field_name": "n"}
+    chart = asked(group_by_time="hour", computations=[average], chart={"type": kind})
+    drawings = draw(kind, to_plot(chart.chart, chart.query, rows, NOW), chart.query, "")  # type: ignore[arg-type]
+    for layout, svg in drawings:
+        nodes = [*ElementTree.fromstring(svg).iter()]
+        assert sum(node.tag.endswith("circle") for node in nodes) == 2, layout
+        said = {str(node.text) for node in nodes if node.tag.endswith("title")}
+        assert {text for text in said if "2026" in text} == {"13 Oct 2026 01:00: 1", "13 Oct 2026 20:00: 20"}
+
+
 @pytest.mark.parametrize("value", [1.7e308, -1.7e308, 2**200, 5e-324, -1, 0, None])
 @pytest.mark.parametrize("kind", ["line", "area", "bar", "pie", "number"])
 def test_extreme_numbers_are_drawn(kind: str, value: float | None) -> None:

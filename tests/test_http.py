@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import weakref
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from app import http as shared
+from app import main
 from app.errors import ApiError, Kind
 from app.event_schema import EVENT_SCHEMA
 from app.gate import Gate, RequestIds
@@ -52,6 +54,36 @@ def test_a_clock_before_1970_makes_ids_of_the_same_form(monkeypatch: pytest.Monk
     made = RequestIds().next()
     assert len(made) == 24
     assert bytes.fromhex(made)[:6] == bytes(6)
+
+
+def test_an_error_that_nobody_takes_keeps_nothing_else_alive() -> None:
+    """A client may take its answer as late as it likes: an error's frames hold what was made before it."""
+
+    class Large:
+        pass
+
+    alive: list[weakref.ref[Large]] = []
+    was_gone: list[bool] = []
+
+    async def endpoint(_: Request) -> Response:
+        large = Large()
+        alive.append(weakref.ref(large))
+        try:
+            raise ValueError
+        except ValueError:
+            raise ApiError(Kind.RATE_LIMITED, "no room") from None
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_: Message) -> None:
+        was_gone.append(alive[0]() is None)
+
+    app = Starlette(routes=[Route("/", endpoint)], exception_handlers={ApiError: main._api_error})
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "http_version": "1.1"}
+    ours = {"eventbunker.request_id": "0" * 24, shared.BODY_SECONDS: 1.0}
+    asyncio.run(app({**scope, **ours}, receive, send))
+    assert was_gone == [True, True]
 
 
 def answers(app: Any, *requests: httpx.Request) -> list[httpx.Response]:
