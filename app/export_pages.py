@@ -77,7 +77,9 @@ async def settle(turns: Turns, now_ms: int) -> int:
             return now_ms
         if time.monotonic() > deadline:
             return settled if fresh else now_ms  # 0: Redis is away, and never told
-        await asyncio.sleep(FRESH_POLL_SECONDS)
+        # Where the drain keeps up, once is enough: each look takes a turn, for which others may wait too.
+        missing = min(IN_FLIGHT_MS, now_ms - settled) / 1000
+        await asyncio.sleep(max(FRESH_POLL_SECONDS, missing))
 
 
 class Pages:
