@@ -12,6 +12,7 @@ from pathlib import Path
 
 from app.settings import Settings, SettingsError, load
 from workers.lean import import_lean
+from workers.metric_files import take_room
 
 
 def main(arguments: list[str]) -> int:
@@ -33,6 +34,8 @@ def import_what_all_need(role: str) -> None:
 
 def _run(role: str, rest: list[str], settings: Settings) -> int:
     import_what_all_need(role)
+    if role in ("edge", "drain") and not take_room():
+        _warn(role)
     if role == "edge":
         from workers import edge  # noqa: PLC0415
 
@@ -56,6 +59,15 @@ def _run(role: str, rest: list[str], settings: Settings) -> int:
         return migrate.main(settings)
     print(f"unknown role {role!r}", file=sys.stderr)
     return 2
+
+
+def _warn(role: str) -> None:
+    import structlog  # noqa: PLC0415
+
+    from app.logs import configure_logging  # noqa: PLC0415
+
+    configure_logging(role)
+    structlog.get_logger().warning("the disk has no room for metrics: this process counts for itself")
 
 
 if __name__ == "__main__":
