@@ -6,10 +6,12 @@ else counts the answers of clients that take none, and a hundred of 50 MB would 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 
+import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -17,10 +19,15 @@ from app.errors import ApiError, Kind
 from app.streaming import PIECE_BYTES, stream
 
 MAX_BYTES = 256 * 1024 * 1024
-OF_A_PROJECT = MAX_BYTES * 3 // 4
+OF_A_PROJECT = MAX_BYTES // 2
+KEPT = MAX_BYTES // 4  # for projects of which nothing waits
 RETRY_AFTER_SECONDS = 2
+# Who takes less than this, when a minute is over, is cut off: an export waits as long as its client likes.
+SLOWEST = 32 * 1024  # bytes a second
+SLACK_SECONDS = 60.0
 
 _bytes: Counter[str] = Counter()  # by project
+_log = structlog.get_logger()
 
 
 class Answer(Response):
@@ -34,8 +41,13 @@ class Answer(Response):
         if len(self.body) <= PIECE_BYTES:  # connections are bounded
             await super().__call__(scope, receive, send)
             return
-        with _waits(self._project_id, len(self.body)):
-            await stream(receive, send, self.headers, _whole(bytes(self.body)))
+        size = len(self.body)
+        with _waits(self._project_id, size):
+            try:
+                async with asyncio.timeout(SLACK_SECONDS + size / SLOWEST):
+                    await stream(receive, send, self.headers, _whole(bytes(self.body)))
+            except TimeoutError:  # without its end: the server cuts the connection
+                _log.warning("answer_taken_too_slowly", bytes=size)
 
 
 async def _whole(body: bytes) -> AsyncGenerator[bytes, None]:
@@ -44,7 +56,7 @@ async def _whole(body: bytes) -> AsyncGenerator[bytes, None]:
 
 @contextmanager
 def _waits(project_id: str, size: int) -> Iterator[None]:
-    """While the context lasts. One that is alone may be of any size: what a query may answer is bounded."""
+    """While the context lasts. A project's first may be of any size: what a query may answer is bounded."""
     own, total = _bytes[project_id], _bytes.total()
     if own and own + size > OF_A_PROJECT:
         raise ApiError(
@@ -52,7 +64,7 @@ def _waits(project_id: str, size: int) -> Iterator[None]:
             f"{own:,} bytes of answers wait for this project's clients to take them; take those first.",
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
-    if total and total + size > MAX_BYTES:
+    if total + size > MAX_BYTES - KEPT if own else total > MAX_BYTES:
         raise ApiError(
             Kind.UNAVAILABLE,
             f"{total:,} bytes of answers wait for clients to take them; try again.",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.types import Message
 
 from app import unsent
 from app.errors import ApiError, Kind
@@ -16,7 +18,7 @@ from tests.engines import Target
 from tests.waiting import until
 
 SECONDS = 30.0
-COUNT = 500  # of 56 KB: 28 MB an answer: seven of a project may wait
+COUNT = 500  # of 56 KB: 28 MB an answer: four of a project may wait
 ALL = {"time_period": {"start": "2026-01-01", "end": "2026-01-02"}, "limit": COUNT}
 MIB = 1024 * 1024
 
@@ -56,7 +58,7 @@ def test_whoever_takes_no_answers_gets_no_more(target: Target, target_client: Cl
             stack.callback(one.socket.close)
             if one.status() != 200:
                 break
-        assert [one.status() for one in slow] == [200] * 7 + [429]
+        assert [one.status() for one in slow] == [200] * 4 + [429]
         said = b""
         while b"\r\n\r\n{" not in said:
             said += slow[-1].socket.recv(4096)
@@ -68,14 +70,45 @@ def test_whoever_takes_no_answers_gets_no_more(target: Target, target_client: Cl
     project.delete()
 
 
+def refusal(project: str, size: int = MIB) -> Kind | None:
+    try:
+        with unsent._waits(project, size):
+            return None
+    except ApiError as error:
+        return error.kind
+
+
 def test_room_is_counted_by_project_and_in_all() -> None:
     with ExitStack() as stack:
-        stack.enter_context(unsent._waits("a", 500 * MIB))  # alone
-        for project, kind in (("a", Kind.RATE_LIMITED), ("b", Kind.UNAVAILABLE)):
-            with pytest.raises(ApiError) as refused, unsent._waits(project, 1):
-                raise AssertionError
-            assert refused.value.kind is kind
+        stack.enter_context(unsent._waits("a", 500 * MIB))  # its first
+        assert refusal("a") is Kind.RATE_LIMITED
+        assert refusal("b") is Kind.UNAVAILABLE
+    assert not unsent._bytes
+
+
+def test_two_that_take_as_little_as_they_may_leave_room_for_a_third() -> None:
     with ExitStack() as stack:
-        stack.enter_context(unsent._waits("a", unsent.OF_A_PROJECT))
-        stack.enter_context(unsent._waits("b", unsent.MAX_BYTES - unsent.OF_A_PROJECT))
+        for project, size in (("a", 62), ("a", 62), ("b", 62)):
+            stack.enter_context(unsent._waits(project, size * MIB))
+        assert refusal("a", 10 * MIB) is Kind.RATE_LIMITED
+        assert refusal("b", 10 * MIB) is Kind.UNAVAILABLE
+        assert refusal("c", 62 * MIB) is None
+
+
+def test_whoever_takes_next_to_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unsent, "SLACK_SECONDS", 0.0)
+    monkeypatch.setattr(unsent, "SLOWEST", 10 * MIB)
+    sent: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+        await asyncio.sleep(0.02)
+
+    async def receive() -> Message:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    answer = unsent.Answer("a", bytes(MIB), {})
+    asyncio.run(asyncio.wait_for(answer({"type": "http"}, receive, send), SECONDS))
+    assert 0 < sum(map(len, sent)) < MIB
     assert not unsent._bytes
