@@ -37,7 +37,7 @@ _PAGE = Markup(
     "{refresh}<title>{title}</title><style>{css}</style></head><body>{body}</body></html>"
 )
 _NONE = "\N{EN DASH}"
-_EMPTY = Markup('<div class="message"><strong>No events in this period</strong><span>{}</span></div>')
+_EMPTY = Markup('<div class="message"><strong>No {} in this period</strong><span>{}</span></div>')
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -70,9 +70,10 @@ def chart_page(shown: Shown, refresh_seconds: int | None = None) -> str:
     told = [period, query.timezone]
     if shown.fresh_as_of:
         told.append(f"complete up to {at(shown.fresh_as_of, zone):%Y-%m-%d %H:%M:%S}")
-    body = Markup('<header>{}<p class="period">{}</p></header>{}').format(
-        heading, " · ".join(told), _EMPTY.format(period) if is_empty else content
-    )
+    if is_empty:
+        missing = "numbers" if shown.rows and kind != "number" else "events"
+        content = _EMPTY.format(missing, period)
+    body = Markup('<header>{}<p class="period">{}</p></header>{}').format(heading, " · ".join(told), content)
     return _page(chart.title or "Chart", body, chart.theme, refresh_seconds)
 
 

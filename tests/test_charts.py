@@ -316,6 +316,14 @@ def test_a_page_says_what_it_leaves_out() -> None:
     assert "8 of 12 computations are shown." in page(hours, group_by_time="day", computations=wide)
 
 
+def test_where_there_are_events_but_no_numbers_that_is_said() -> None:
+    average = {"computations": [{"function": "avg", "field_name": "n"}], "group_by_time": "day"}
+    assert "No numbers in this period" in page(
+        [{"event_time": "2026-10-13T00:00:00.000Z", "avg_n": None}], **average
+    )
+    assert "No events in this period" in page([], **average)
+
+
 def test_pages_escape_and_name_the_theme() -> None:
     assert 'data-theme="dark"' in page([], computations=[COUNT], chart={"theme": "dark"})
     assert "&lt;script&gt;" in message_page("<script>", "<b>", 10)

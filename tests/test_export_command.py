@@ -92,6 +92,7 @@ def test_which_events_is_said_in_words(operator: Operator) -> None:
     ("words", "code", "said"),
     [
         (["--filter", "n"], 2, "write FIELD=VALUE"),
+        (["--filter", "n==1"], 2, "one = is enough"),
         (["--filter", "event_name>5", "--period", "yesterdy"], 1, "did you mean"),
         (["--compression", "gzip", "--format", "parquet"], 1, "$.compression"),
         (["-o", "no/such/directory/x"], 2, "cannot be written"),

@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from app import store as store_client
+from app.ask import QUEUE_SECONDS, WORKLOAD
 from app.settings import Settings
 from app.store import StoreRefused, StoreUnavailable
 from workers import output, table
@@ -101,6 +102,9 @@ async def _ask(settings: Settings, sql: str, asked: Asked, format_: str) -> byte
     store = store_client.connect(settings)
     own: dict[str, str | int | float] = {
         "readonly": 2,  # its own SETTINGS may set limits, but not this one
+        # Among the clients' queries, within their share of memory: no insert fails because somebody looks.
+        "workload": WORKLOAD,
+        "quota_key": "operator",
         "max_memory_usage": settings.limits.query_max_memory_bytes,
         "max_result_bytes": MAX_RESULT_BYTES,
         "result_overflow_mode": "throw",
@@ -113,7 +117,12 @@ async def _ask(settings: Settings, sql: str, asked: Asked, format_: str) -> byte
     }
     try:
         return await store.read(
-            sql, asked.parameters, format_=format_, settings=own, timeout_seconds=asked.seconds
+            sql,
+            asked.parameters,
+            format_=format_,
+            settings=own,
+            timeout_seconds=asked.seconds,
+            queue_seconds=QUEUE_SECONDS,
         )
     finally:
         await store.close()

@@ -104,6 +104,10 @@ def _filter(text: str) -> dict[str, object]:
     if match is None:
         raise click.UsageError(f"--filter {text}: write FIELD=VALUE, or != > >= < <= ~ between the two")
     name, sign, value = match[1].strip(), match[2], match[3]
+    if sign == "=" and value.startswith("="):
+        raise click.UsageError(
+            f"--filter {text}: one = is enough; a value that begins with one is for --filters to say"
+        )
     return {"field_name": name, "op": OPERATORS[sign], "value": _value(name, sign, value)}
 
 
