@@ -1,7 +1,8 @@
 """A bound on what lasts: so many streams at once in this process, of one project, of one key. No waiting.
 
 For exports and tails, which take as long as their clients like: who finds no place is told at once. A project
-has three quarters of all places at most, however many keys it makes.
+has half of all places at most, however many keys it makes, and a quarter is kept for projects that have none:
+else two could have them all, for hours.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Places:
         self._at_once = at_once
         self._of_one_key = of_one_key
         self._what = what
-        self._of_one_project = max(1, at_once * 3 // 4)
+        self._of_one_project = max(1, at_once // 2)
+        self._kept = at_once // 4
         self._taken: Counter[str] = Counter()  # by key
         self._projects: Counter[str] = Counter()
         self._gauge = STREAMS.labels(what)
@@ -38,7 +40,7 @@ class Places:
     def take(self, project: str, key: str) -> Iterator[None]:
         """One of the places, while the context lasts.
 
-        Errors: ApiError 429 when this key or its project has its share, 503 when all are taken.
+        Errors: ApiError 429 when this key or its project has its share, 503 when the others are taken.
         """
         for whose, has, may in (
             ("key", self._taken[key], self._of_one_key),
@@ -50,10 +52,11 @@ class Places:
                     f"This {whose} has {may} {self._what} already, as many as it may; end one.",
                     retry_after_seconds=RETRY_AFTER_SECONDS,
                 )
-        if self.taken >= self._at_once:
+        kept = self._kept if self._projects[project] else 0
+        if self.taken >= self._at_once - kept:
             raise ApiError(
                 Kind.UNAVAILABLE,
-                f"{self._at_once} {self._what} are under way, as many as this edge has at once; try again.",
+                f"{self.taken} {self._what} are under way, and no more for now; try again.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         self._taken[key] += 1

@@ -7,6 +7,7 @@ import collections
 import json
 import socket
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -96,21 +97,39 @@ def test_exports_have_bounds_and_end_with_their_clients(large: Client) -> None:
 
 def test_places_are_counted_by_key_by_project_and_in_all() -> None:
     places = Places(4, 2, "exports")
-    with places.take("A", "a"), places.take("A", "a"):
-        with pytest.raises(ApiError) as caught, places.take("A", "a"):
-            pass
-        assert caught.value.kind is Kind.RATE_LIMITED
-        with places.take("A", "b"):
-            with pytest.raises(ApiError) as greedy, places.take("A", "c"):
-                pass
-            assert greedy.value.kind is Kind.RATE_LIMITED
-            assert "This project has 3 exports" in greedy.value.detail
-            with places.take("B", "d"), pytest.raises(ApiError) as full, places.take("C", "e"):
-                pass
-            assert full.value.kind is Kind.UNAVAILABLE
-    with places.take("A", "c"), places.take("A", "c"), places.take("A", "b"):
-        pass
+
+    def refusal(project: str, key: str) -> ApiError | None:
+        try:
+            with places.take(project, key):
+                return None
+        except ApiError as error:
+            return error
+
+    with ExitStack() as stack:
+        stack.enter_context(places.take("A", "a"))
+        stack.enter_context(places.take("A", "b"))
+        for key, whose in (("c", "project"), ("a", "project")):
+            greedy = refusal("A", key)
+            assert greedy is not None
+            assert greedy.kind is Kind.RATE_LIMITED
+            assert f"This {whose} has 2 exports" in greedy.detail
+        stack.enter_context(places.take("B", "d"))
+        kept = refusal("B", "d")
+        assert kept is not None, "the last is for who has none"
+        assert kept.kind is Kind.UNAVAILABLE
+        stack.enter_context(places.take("C", "e"))
+        full = refusal("D", "f")
+        assert full is not None
+        assert full.kind is Kind.UNAVAILABLE
     assert places.taken == 0
+    many = Places(40, 2, "tails")
+    with (
+        many.take("A", "a"),
+        many.take("A", "a"),
+        pytest.raises(ApiError, match="This key has 2"),
+        many.take("A", "a"),
+    ):
+        pass
 
 
 class Client_:
