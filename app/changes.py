@@ -22,7 +22,7 @@ from app.registry_scripts import CHANGES
 BLOCK_MS = 100
 # One round of reads; a connection that hangs longer is replaced. Not sooner: a Redis whose disk takes 0.3 s
 # for an fsync needs that for each of several steps, and who hangs up before never reads of a revocation.
-READ_SECONDS = 3.0
+READ_SECONDS = 2.0
 RETRY_SECONDS = 0.1
 READ_COUNT = 1000
 

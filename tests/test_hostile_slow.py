@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h2.connection
+import h2.events
 import pytest
 from hypercorn.asyncio import serve
 
@@ -38,6 +40,7 @@ from tests.service import Service
 from tests.store_fixture import free_port
 from tests.waiting import async_until, until
 from workers import edge_connections, edge_http1, edge_limits, edge_protocols
+from workers.edges import listen
 
 
 @pytest.fixture(params=ENGINES)
@@ -180,6 +183,96 @@ def test_an_answer_that_nobody_reads_is_given_up(
         await server
 
     asyncio.run(run())
+
+
+STEADY_BYTES = 8_000_000
+
+
+def take_http1(connection: socket.socket, pause: Callable[[int], object]) -> int:
+    connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    got = 0
+    while got < STEADY_BYTES and (piece := connection.recv(65_536)):
+        got += len(piece)
+        pause(len(piece))
+    return got
+
+
+def take_http2(connection: socket.socket, pause: Callable[[int], object]) -> int:
+    """With the windows that a client has who says nothing of them: 64 KiB."""
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    client.send_headers(
+        1, [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "x")], True
+    )
+    connection.sendall(client.data_to_send())
+    got = 0
+    while data := connection.recv(65_536):
+        for event in client.receive_data(data):
+            if isinstance(event, h2.events.DataReceived):
+                got += len(event.data)
+                client.acknowledge_received_data(event.flow_controlled_length, 1)
+                pause(len(event.data))
+            if isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
+                return got
+        connection.sendall(client.data_to_send())
+    return got
+
+
+@pytest.mark.parametrize("take", [take_http1, take_http2], ids=["http1", "http2"])
+def test_a_client_that_takes_an_answer_steadily_gets_all_of_it(
+    take: Callable[[socket.socket, Callable[[int], object]], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long it takes in all, and no more of it is in hand than a piece or two."""
+    for module in (edge_protocols, edge_limits, edge_connections):
+        monkeypatch.setattr(module, "SEND_SECONDS", 0.7)
+    monkeypatch.setattr("hypercorn.asyncio.run.TCPServer", edge_connections.Connection)
+    monkeypatch.setattr("hypercorn.protocol.H11Protocol", edge_http1.Http1)
+    monkeypatch.setattr("hypercorn.protocol.H2Protocol", edge_protocols.Http2)
+    (tmp_path / "deploy.toml").write_text("")
+    config = edge_protocols.EdgeConfig(load(tmp_path / "deploy.toml", environ={}), Draining())
+    config.errorlog = None
+    sent = taken = ahead = 0
+
+    async def answer(scope: Any, receive: Any, send_: Any) -> None:
+        nonlocal sent, ahead
+        if scope["type"] != "http":
+            return
+        await send_({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(STEADY_BYTES // 40_000):
+            await send_({"type": "http.response.body", "body": bytes(40_000), "more_body": True})
+            sent += 40_000
+            ahead = max(ahead, sent - taken)
+        await send_({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def client(port: int) -> int:
+        nonlocal taken
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            connection.settimeout(20)
+            connection.connect(("127.0.0.1", port))
+
+            def pause(size: int) -> None:
+                nonlocal taken
+                taken += size
+                time.sleep(size / 1_600_000)  # the pace of the client, which is what this is about
+
+            return take(connection, pause)
+
+    async def run() -> int:
+        listener = listen("127.0.0.1", 0, 10, how="-")
+        port = listener.getsockname()[1]
+        config.bind = [f"fd://{listener.detach()}"]  # Hypercorn closes it
+        stop = asyncio.Event()
+        server = asyncio.create_task(serve(answer, config, shutdown_trigger=stop.wait))
+        got = await asyncio.to_thread(client, port)
+        stop.set()
+        await server
+        return got
+
+    assert asyncio.run(run()) >= STEADY_BYTES
+    assert ahead < 2_000_000
 
 
 def async_value(condition: Callable[[], bool]) -> Callable[[], Awaitable[bool | None]]:

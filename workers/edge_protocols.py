@@ -15,7 +15,7 @@ import h2.exceptions
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
 
 from app.gate import AnswerHeaders
 from app.main import Draining
@@ -59,12 +59,37 @@ class _Streams(dict[int, Any]):
         return _Finished()
 
 
+class _Buffer(StreamBuffer):
+    """What of an answer its client has not taken. Bounded: Hypercorn's takes a closed window, into which
+    nothing can be sent, for an empty buffer, and is filled on; an export of any size would be in memory.
+    """
+
+    async def pop(self, max_length: int) -> bytes:
+        """The first bytes; whoever fills it may go on when little is left."""
+        data = bytes(self.buffer[:max_length])
+        del self.buffer[: len(data)]
+        if len(self.buffer) < BUFFER_LOW_WATER:
+            await self._paused.set()
+        if not self.buffer:
+            await self._is_empty.set()
+        return data
+
+
+class _Buffers(dict[int, StreamBuffer]):
+    def __init__(self, event_class: Any) -> None:
+        self._event_class = event_class
+
+    def __setitem__(self, stream_id: int, _: StreamBuffer) -> None:
+        super().__setitem__(stream_id, _Buffer(self._event_class))
+
+
 class Http2(H2Protocol):
     """HTTP/2 on one connection. A stream that misbehaves is reset; its neighbours go on."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.streams = _Streams()
+        self.stream_buffers = _Buffers(self.context.event_class)
 
     async def handle(self, event: Event) -> None:
         await super().handle(event)
