@@ -124,6 +124,21 @@ def is_cut(connection: socket.socket) -> bool:
 # --- slow readers: in this process, with a deadline that a test can wait for -----------------------
 
 
+def as_an_edge(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, *, send_seconds: float
+) -> edge_protocols.EdgeConfig:
+    """Hypercorn in this process speaks as an edge's does; its settings."""
+    for module in (edge_protocols, edge_limits, edge_connections):
+        monkeypatch.setattr(module, "SEND_SECONDS", send_seconds)
+    monkeypatch.setattr("hypercorn.asyncio.run.TCPServer", edge_connections.Connection)
+    monkeypatch.setattr("hypercorn.protocol.H11Protocol", edge_http1.Http1)
+    monkeypatch.setattr("hypercorn.protocol.H2Protocol", edge_protocols.Http2)
+    (directory / "deploy.toml").write_text("")
+    config = edge_protocols.EdgeConfig(load(directory / "deploy.toml", environ={}), Draining())
+    config.errorlog = None
+    return config
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -137,17 +152,9 @@ def is_cut(connection: socket.socket) -> bool:
 def test_an_answer_that_nobody_reads_is_given_up(
     request_: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge_protocols, "SEND_SECONDS", 0.3)
-    monkeypatch.setattr(edge_limits, "SEND_SECONDS", 0.3)
-    monkeypatch.setattr(edge_connections, "SEND_SECONDS", 0.3)
-    monkeypatch.setattr("hypercorn.asyncio.run.TCPServer", edge_connections.Connection)
-    monkeypatch.setattr("hypercorn.protocol.H11Protocol", edge_http1.Http1)
-    monkeypatch.setattr("hypercorn.protocol.H2Protocol", edge_protocols.Http2)
-    (tmp_path / "deploy.toml").write_text("")
-    config = edge_protocols.EdgeConfig(load(tmp_path / "deploy.toml", environ={}), Draining())
+    config = as_an_edge(tmp_path, monkeypatch, send_seconds=0.3)
     port = free_port()
     config.bind = [f"127.0.0.1:{port}"]
-    config.errorlog = None
     config.graceful_timeout = 5.0
     in_flight: list[int] = []
 
@@ -225,14 +232,7 @@ def test_a_client_that_takes_an_answer_steadily_gets_all_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However long it takes in all, and no more of it is in hand than a piece or two."""
-    for module in (edge_protocols, edge_limits, edge_connections):
-        monkeypatch.setattr(module, "SEND_SECONDS", 0.7)
-    monkeypatch.setattr("hypercorn.asyncio.run.TCPServer", edge_connections.Connection)
-    monkeypatch.setattr("hypercorn.protocol.H11Protocol", edge_http1.Http1)
-    monkeypatch.setattr("hypercorn.protocol.H2Protocol", edge_protocols.Http2)
-    (tmp_path / "deploy.toml").write_text("")
-    config = edge_protocols.EdgeConfig(load(tmp_path / "deploy.toml", environ={}), Draining())
-    config.errorlog = None
+    config = as_an_edge(tmp_path, monkeypatch, send_seconds=0.7)
     sent = taken = ahead = 0
 
     async def answer(scope: Any, receive: Any, send_: Any) -> None:
