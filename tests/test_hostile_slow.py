@@ -88,7 +88,9 @@ def test_slow_senders_and_many_connections(tight: Target) -> None:
             # All of them: one that waits to be accepted would take another's place later.
             until(lambda: sum(map(is_cut, idle)) >= 60, 5, "the bound on connections")
             until(lambda: open_files(pid) <= before + 40, 5, "the end of those beyond it")
-        until(lambda: is_served(tight.url), 10, "the end of the flood")
+        # First all of it: whoever is served while others still end may have taken the only free place.
+        until(lambda: open_files(pid) <= before, 10, "the end of the flood")
+        until(lambda: is_served(tight.url), 10, "a place after the flood")
 
 
 def is_served(url: str) -> bool:
