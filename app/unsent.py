@@ -31,11 +31,16 @@ _log = structlog.get_logger()
 
 
 class Answer(Response):
-    """A 200 for a project. Errors: ApiError 429 and 503 while too much waits for clients."""
+    """A 200 for a project. Errors: ApiError 429 and 503 while too much waits for clients.
+
+    They come when it is made, so that its maker may tell them in a form of its own; it is sent at once.
+    """
 
     def __init__(self, project_id: str, content: bytes | str, headers: Mapping[str, str]) -> None:
         super().__init__(content, headers=headers)
         self._project_id = project_id
+        if len(self.body) > PIECE_BYTES:
+            _find_room(project_id, len(self.body))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if len(self.body) <= PIECE_BYTES:  # connections are bounded
@@ -54,9 +59,8 @@ async def _whole(body: bytes) -> AsyncGenerator[bytes, None]:
     yield body
 
 
-@contextmanager
-def _waits(project_id: str, size: int) -> Iterator[None]:
-    """While the context lasts. A project's first may be of any size: what a query may answer is bounded."""
+def _find_room(project_id: str, size: int) -> None:
+    """Or ApiError. A project's first may be of any size: what a query may answer is bounded."""
     own, total = _bytes[project_id], _bytes.total()
     if own and own + size > OF_A_PROJECT:
         raise ApiError(
@@ -70,6 +74,11 @@ def _waits(project_id: str, size: int) -> Iterator[None]:
             f"{total:,} bytes of answers wait for clients to take them; try again.",
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
+
+
+@contextmanager
+def _waits(project_id: str, size: int) -> Iterator[None]:
+    """While the context lasts."""
     _bytes[project_id] += size
     try:
         yield

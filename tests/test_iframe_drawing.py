@@ -13,8 +13,9 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app import iframe
+from app import iframe, unsent
 from app.aside import OF_A_PROJECT, aside
+from app.embeds import Embed
 from app.errors import ApiError, Kind
 from app.grant import Grant, KeyType
 from app.iframe import IframeHandlers
@@ -22,6 +23,7 @@ from app.scope import Scope
 from app.store import Result
 from tests.waiting import async_until
 
+PATH = "/v1/query/iframe"
 QUERY = {"time_period": "today", "computations": [{"function": "count"}]}
 
 
@@ -34,6 +36,9 @@ class Asker:
     async def grant(self, _request: Request) -> Grant:
         return Grant(KeyType.QUERY, "k", "a", "p")
 
+    def count(self, _grant: Grant) -> None:
+        pass
+
     async def body(self, _request: Request) -> bytes:
         return json.dumps(QUERY).encode()
 
@@ -45,12 +50,20 @@ class Asker:
         return Result(["o0"], ["String"], [["3"]])
 
 
+class Embeds:
+    """Knows every token."""
+
+    async def find(self, _token: str) -> Embed:
+        grant = Grant(KeyType.QUERY, "k", "a", "p")
+        return Embed("t", "", grant, json.dumps(QUERY), "", "number", 0, 2**50)
+
+
 def request(leaves: asyncio.Event) -> Request:
     async def receive() -> dict[str, str]:
         await leaves.wait()
         return {"type": "http.disconnect"}
 
-    return Request({"type": "http", "method": "POST", "path": "/v1/query/iframe", "headers": []}, receive)
+    return Request({"type": "http", "method": "POST", "path": PATH, "headers": []}, receive)
 
 
 def test_drawing_holds_no_loop_and_few_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +122,31 @@ def test_a_drawing_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch
         assert await aside("p", str, 3) == "3", "the thread comes back"
 
     asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_a_browser_is_shown_that_too_much_waits_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iframe, "chart_page", lambda *_: "<page>" * 20_000)
+
+    async def run() -> Response:
+        asker: Any = Asker()
+        embeds: Any = Embeds()
+        headers = [(b"accept", b"text/html"), (b"host", b"x")]
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": PATH,
+            "query_string": b"token=t",
+            "headers": headers,
+        }
+        with unsent._waits("p", 200 * 2**20):
+            return await IframeHandlers(asker, embeds).iframe(
+                Request(scope, request(asyncio.Event()).receive)
+            )
+
+    answer = asyncio.run(run())
+    assert answer.status_code == 429
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert b"bytes of answers wait" in answer.body
 
 
 def test_who_leaves_waits_for_no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
