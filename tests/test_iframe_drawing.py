@@ -63,7 +63,9 @@ def request(leaves: asyncio.Event) -> Request:
         await leaves.wait()
         return {"type": "http.disconnect"}
 
-    return Request({"type": "http", "method": "POST", "path": PATH, "headers": []}, receive)
+    scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": PATH, "headers": []}
+    scope["eventbunker.request_id"] = "0" * 24
+    return Request(scope, receive)
 
 
 def test_drawing_holds_no_loop_and_few_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,17 +133,10 @@ def test_a_browser_is_shown_that_too_much_waits_already(monkeypatch: pytest.Monk
         asker: Any = Asker()
         embeds: Any = Embeds()
         headers = [(b"accept", b"text/html"), (b"host", b"x")]
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": PATH,
-            "query_string": b"token=t",
-            "headers": headers,
-        }
+        asked = request(asyncio.Event())
+        asked.scope.update(method="GET", query_string=b"token=t", headers=headers)
         with unsent._waits("p", 200 * 2**20):
-            return await IframeHandlers(asker, embeds).iframe(
-                Request(scope, request(asyncio.Event()).receive)
-            )
+            return await IframeHandlers(asker, embeds).iframe(asked)
 
     answer = asyncio.run(run())
     assert answer.status_code == 429
