@@ -165,8 +165,8 @@ class Asker:
         try:
             async with asyncio.timeout(FRESHNESS_SECONDS):
                 self._proved_ms = max(self._proved_ms, await self._freshness.fresh_as_of())
-        except UNREACHABLE:  # the rows do not depend on it
-            _log.warning("freshness_unknown", exc_info=True)
+        except UNREACHABLE as error:  # the rows do not depend on it
+            _log.warning("freshness_unknown", error=type(error).__name__)
         return self._proved_ms
 
     async def run(
