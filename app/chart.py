@@ -76,6 +76,8 @@ def misfits(chart: Chart, query: Query) -> list[Problem]:
         wrong("shows the parts of a whole; it needs group_by, and no group_by_time")
     if kind == "pie" and len(query.computations) > 1:
         wrong("shows one computation; leave out the others")
+    if kind == "pie" and any(one.function not in ADDITIVE for one in query.computations):
+        wrong('shows the parts of a whole, and only "count" and "sum" can be added up; choose "bar"')
     if kind == "number" and (query.bucket is not None or query.group_by):
         wrong("shows one row; leave out group_by and group_by_time, or choose another type")
     for index, computation in enumerate(query.computations):

@@ -166,7 +166,7 @@ def _parts(chart: Chart, query: Query, rows: Sequence[Row]) -> Plot:
         _Group(" · ".join(_names(row, query.group_by)), None, {0: value_of(row.get(computation.output))})
         for row in rows
     ]
-    kept, notes = _top(groups, 1, chart, additive=computation.function in ADDITIVE)
+    kept, notes = _top(groups, 1, chart, additive=True)
     if any((one.values[0] or 0) < 0 for one in groups):
         notes = (*notes, "Negative numbers have no part of a whole and are left out.")
     return Plot((computation.output,), kept, notes=notes)

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from app.aside import aside
 from app.ask import Asker, Turn
 from app.errors import ApiError
-from app.export_pages import Pages, patiently, settle
+from app.export_pages import Bound, Pages, patiently, settle
 from app.export_request import MEDIA_TYPES, Compression, Export, Format, read_export
 from app.export_text import Row, UnknownField, rows_of
 from app.export_writers import Writer, make_writer
@@ -64,11 +64,11 @@ class ExportHandler:
             async with self._asker.turn(await self._asker.grant(request, again=True)) as turn:
                 yield turn
 
-        bound_ms = await settle(turns, now_ms)
-        return await open_file(Pages(turns, export, bound_ms), export, bound_ms, grant.project_id)
+        bound = await settle(turns, now_ms)
+        return await open_file(Pages(turns, export, bound.at_ms), export, bound, grant.project_id)
 
 
-async def open_file(pages: Pages, export: Export, bound_ms: int, project_id: str) -> ExportFile:
+async def open_file(pages: Pages, export: Export, bound: Bound, project_id: str) -> ExportFile:
     """Ask what must be known before the first byte. Errors: ApiError."""
     types: dict[str, set[str]] = {}
     if export.format is Format.PARQUET:
@@ -76,31 +76,30 @@ async def open_file(pages: Pages, export: Export, bound_ms: int, project_id: str
     elif export.format is Format.CSV:
         types = await pages.types()
     writer = await aside(project_id, make_writer, export, types)  # the first use loads a large library
-    return ExportFile(pages, writer, export, bound_ms, count=await pages.count(), project_id=project_id)
+    return ExportFile(pages, writer, export, bound, count=await pages.count(), project_id=project_id)
 
 
 class ExportFile:
-    """An export that has begun. `count`: how many events it has; `bound_ms`: recorded up to then."""
+    """An export that has begun. `count`: how many events it has."""
 
     def __init__(
-        self, pages: Pages, writer: Writer, export: Export, bound_ms: int, *, count: int, project_id: str
+        self, pages: Pages, writer: Writer, export: Export, bound: Bound, *, count: int, project_id: str
     ) -> None:
         self.count = count
         self.rows = 0  # written so far
         self._pages = pages
         self._writer = writer
         self._export = export
-        self._bound_ms = bound_ms
+        self._bound = bound
         self._project_id = project_id
 
     def headers(self) -> dict[str, str]:
         """Of the answer."""
         export = self._export
-        day = format_timestamp(self._bound_ms)[:10]
-        own = {
-            "x-eventbunker-event-count": str(self.count),
-            "x-eventbunker-recorded-up-to": str(self._bound_ms),
-        }
+        day = format_timestamp(self._bound.at_ms)[:10]
+        own = {"x-eventbunker-event-count": str(self.count)}
+        if self._bound.is_settled:
+            own["x-eventbunker-recorded-up-to"] = str(self._bound.at_ms)
         encoding = (
             {} if export.compression is Compression.NONE else {"content-encoding": export.compression.value}
         )

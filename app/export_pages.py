@@ -63,7 +63,15 @@ class Page(msgspec.Struct, frozen=True):
     is_last: bool
 
 
-async def settle(turns: Turns, now_ms: int) -> int:
+class Bound(msgspec.Struct, frozen=True):
+    """The events of an export are recorded up to `at_ms`. `is_settled`: an export of what was recorded later
+    can go on from there."""
+
+    at_ms: int
+    is_settled: bool = True
+
+
+async def settle(turns: Turns, now_ms: int) -> Bound:
     """The bound of an export that begins at `now_ms`: everything recorded up to there that reached the stream
     in time is in the store. The present, as soon as the drain has come beyond it; where it is behind, what it
     has. Not just up to it: what is on its way to the stream then would come into pages behind their count, or
@@ -74,9 +82,10 @@ async def settle(turns: Turns, now_ms: int) -> int:
             fresh = turn.fresh_as_of
         settled = fresh - IN_FLIGHT_MS
         if settled >= now_ms:
-            return now_ms
+            return Bound(now_ms)
         if time.monotonic() > deadline:
-            return settled if fresh else now_ms  # 0: Redis is away, and never told
+            # 0: Redis is away, and has told nothing. What is stored can be had, and nobody knows what is not.
+            return Bound(settled) if fresh else Bound(now_ms, is_settled=False)
         # Where the drain keeps up, once is enough: each look takes a turn, for which others may wait too.
         missing = min(IN_FLIGHT_MS, now_ms - settled) / 1000
         await asyncio.sleep(max(FRESH_POLL_SECONDS, missing))

@@ -10,7 +10,8 @@ PATH = "/v1/export"
 _HEADERS: dict[str, Schema] = {
     "x-eventbunker-event-count": {"description": "How many events follow", "schema": INTEGER},
     "x-eventbunker-recorded-up-to": {
-        "description": "Unix ms; later events are in none of the pages",
+        "description": "Unix ms; later events are in none of the pages. Absent while Redis is away and has"
+        " told this edge nothing since its start: then no export can go on from this one",
         "schema": INTEGER,
     },
     "content-disposition": {"description": "A name for the file", "schema": TEXT},

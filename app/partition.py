@@ -7,6 +7,7 @@ Also here: `Freshness`, the edges' read-only view of the same keys.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -258,7 +259,7 @@ class Freshness:
 
         Redis's clock, which also numbers the entries. Read it before the query runs.
         """
-        return min([await self._fresh(keys) for keys in self._keys])
+        return min(await asyncio.gather(*map(self._fresh, self._keys)))
 
     async def _fresh(self, keys: Keys) -> int:
         now, oldest = await self._script(keys=[keys.entries])
@@ -267,7 +268,7 @@ class Freshness:
 
     async def lag(self) -> list[Lag]:
         """Backlog, age and last proof of each partition. Errors: redis_client.UNREACHABLE."""
-        return [await self._lag(partition, keys) for partition, keys in enumerate(self._keys)]
+        return await asyncio.gather(*(self._lag(*one) for one in enumerate(self._keys)))
 
     async def _lag(self, partition: int, keys: Keys) -> Lag:
         pipeline = self._redis.pipeline(transaction=True)  # one moment: ledger and stream belong together

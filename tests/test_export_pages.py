@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from app.errors import ApiError, Kind
-from app.export_pages import IN_FLIGHT_MS, MAX_PAGE_ROWS, MIN_PAGE_ROWS, Pages, settle
+from app.export_pages import IN_FLIGHT_MS, MAX_PAGE_ROWS, MIN_PAGE_ROWS, Bound, Pages, settle
 from app.export_request import Export, read_export
 from app.export_sql import NAMES, count, page
 from app.export_text import STEP_BYTES, Csv, UnknownField, ndjson, rows_of
@@ -172,11 +172,11 @@ def test_what_is_too_much_for_one_statement_is_counted_in_halves() -> None:
 def test_the_bound_is_the_present_once_the_drain_has_come_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(0)
     store.fresh_as_of = 10 + IN_FLIGHT_MS
-    assert asyncio.run(settle(store.turn, 10)) == 10
+    assert asyncio.run(settle(store.turn, 10)) == Bound(10)
     monkeypatch.setattr("app.export_pages.FRESH_SECONDS", 0.0)
-    assert asyncio.run(settle(store.turn, 11)) == 10
-    store.fresh_as_of = 0  # Redis is away, and never told
-    assert asyncio.run(settle(store.turn, 30)) == 30
+    assert asyncio.run(settle(store.turn, 11)) == Bound(10)
+    store.fresh_as_of = 0  # Redis is away, and never told: no export may go on from here
+    assert asyncio.run(settle(store.turn, 30)) == Bound(30, is_settled=False)
 
 
 def test_a_field_that_came_too_late_for_its_column_is_not_left_out() -> None:

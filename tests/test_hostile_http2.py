@@ -65,13 +65,16 @@ class Peer:
                     return event
             if self.is_over:
                 return None
-            try:
-                data = self.socket.recv(65_536)
-            except ConnectionResetError:
-                data = b""
-            self.is_over = not data
-            self.seen += self.h2.receive_data(data)
-            self.flush()
+            self.read()
+
+    def read(self) -> None:
+        try:
+            data = self.socket.recv(65_536)
+        except ConnectionResetError:
+            data = b""
+        self.is_over = not data
+        self.seen += self.h2.receive_data(data)
+        self.flush()
 
     def status(self, stream: int) -> int:
         event = self.until(h2.events.ResponseReceived, stream)

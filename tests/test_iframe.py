@@ -19,6 +19,8 @@ PATH = "/v1/query/iframe"
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 COUNT: dict[str, Any] = {"time_period": "today", "computations": [{"function": "count"}]}
 BY_PLAN = COUNT | {"group_by": ["plan"]}
+AVERAGE = {"function": "avg", "field_name": "n"}
+DISTINCT = {"function": "count_distinct", "field_name": "plan"}
 HOSTILE = '</text></svg></script><script>alert(1)</script><img src=x onerror="alert(1)">'
 
 
@@ -80,6 +82,8 @@ def test_a_query_is_answered_by_one_page_that_allows_no_script(project: Client) 
         ({"chart": {"title": "x" * 201}}, "$.chart.title", "200"),
         ({"chart": {"type": "line"}}, "$.chart.type", "add group_by_time"),
         ({"chart": {"type": "pie"}}, "$.chart.type", "needs group_by"),
+        (BY_PLAN | {"chart": {"type": "pie"}, "computations": [AVERAGE]}, "$.chart.type", 'choose "bar"'),
+        (BY_PLAN | {"chart": {"type": "pie"}, "computations": [DISTINCT]}, "$.chart.type", "added up"),
         ({"chart": {"type": "number"}, "group_by": ["plan"]}, "$.chart.type", "shows one row"),
         ({"chart": {"type": "number"}, "computations": []}, "$.chart.type", "add computations"),
         ({"group_bye": ["plan"]}, "$.group_bye", "did you mean `group_by`?"),
@@ -193,8 +197,8 @@ def test_a_made_up_token_is_refused(project: Client, token: str) -> None:
 
 
 def test_an_expired_token_says_so(project: Client) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=2)
-    token = made(project, **COUNT, expires_at=soon.isoformat(timespec="milliseconds"))
+    said = (datetime.now(UTC) + timedelta(seconds=2)).isoformat(timespec="milliseconds")
+    token, soon = made(project, **COUNT, expires_at=said), datetime.fromisoformat(said)
     assert get(project, token["token"]).status_code == 200
     until(lambda: get(project, token["token"]).status_code == 410, 30, "the expiry")
     assert datetime.now(UTC) >= soon

@@ -263,6 +263,31 @@ def test_reading_is_by_position(tmp_path: Path, redis_url: str) -> None:
     asyncio.run(run())
 
 
+def test_freshness_takes_one_round_trip_for_any_number_of_partitions(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, those of an edge far from Redis would take longer than a query waits for them."""
+
+    async def run() -> None:
+        asked, all_asked = 0, asyncio.Event()
+
+        async def answer_when_all_are_asked(keys: list[str]) -> tuple[bytes, bytes]:
+            nonlocal asked
+            asked += 1
+            if asked == 8:
+                all_asked.set()
+            await all_asked.wait()
+            return b"1000", b"0"
+
+        async with opened(make_settings(tmp_path, redis_url)) as made:
+            freshness = Freshness(made.redis, "events", 8)
+            monkeypatch.setattr(freshness, "_script", answer_when_all_are_asked)
+            async with asyncio.timeout(10):
+                assert await freshness.fresh_as_of() == 999
+
+    asyncio.run(run())
+
+
 def test_freshness_is_that_of_the_oldest_entry(tmp_path: Path, redis_url: str) -> None:
     """Safeguard: `fresh_as_of` never claims an event that is not acknowledged, in any partition."""
 

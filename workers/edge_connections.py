@@ -155,5 +155,7 @@ class Connection(TCPServer):
                 await self.protocol.handle(RawData(data))
 
     async def _initiate_server_close(self) -> None:
+        if isinstance(spoken := self.protocol.protocol, Http2):
+            await spoken.go_away()
         self._end()
         await super()._initiate_server_close()

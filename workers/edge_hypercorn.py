@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from typing import cast
 
 import hypercorn.asyncio.run
@@ -17,7 +18,6 @@ from app.main import Draining
 from app.settings import Settings
 from workers.edge_app import AppDidNotStart
 from workers.edge_connections import install
-from workers.edge_limits import REQUESTS_PER_CONNECTION
 from workers.edge_protocols import EdgeConfig
 
 
@@ -56,7 +56,8 @@ def server_config(settings: Settings, descriptor: int, draining: Draining) -> Co
     config.bind = [f"fd://{descriptor}"]
     config.backlog = server.backlog
     config.keep_alive_timeout = server.keep_alive_timeout
-    config.keep_alive_max_requests = REQUESTS_PER_CONNECTION
+    # Over HTTP/2 Hypercorn would cut whatever is under way; ours end between requests.
+    config.keep_alive_max_requests = sys.maxsize
     config.graceful_timeout = server.graceful_timeout
     # Hypercorn counts an idle connection as a slow read: a shorter value would cut kept connections off
     # under the load balancer's hands. Heads and bodies have deadlines of their own.

@@ -11,16 +11,18 @@ import time
 from typing import Any
 
 import h2.errors
+import h2.events
 import h2.exceptions
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event
+from hypercorn.events import Closed, Event, Updated
 from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
 
 from app.gate import AnswerHeaders
 from app.main import Draining
 from app.settings import Settings
-from workers.edge_limits import MAX_HEAD_BYTES, SEND_SECONDS, max_connections
+from workers.edge_limits import MAX_HEAD_BYTES, REQUESTS_PER_CONNECTION, SEND_SECONDS, max_connections
 
 
 class EdgeConfig(Config):
@@ -108,7 +110,39 @@ class Http2(H2Protocol):
         head_bytes = sum(len(frame.data) for frame in buffer._headers_buffer)
         return len(buffer._data) > self.config.h2_max_inbound_frame_size + 9 or head_bytes > MAX_HEAD_BYTES
 
+    async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        if self.context.terminated.is_set():  # Hypercorn does not say that they may be sent again
+            for event in events:
+                if isinstance(event, h2.events.RequestReceived):
+                    await self._reset(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+            events = [one for one in events if not isinstance(one, h2.events.RequestReceived)]
+        await super()._handle_events(events)
+
+    async def go_away(self) -> None:
+        """Say which request was the last: what the client has sent since, it may send elsewhere."""
+        with contextlib.suppress(h2.exceptions.ProtocolError):
+            self.connection.close_connection()
+        await self._flush()
+
+    async def _rest(self) -> None:
+        """Where nothing is under way, not even the last byte of an answer, the connection may end."""
+        if self.closed or self.streams or self.stream_buffers:
+            return
+        if self.keep_alive_requests >= REQUESTS_PER_CONNECTION:
+            await self.go_away()
+            await self.send(Closed())
+        else:
+            await self.send(Updated(idle=True))
+
+    async def _send_data(self, stream_id: int) -> None:
+        await super()._send_data(stream_id)
+        await self._rest()
+
     async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, StreamClosed):
+            await self._close_stream(event.stream_id)
+            await self._rest()
+            return
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await super().stream_send(event)

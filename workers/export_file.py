@@ -81,8 +81,8 @@ async def _from_store(
 
         now_ms = time.time_ns() // 1_000_000
         export = read_export(body, "", now_ms)
-        bound_ms = await settle(turns, now_ms)
-        found = await open_file(Pages(turns, export, bound_ms), export, bound_ms, wanted.project_id)
+        bound = await settle(turns, now_ms)
+        found = await open_file(Pages(turns, export, bound.at_ms), export, bound, wanted.project_id)
         with _progress(target, found.count) as progress:
             try:
                 async for piece in found.pieces():
