@@ -93,6 +93,7 @@ def test_the_last_request_of_a_connection_costs_none_that_is_under_way(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge_protocols, "REQUESTS_PER_CONNECTION", 3)
+    monkeypatch.setattr(edge_protocols, "WORN_SECONDS", 0.1)
     with Peer(server.url) as peer:
         slow = ask_slow(peer)
         for _ in range(5):

@@ -154,6 +154,14 @@ class Connection(TCPServer):
             if not self._is_closing:
                 await self.protocol.handle(RawData(data))
 
+    async def _idle_timeout(self) -> None:
+        spoken = self.protocol.protocol
+        seconds = spoken.rest_seconds if isinstance(spoken, Http2) else self.config.keep_alive_timeout
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.context.terminated.wait()
+        await asyncio.shield(self._initiate_server_close())
+
     async def _initiate_server_close(self) -> None:
         if isinstance(spoken := self.protocol.protocol, Http2):
             await spoken.go_away()

@@ -24,6 +24,8 @@ from app.main import Draining
 from app.settings import Settings
 from workers.edge_limits import MAX_HEAD_BYTES, REQUESTS_PER_CONNECTION, SEND_SECONDS, max_connections
 
+WORN_SECONDS = 1.0  # of a connection that has had its number of requests
+
 
 class EdgeConfig(Config):
     """Hypercorn's settings and ours for one process. Of `settings` only what Hypercorn does not know."""
@@ -124,14 +126,16 @@ class Http2(H2Protocol):
             self.connection.close_connection()
         await self._flush()
 
+    @property
+    def rest_seconds(self) -> float:
+        """Without a request for so long the connection ends. Never amid requests, however many it has had:
+        clients can tell which of them were begun, and some give up all of them even so."""
+        seconds = float(self.config.keep_alive_timeout)
+        return min(seconds, WORN_SECONDS) if self.keep_alive_requests >= REQUESTS_PER_CONNECTION else seconds
+
     async def _rest(self) -> None:
         """Where nothing is under way, not even the last byte of an answer, the connection may end."""
-        if self.closed or self.streams or self.stream_buffers:
-            return
-        if self.keep_alive_requests >= REQUESTS_PER_CONNECTION:
-            await self.go_away()
-            await self.send(Closed())
-        else:
+        if not self.closed and not self.streams and not self.stream_buffers:
             await self.send(Updated(idle=True))
 
     async def _send_data(self, stream_id: int) -> None:
