@@ -18,19 +18,21 @@ from tests.test_hostile_http2 import Peer
 from tests.test_hostile_slow import as_an_edge
 from tests.waiting import until
 from workers import edge_protocols
+from workers.edge_connections import Connection
 from workers.edges import listen
 
 BODY = bytes(200_000)
 SECONDS = 20.0
+REST_SECONDS, BEAT_SECONDS = 0.3, 0.1
 
 
 class Server:
-    """Answers `/` at once, and `/wait` when `go_on` is called."""
+    """Answers `/` at once, `/wait` when `go_on` is called, `/beats` until then."""
 
     def __init__(self, config: edge_protocols.EdgeConfig) -> None:
-        self._config = config
+        self.config = config
         self._loop = asyncio.new_event_loop()
-        self._may_go_on, self._stop = asyncio.Event(), asyncio.Event()
+        self._may_go_on, self._stop, self.has_come = asyncio.Event(), asyncio.Event(), asyncio.Event()
         listener = listen("127.0.0.1", 0, 10, how="-")
         self.url = "http://{}:{}".format(*listener.getsockname())
         config.bind = [f"fd://{listener.detach()}"]  # Hypercorn closes it
@@ -54,14 +56,18 @@ class Server:
             self._loop.close()
 
     def _run(self) -> None:
-        self._loop.run_until_complete(serve(self._answer, self._config, shutdown_trigger=self._stop.wait))
+        self._loop.run_until_complete(serve(self._answer, self.config, shutdown_trigger=self._stop.wait))
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
+        self.has_come.set()
         if scope["path"] == "/wait":
             await self._may_go_on.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
+        while scope["path"] == "/beats" and not self._may_go_on.is_set():
+            await send({"type": "http.response.body", "body": b".", "more_body": True})
+            await asyncio.sleep(BEAT_SECONDS)
         await send({"type": "http.response.body", "body": BODY if scope["path"] == "/wait" else b"ok"})
 
 
@@ -131,6 +137,61 @@ def refusal(peer: Peer) -> h2.events.StreamReset | None:
                 return None
         assert not peer.is_over
         peer.read()
+
+
+def test_whoever_waits_for_an_answer_need_not_say_anything(server: Server) -> None:
+    """A tail is watched for hours, and only the edge says something."""
+    server.config.keep_alive_timeout = server.config.read_timeout = REST_SECONDS  # type: ignore[assignment]
+    with Peer(server.url) as peer:
+        beats = peer.request("/beats")
+        while beats_of(peer, beats) < 4 * REST_SECONDS / BEAT_SECONDS:
+            assert not peer.is_over
+            peer.read()
+        server.go_on()
+        assert peer.until(h2.events.StreamEnded, beats)
+
+
+def beats_of(peer: Peer, stream: int) -> int:
+    data = [event for event in peer.seen if isinstance(event, h2.events.DataReceived)]
+    return sum(len(event.data) for event in data if event.stream_id == stream)
+
+
+@pytest.mark.parametrize("path", ["/", "nowhere"], ids=["answered", "refused"])
+def test_a_connection_that_only_pings_ends(server: Server, path: str) -> None:
+    server.config.keep_alive_timeout = REST_SECONDS
+    with Peer(server.url) as peer:
+        stream = peer.request(path)
+        assert peer.until(h2.events.StreamReset if path == "nowhere" else h2.events.StreamEnded, stream)
+
+        def is_told() -> bool:
+            peer.h2.ping(b"12345678")
+            peer.flush()
+            peer.read()
+            return any(isinstance(event, h2.events.ConnectionTerminated) for event in peer.seen)
+
+        until(is_told, SECONDS, "the end of the connection")
+
+
+def test_a_request_that_comes_as_its_connection_ends_is_answered(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.config.keep_alive_timeout = REST_SECONDS
+    end = Connection._initiate_server_close
+    steps: list[str] = []
+
+    async def end_once_it_has_come(self: Connection) -> None:
+        steps.append("about to end")
+        await server.has_come.wait()
+        await end(self)
+        steps.append("ended")
+
+    monkeypatch.setattr(Connection, "_initiate_server_close", end_once_it_has_come)
+    with Peer(server.url) as peer:
+        until(lambda: bool(steps), SECONDS, "the end of the rest")
+        slow = ask_slow(peer)
+        until(lambda: "ended" in steps, SECONDS, "the end that is none")
+        server.go_on()
+        assert received(peer, slow) == len(BODY)
 
 
 def test_a_connection_without_requests_is_told_of_its_end(server: Server) -> None:

@@ -111,7 +111,8 @@ class Connection(TCPServer):
         self._timers.append(self.loop.call_later(SEND_SECONDS, self.writer.transport.abort))
 
     async def _read_data(self) -> None:
-        """All that is said. Until `take_over`, and over HTTP/2, Hypercorn's idle task is the deadline."""
+        """All that is said. Until `take_over`, and over HTTP/2, the idle task is the deadline: who waits for
+        an answer, or watches a tail, need not say anything meanwhile."""
         spoken = self.protocol.protocol
         if isinstance(spoken, Http1):
             await self._speak_http1(spoken)
@@ -148,8 +149,8 @@ class Connection(TCPServer):
         data = b"begin"
         while data:
             try:
-                data = await asyncio.wait_for(self.reader.read(MAX_RECV), self.config.read_timeout)
-            except (OSError, TimeoutError):
+                data = await self.reader.read(MAX_RECV)
+            except OSError:
                 break
             if not self._is_closing:
                 await self.protocol.handle(RawData(data))
@@ -163,7 +164,8 @@ class Connection(TCPServer):
         await asyncio.shield(self._initiate_server_close())
 
     async def _initiate_server_close(self) -> None:
-        if isinstance(spoken := self.protocol.protocol, Http2):
-            await spoken.go_away()
+        spoken = self.protocol.protocol
+        if isinstance(spoken, Http2) and not await spoken.go_away():
+            return
         self._end()
         await super()._initiate_server_close()

@@ -94,6 +94,7 @@ class Http2(H2Protocol):
         super().__init__(*arguments, **named)
         self.streams = _Streams()
         self.stream_buffers = _Buffers(self.context.event_class)
+        self._has_come = False  # a request is there that is no stream yet
 
     async def handle(self, event: Event) -> None:
         await super().handle(event)
@@ -113,18 +114,35 @@ class Http2(H2Protocol):
         return len(buffer._data) > self.config.h2_max_inbound_frame_size + 9 or head_bytes > MAX_HEAD_BYTES
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
-        if self.context.terminated.is_set():  # Hypercorn does not say that they may be sent again
-            for event in events:
-                if isinstance(event, h2.events.RequestReceived):
-                    await self._reset(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
-            events = [one for one in events if not isinstance(one, h2.events.RequestReceived)]
-        await super()._handle_events(events)
+        requests = [one for one in events if isinstance(one, h2.events.RequestReceived)]
+        if (
+            requests and self.context.terminated.is_set()
+        ):  # Hypercorn does not say that they may be sent again
+            for one in requests:
+                await self._reset(one.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+            events, requests = [one for one in events if one not in requests], []
+        self._has_come = bool(requests)
+        try:
+            await super()._handle_events(events)
+        finally:
+            self._has_come = False
+        if requests:  # of which all may have ended already, or have begun nothing
+            await self._rest()
 
-    async def go_away(self) -> None:
-        """Say which request was the last: what the client has sent since, it may send elsewhere."""
+    async def go_away(self) -> bool:
+        """Say which request was the last: what the client has sent since, it may send elsewhere. False, and
+        nothing is said, where one is under way: one that came as the connection was about to end."""
+        if not self._is_resting:
+            return False
         with contextlib.suppress(h2.exceptions.ProtocolError):
             self.connection.close_connection()
         await self._flush()
+        return True
+
+    @property
+    def _is_resting(self) -> bool:
+        """Is nothing under way, not even the last byte of an answer?"""
+        return not (self._has_come or self.streams or self.stream_buffers)
 
     @property
     def rest_seconds(self) -> float:
@@ -134,8 +152,8 @@ class Http2(H2Protocol):
         return min(seconds, WORN_SECONDS) if self.keep_alive_requests >= REQUESTS_PER_CONNECTION else seconds
 
     async def _rest(self) -> None:
-        """Where nothing is under way, not even the last byte of an answer, the connection may end."""
-        if not self.closed and not self.streams and not self.stream_buffers:
+        """The time of rest begins, if nothing is under way."""
+        if not self.closed and self._is_resting:
             await self.send(Updated(idle=True))
 
     async def _send_data(self, stream_id: int) -> None:
