@@ -24,13 +24,7 @@ from app.errors import ApiError
 from workers import edge_limits
 from workers.edge_exchange import Exchange, refusal
 from workers.edge_head import Head, is_too_large
-from workers.edge_limits import (
-    MAX_HEAD_BYTES,
-    REQUESTS_PER_CONNECTION,
-    head_too_large,
-    head_too_late,
-    no_request,
-)
+from workers.edge_limits import MAX_HEAD_BYTES, head_too_large, head_too_late, no_request
 from workers.edge_protocols import EdgeConfig
 
 HIGH_WATER_BYTES = 64 * 1024  # of a body that wait for the app; then we stop reading
@@ -74,7 +68,7 @@ class Http1(asyncio.Protocol):
         }
         self._state = connection_state
         self._parser = new_parser()
-        self._requests_left = REQUESTS_PER_CONNECTION
+        self._requests_left = edge_limits.REQUESTS_PER_CONNECTION
         self._can_write = asyncio.Event()
         self._can_write.set()
         self._write_paused_at = 0.0
