@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from click.testing import CliRunner
 from tests.client import Client, unique
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service
 from tests.waiting import until
+from workers import output, table
 from workers.cli import main
 from workers.tail_show import Show, pretty
 from workers.tail_watch import Message, at_edge, messages
@@ -86,10 +88,24 @@ def test_operator_and_key_see_the_same(service: Service, client: Client, tmp_pat
         assert other.events() == seen
 
 
-def test_an_address_without_http_is_not_tried_for_ever() -> None:
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "http://", "http://[::1", "http://x:99999", "ftp://x"])
+def test_what_is_no_address_is_not_tried_for_ever(url: str) -> None:
     for command in ("tail", "export", "query"):
-        done = CliRunner().invoke(main, [command, "--url", "127.0.0.1:1"], input="{}")
+        done = CliRunner().invoke(main, [command, "--url", url], input="{}")
         assert (done.exit_code, "must begin with http://" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with io.TextIOWrapper(open("/dev/full", "wb", buffering=0), write_through=True) as full:
+        monkeypatch.setattr("sys.stdout", full)
+        writes: list[Callable[[], None]] = [
+            lambda: output.write(b"{}"),
+            lambda: Show("ndjson", None).event(b"{}"),
+            lambda: table.show(["a"], [[b"1"]]),
+        ]
+        for write in writes:
+            with pytest.raises(click.ClickException, match=r"cannot be written: No space left"):
+                write()
 
 
 @pytest.mark.service

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable
 from typing import Any, TextIO, TypeVar
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -62,10 +63,18 @@ def which(command: F) -> F:
     return command
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets, or a port, that are none
+        return False
+
+
 def check(project: str, customer: str | None, url: str, key_file: TextIO | None) -> None:
     """Errors: click.UsageError where options contradict each other, or cannot mean anything."""
-    if url and not url.startswith(("http://", "https://")):  # a tail would try for ever
-        raise click.UsageError("--url must begin with http:// or https://")
+    if url and not _is_address(url):  # a tail would try for ever
+        raise click.UsageError("--url must begin with http:// or https:// and name an edge")
     if url and (project or customer is not None):
         raise click.UsageError("--project and --customer are the key's to say, with --url")
     if key_file is not None and not url:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from workers import output
 from workers.printable import printable
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[bytes]]) -> None:
     for row in rows:
         table.add_row(*map(_cell, row))
     wanted = console.measure(table, options=console.options.update(max_width=PIPE_WIDTH)).maximum
-    if wanted <= width or len(names) * NARROWEST <= width:
-        console.print(table)
-    else:
-        _records(console, names, rows)
+    with output.told():
+        if wanted <= width or len(names) * NARROWEST <= width:
+            console.print(table)
+        else:
+            _records(console, names, rows)
+        sys.stdout.flush()
 
 
 def _records(console: Console, names: Sequence[str], rows: Sequence[Sequence[bytes]]) -> None:

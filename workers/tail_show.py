@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from app.fields import COLUMNS
+from workers import output
 from workers.printable import printable
 
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
@@ -36,11 +37,12 @@ class Show:
     def event(self, line: bytes) -> None:
         """`line`: JSON. Errors: Enough."""
         try:
-            if self._is_pretty:
-                click.echo(pretty(msgspec.json.decode(line), shutil.get_terminal_size().columns))
-            else:
-                sys.stdout.buffer.write(line + b"\n")
-                sys.stdout.buffer.flush()
+            with output.told():
+                if self._is_pretty:
+                    click.echo(pretty(msgspec.json.decode(line), shutil.get_terminal_size().columns))
+                else:
+                    sys.stdout.buffer.write(line + b"\n")
+                    sys.stdout.buffer.flush()
         except BrokenPipeError:
             raise Enough from None
         if self._left is not None:
