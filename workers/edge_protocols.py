@@ -115,9 +115,8 @@ class Http2(H2Protocol):
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         requests = [one for one in events if isinstance(one, h2.events.RequestReceived)]
-        if (
-            requests and self.context.terminated.is_set()
-        ):  # Hypercorn does not say that they may be sent again
+        if requests and self.context.terminated.is_set():
+            # Hypercorn resets them too, without a word of it that they may be sent again.
             for one in requests:
                 await self._reset(one.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
             events, requests = [one for one in events if one not in requests], []
