@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import time
 from datetime import UTC, datetime
 from typing import cast
@@ -41,6 +42,13 @@ DAYS = 30
 NOW = int(time.time() * 1000)
 HOUR = NOW // ledger.HOUR_MS
 AGES = (400, 399, 370, 100, 95, 31, 29, 9, 0)  # in days
+
+
+@pytest.fixture(autouse=True)
+def _now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each test: a month may have ended since the first one."""
+    monkeypatch.setattr(sys.modules[__name__], "NOW", now := int(time.time() * 1000))
+    monkeypatch.setattr(sys.modules[__name__], "HOUR", now // ledger.HOUR_MS)
 
 
 def gone(age_days: int, days: int = DAYS) -> bool:
