@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from app.errors import ApiError, Kind
+from app.export import ExportFile
 from app.export_pages import IN_FLIGHT_MS, MAX_PAGE_ROWS, MIN_PAGE_ROWS, Bound, Pages, settle
 from app.export_request import Export, read_export
 from app.export_sql import NAMES, count, page
@@ -177,6 +178,16 @@ def test_the_bound_is_the_present_once_the_drain_has_come_beyond_it(monkeypatch:
     assert asyncio.run(settle(store.turn, 11)) == Bound(10)
     store.fresh_as_of = 0  # Redis is away, and never told: no export may go on from here
     assert asyncio.run(settle(store.turn, 30)) == Bound(30, is_settled=False)
+
+
+@pytest.mark.parametrize("is_settled", [True, False])
+def test_only_what_another_export_can_go_on_from_is_told(is_settled: bool) -> None:
+    made: Any = None
+    file = ExportFile(made, made, export_of(), Bound(BOUND, is_settled=is_settled), count=3, project_id="p")
+    headers = file.headers()
+    assert headers["x-eventbunker-event-count"] == "3"
+    assert headers.get("x-eventbunker-recorded-up-to") == (str(BOUND) if is_settled else None)
+    assert ("recorded-up-to" in headers["access-control-expose-headers"]) == is_settled
 
 
 def test_a_field_that_came_too_late_for_its_column_is_not_left_out() -> None:
