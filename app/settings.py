@@ -29,6 +29,7 @@ Count: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Bytes: TypeAlias = Annotated[int, Meta(ge=1024, le=TIB)]
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]  # 0 takes any free one
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=86_400)]
+StatementSeconds: TypeAlias = Annotated[float, Meta(ge=0.01, le=3600)]  # the embedded store takes no others
 Filled: TypeAlias = Annotated[str, Meta(min_length=1)]
 Word: TypeAlias = Annotated[str, Meta(pattern=NAME)]
 
@@ -71,7 +72,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     max_concurrent_requests: Count = 2000
     max_pending_bytes: Annotated[int, Meta(ge=2 * MIB, le=TIB)] = 64 * MIB  # one request has nearly 2
     append_timeout: Seconds = 10.0
-    query_timeout: Seconds = 10.0
+    query_timeout: StatementSeconds = 10.0
     query_max_memory_bytes: Bytes = 1024 * MIB
     query_max_rows_read: Annotated[int, Meta(ge=1000, le=10**15)] = 10**9
     query_max_bytes_read: Annotated[int, Meta(ge=MIB, le=1024 * TIB)] = 100 * 1024 * MIB
@@ -142,7 +143,7 @@ class Warehouse(Struct, frozen=True, forbid_unknown_fields=True):
     username: Filled = "default"
     path: str = ""
     max_memory_bytes: Annotated[int, Meta(ge=256 * MIB, le=TIB)] = 1024 * MIB
-    insert_timeout: Seconds = 30.0
+    insert_timeout: StatementSeconds = 30.0
     retention_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
 
 
