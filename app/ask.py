@@ -6,7 +6,7 @@ alone. What is asked is the handlers' business.
 
 Beside its limits a statement carries three words for whoever runs the store: `workload` and `quota_key` say
 that it is a question and whose, and `os_thread_priority` that all else goes before it. The embedded store
-acts on them; what a ClickHouse server can make of them is in docs/operate.md.
+acts on the first two; what a ClickHouse server can make of them is in docs/operate.md.
 """
 
 from __future__ import annotations

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import httpx
 import pytest
 
 from app import ask
 from tests import plain_http
-from tests.store_fixture import StoreServer, row, start_store
+from tests.store_fixture import StoreServer, row
 from tests.waiting import until
-from workers import embedded_config, embedded_nice
+from workers import embedded_config
 from workers.embedded_config import QUESTIONS
 
 SLEEPS = "SELECT sleep(2) AS asked"
-# Root without CAP_SYS_NICE, as anybody else is; prctl(PR_CAPBSET_DROP), which lasts.
-AS_ANYBODY = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(24, 23, 0, 0, 0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
 RUNNING = "SELECT Settings['log_comment'] FROM system.processes WHERE query LIKE '%AS asked%'"
 SECONDS = 15.0
 
@@ -105,34 +96,6 @@ def test_a_question_of_any_bytes_ends_when_its_client_leaves(store_server: Store
         client.post(store_server.url, params=options, content=sql, headers=headers)
     until(lambda: not running(store_server), 4.0, "its end")
     assert b"Traceback" not in log.read_bytes()[began:]
-
-
-def nice_of_python(server: StoreServer) -> set[int]:
-    """The niceness of the threads that Python made, of which some run statements in the engine."""
-    found = set()
-    for task in Path(f"/proc/{server.pid}/task").iterdir():
-        if (task / "comm").read_text().startswith("python"):
-            found.add(os.getpriority(os.PRIO_PROCESS, int(task.name)))
-    return found
-
-
-def test_the_edge_and_the_store_mean_the_same_niceness() -> None:
-    assert ask.NICE == embedded_nice.NICE
-
-
-def test_where_nobody_may_lower_niceness_again_questions_are_nice_in_the_calling_thread_too(
-    tmp_path: Path,
-) -> None:
-    """The engine runs two fifths of a question there: its plan, and the text of its answer."""
-    server = start_store(tmp_path / "data", before=(sys.executable, "-c", AS_ANYBODY))
-    try:
-        assert server.text("SELECT 1") == "1"
-        assert nice_of_python(server) == {0}  # what the service itself asks keeps its place
-        assert question(server, "SELECT 2").text == "2\n"
-        assert question(server, "SELECT x").headers["X-ClickHouse-Exception-Code"] == "47"
-        assert nice_of_python(server) == {0, ask.NICE}
-    finally:
-        server.stop()
 
 
 def test_a_question_that_waits_is_forgotten_when_its_client_leaves(store_server: StoreServer) -> None:

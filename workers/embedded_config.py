@@ -104,7 +104,7 @@ def _server(users: Path, backups: Path, limits: Limits, keep_free_bytes: int) ->
         "background_fetches_pool_size": 1,
         "background_common_pool_size": 1,
         "background_buffer_flush_schedule_pool_size": 1,
-        "max_thread_pool_free_size": 8,
+        "max_thread_pool_free_size": 0,  # who is nice must not serve others: `workers.embedded_nice`
         "max_io_thread_pool_free_size": 0,
     }
     body = "".join(f"<{name}>{escape(str(value))}</{name}>\n" for name, value in values.items())

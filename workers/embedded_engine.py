@@ -18,15 +18,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
 import msgspec
 
-from workers import embedded_config, embedded_nice
+from workers import embedded_config
 from workers.embedded_config import Limits
 from workers.embedded_disk import Room, keep_free_bytes
 from workers.embedded_library import Connection, EngineError, Result, load
+from workers.embedded_nice import Niceness
 from workers.embedded_statement import Statement
 
 SETTLE_SECONDS = 5.0
@@ -85,7 +87,7 @@ class Engine:
         self._lock = threading.Lock()
         self._running: dict[str, Job] = {}
         self._ended: set[str] = set()
-        self._nice = None if embedded_nice.engine_may() else embedded_nice.threads(limits.questions)
+        self.niceness = Niceness()
         for sql in embedded_config.workloads(limits):
             self.ask(sql)
         self._room.watch()
@@ -151,9 +153,8 @@ class Engine:
             connection.close()
 
     def _read(self, connection: Connection, job: Job, name: str) -> Result:
-        if self._nice is None or not job.is_question:
-            return _query(connection, job.statement.text, name, job.parameters)
-        return self._nice.submit(_query, connection, job.statement.text, name, job.parameters).result()
+        read = partial(_query, connection, job.statement.text, name, job.parameters)
+        return self.niceness.run(job.quota_key, read) if job.is_question else read()
 
     def inflate(self, body: bytes, encoding: str, max_bytes: int) -> bytes:
         """Undo a Content-Encoding with the engine's own decoders, within a query's memory limit.

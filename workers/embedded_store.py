@@ -28,7 +28,6 @@ from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
 from app.logs import configure_logging
-from workers import embedded_nice
 from workers.embedded_config import Limits
 from workers.embedded_engine import Engine
 from workers.embedded_http import Interface
@@ -42,7 +41,7 @@ MAX_URI_BYTES = 1024 * 1024
 STOP_SECONDS = 10.0
 END_QUERIES_SECONDS = 1.0  # of the stop: what still reads by then is ended
 PURGE_SECONDS = 30.0  # how often freed memory is given back to the system
-NICE_SECONDS = 1.0  # how often the engine's new threads are made nice
+NICE_SECONDS = 0.25  # how often questions that run are made as nice as they are to be by now
 PIECE_BYTES = 256 * 1024  # of a block, from its socket at once: what uvloop reads, four times Hypercorn's own
 KEPT_BYTES = 4 * 1024 * 1024  # of memory that is free, for the next pieces
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # https://man7.org/linux/man-pages/man3/mallopt.3.html
@@ -92,9 +91,10 @@ async def _serve(interface: Interface, engine: Engine, descriptor: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    chores = [asyncio.create_task(_purge(engine)), asyncio.create_task(_end_queries(engine, stop))]
-    if not embedded_nice.engine_may():
-        chores.append(asyncio.create_task(_stay_nice()))
+    chores = [
+        asyncio.create_task(chore)
+        for chore in (_purge(engine), _keep_nice(engine), _end_queries(engine, stop))
+    ]
     hypercorn.asyncio.tcp_server.MAX_RECV = PIECE_BYTES
     config = Config()
     config.bind = [f"fd://{descriptor}"]
@@ -129,10 +129,11 @@ async def _purge(engine: Engine) -> None:
             await asyncio.to_thread(engine.ask, "SYSTEM JEMALLOC PURGE")
 
 
-async def _stay_nice() -> None:
+async def _keep_nice(engine: Engine) -> None:
     while True:
-        embedded_nice.make_pool_nice()
         await asyncio.sleep(NICE_SECONDS)
+        with contextlib.suppress(EngineError):
+            await asyncio.to_thread(engine.niceness.keep, engine.ask)
 
 
 def _keep_memory() -> None:
