@@ -101,6 +101,19 @@ def _end(server: StoreServer) -> bool:
     return True
 
 
+def test_where_two_run_a_third_has_one_thread(store: StoreServer) -> None:
+    threads = "SELECT getSetting('max_threads')"
+    alone = int(question(store, threads, "third").text)
+    assert alone > 1
+    with ThreadPoolExecutor(2) as pool:
+        lasting = [pool.submit(question, store, LASTING.format(whose), whose) for whose in ("one", "other")]
+        until(lambda: niceness(store, "one") and niceness(store, "other"), SECONDS, "both")
+        assert question(store, threads, "third").text == "1\n"
+        assert store.text(threads) == str(alone), "what the service itself asks has as many as ever"
+        assert [one.result().text for one in lasting] == ["0\n"] * 2
+    assert int(question(store, threads, "third").text) == alone
+
+
 def test_a_question_has_its_own_error(store: StoreServer) -> None:
     assert question(store, "SELECT x", "somebody").headers["X-ClickHouse-Exception-Code"] == "47"
     assert question(store, "SELECT 2", "somebody").text == "2\n"

@@ -28,6 +28,7 @@ import msgspec
 
 from workers.embedded_library import EngineError
 
+CROWD = 2  # of so many questions at once each has a processor's work: one thread is enough for each
 MOST = 19  # eight such threads on a processor have a tenth of it while one that is not nice wants the rest
 LOAD_SECONDS = 3.0  # after so long a load counts for a third of what it was
 FULL_LOAD = 0.5  # of all projects together, from which on the highest of them is as nice as can be
@@ -93,6 +94,11 @@ class Niceness:
         self._lock = threading.Lock()  # never taken by who is nice: others wait for it
         self._loads = Loads()
         self._running: dict[int, _Question] = {}  # by the native id of the thread that it runs in
+
+    @property
+    def is_crowded(self) -> bool:
+        """Does one more question want no more than one thread? More would only stand in others' way."""
+        return len(self._running) >= CROWD
 
     def run(self, whose: str, work: Callable[[], T]) -> T:
         """Do `work`, a question of `whose`. Errors: its own; EngineError 439 when no thread can be had."""
