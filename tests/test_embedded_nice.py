@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -17,6 +18,7 @@ from tests.waiting import until
 from workers.embedded_config import QUESTIONS
 from workers.embedded_library import EngineError
 from workers.embedded_nice import LOAD_SECONDS, MOST, Loads, Niceness
+from workers.embedded_store import _keep_nice
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere threads have no niceness of their own"
@@ -178,7 +180,45 @@ def test_projects_are_forgotten() -> None:
         loads.change(str(number), 1)
         clock.now += 1.0
         loads.change(str(number), -1)
-    assert len(loads.niceness()) < 30
+    assert len(loads.niceness()) < 50
+
+
+def test_the_shortest_questions_count_when_they_are_many() -> None:
+    clock = Clock()
+    loads = Loads(clock)
+    for _ in range(10_000):
+        loads.change("short", 1)
+        clock.now += 0.001
+        loads.change("short", -1)
+    assert loads.niceness()["short"] == MOST
+
+
+def test_a_chore_goes_on_after_a_moment_without_threads() -> None:
+    class Engine:
+        """Of which the chore takes no more than this."""
+
+        def __init__(self) -> None:
+            self.niceness = self
+            self.kept = 0
+            self.twice = threading.Event()
+
+        def ask(self, sql: str) -> str:
+            raise NotImplementedError
+
+        def keep(self, ask: object) -> None:
+            self.kept += 1
+            if self.kept == 1:
+                raise RuntimeError("can't start new thread")
+            self.twice.set()
+
+    async def keep_nice() -> bool:
+        engine = Engine()
+        chore = asyncio.create_task(_keep_nice(engine))  # type: ignore[arg-type]
+        await asyncio.to_thread(engine.twice.wait, SECONDS)
+        chore.cancel()
+        return engine.twice.is_set()
+
+    assert asyncio.run(keep_nice())
 
 
 def test_a_question_without_a_thread_is_refused_and_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hmac
 import re
 import uuid
@@ -157,7 +158,8 @@ class Interface:
         gone.cancel()
         while not task.done():
             if lane.has_begun(job):
-                await asyncio.to_thread(self._engine.end, job.query_id)
+                with contextlib.suppress(EngineError, RuntimeError):  # no memory or no thread now: again
+                    await asyncio.to_thread(self._engine.end, job.query_id)
             else:
                 task.cancel()
             await asyncio.wait((task,), timeout=END_AGAIN_SECONDS)

@@ -6,6 +6,7 @@ Knows neither HTTP nor chDB. Next: `workers.embedded_engine`, which runs the sta
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from app.errors import ApiError
@@ -24,7 +25,7 @@ class Lane:
     def __init__(
         self, threads: int, waiting: int, queue_seconds: float, *, of_one: int | None = None, kept: int = 0
     ) -> None:
-        self._pool = ThreadPoolExecutor(threads)
+        self._pool = _start(threads)
         self._turns = Turns(threads, waiting, queue_seconds, "queries", (of_one or threads,), kept=(kept,))
         self._begun: set[str] = set()
         self._tasks: set[asyncio.Task[Answer]] = set()  # the loop itself keeps none alive
@@ -36,7 +37,7 @@ class Lane:
         """
         task = asyncio.create_task(self._run(engine, job))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
         return task
 
     def has_begun(self, job: Job) -> bool:
@@ -55,3 +56,20 @@ class Lane:
             raise EngineError(
                 _TOO_MANY, "Too many simultaneous queries. (TOO_MANY_SIMULTANEOUS_QUERIES)"
             ) from None
+
+    def _forget(self, task: asyncio.Task[Answer]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # was told to whoever waits; nobody may, and asyncio would log it
+
+
+def _start(number: int) -> ThreadPoolExecutor:
+    """So many threads, all of them now. Errors: RuntimeError.
+
+    What a pool has no thread for is refused by it, and begun all the same when it has one again.
+    """
+    pool = ThreadPoolExecutor(number)
+    together = threading.Barrier(number)
+    for started in [pool.submit(together.wait) for _ in range(number)]:
+        started.result()
+    return pool

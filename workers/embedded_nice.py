@@ -32,7 +32,7 @@ CROWD = 2  # of so many questions at once each has a processor's work: one threa
 MOST = 19  # eight such threads on a processor have a tenth of it while one that is not nice wants the rest
 LOAD_SECONDS = 3.0  # after so long a load counts for a third of what it was
 FULL_LOAD = 0.5  # of all projects together, from which on the highest of them is as nice as can be
-FORGOTTEN = 0.001  # so low a load is none
+FORGOTTEN = 0.00001  # so low a load is none: less than one question of a millisecond
 _NO_THREAD = 439
 _THREADS = "SELECT thread_ids FROM system.processes"
 _TASKS = Path("/proc/self/task")
@@ -119,7 +119,7 @@ class Niceness:
         finally:
             with self._lock:
                 self._loads.change(whose, -1)
-                del self._running[number]
+                self._running.pop(number, None)
 
     def keep(self, ask: Callable[[str], str]) -> None:
         """Make what runs as nice as its project is by now; `ask` runs SQL. Errors: those of `ask`."""

@@ -125,14 +125,14 @@ async def _end_queries(engine: Engine, stop: asyncio.Event) -> None:
 async def _purge(engine: Engine) -> None:
     while True:
         await asyncio.sleep(PURGE_SECONDS)
-        with contextlib.suppress(EngineError):
+        with contextlib.suppress(EngineError, RuntimeError):
             await asyncio.to_thread(engine.ask, "SYSTEM JEMALLOC PURGE")
 
 
 async def _keep_nice(engine: Engine) -> None:
     while True:
         await asyncio.sleep(NICE_SECONDS)
-        with contextlib.suppress(EngineError):
+        with contextlib.suppress(EngineError, RuntimeError):  # or no thread can be had now, so later
             await asyncio.to_thread(engine.niceness.keep, engine.ask)
 
 
