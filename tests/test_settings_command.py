@@ -17,12 +17,26 @@ from click.testing import Result as CliResult
 from app.settings import DeployFile, Environment, json_schema, load
 from tests.deploy_files import ROOT, SECRET, write
 from workers.cli import main
+from workers.command_context import Context
 
 
 def run_check(directory: Path, text: str, *arguments: str, **environ: str) -> CliResult:
     clean = dict.fromkeys(("DEPLOY_ENV", "DEPLOY_CONFIG", "REDIS_URL", "CLICKHOUSE_URL"))
     config = write(directory, text)
     return CliRunner().invoke(main, ["-c", str(config), *arguments, "check"], env={**clean, **environ})
+
+
+def test_ctrl_c_is_130_before_a_command_has_its_own_word_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not 1, which of an import means that all but the rejected rows are in."""
+
+    def interrupt(context: Context) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Context, "settings", interrupt)
+    result = run_check(tmp_path, "")
+    assert (result.exit_code, result.stderr) == (130, "\nAborted!\n")
 
 
 def test_check_says_what_would_run(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -22,10 +23,26 @@ from workers.lean import import_lean
 from workers.since import Since
 from workers.tail_command import tail_command
 
+INTERRUPTED = 130
 _pass = click.make_pass_decorator(Context)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """Ctrl-C before a command has its own word for it is 130, as shells have it: click's 1 is a word of some of
+    them, of an import "all but the rejected rows"."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's. Source: https://click.palletsprojects.com/en/stable/exceptions/"""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nAborted!", err=True)
+            sys.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option(
     "-c", "--config", default="deploy.toml", envvar="DEPLOY_CONFIG", type=click.Path(path_type=Path)
 )
