@@ -28,8 +28,8 @@ _pass = click.make_pass_decorator(Context)
 
 
 class _Commands(click.Group):
-    """Ctrl-C before a command has its own word for it is 130, as shells have it: click's 1 is a word of some of
-    them, of an import "all but the rejected rows"."""
+    """Ctrl-C before a command has its own word for it is 130, as shells have it. Click's is 1, which an
+    import has for "all but the rejected rows"."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """As click's. Source: https://click.palletsprojects.com/en/stable/exceptions/"""
