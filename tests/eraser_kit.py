@@ -100,7 +100,7 @@ class Scene:
             report = await self.erasures.report(PROJECT, erasure_id)
             return report is not None and report.rows_gone_at is not None
 
-        await async_until(are_gone, 30, "the rows to be gone")
+        await async_until(are_gone, 60, "the rows to be gone")
 
     async def done(self, erasure_id: str) -> Report:
         """When it is; every step in between."""

@@ -31,7 +31,7 @@ BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*?) -->\n)?```(?P<language>\w*)\n(?P<t
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]*))?\)")
 RUNNABLE = ("sh", "python")
 FRESH_SECONDS = 10.0  # until a query sees what was tracked; far beyond the promise, so never flaky
-COMMAND_SECONDS = 30.0
+COMMAND_SECONDS = 60.0
 
 
 class Example(NamedTuple):

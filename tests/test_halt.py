@@ -134,7 +134,7 @@ def test_a_plan_is_finished_by_a_version_that_reads_the_same(
                 assert await made.store.stored() == (0, 0)
                 monkeypatch.undo()
                 monkeypatch.setattr(drains, "HALT_SECONDS", 0.1)
-                await async_until(made.is_empty, 30)
+                await async_until(made.is_empty, 60)
             assert await made.store.stored() == (2, 2)
 
     asyncio.run(run())
