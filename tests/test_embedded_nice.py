@@ -121,6 +121,13 @@ def test_a_question_has_its_own_error(store: StoreServer) -> None:
     assert question(store, "SELECT 2", "somebody").text == "2\n"
 
 
+def ask_one(loads: Loads, clock: Clock, whose: str, seconds: float) -> None:
+    """One question that takes so long."""
+    loads.change(whose, 1)
+    clock.now += seconds
+    loads.change(whose, -1)
+
+
 def test_who_asks_alone_becomes_nice_in_proportion_to_how_much_runs() -> None:
     clock = Clock()
     loads = Loads(clock)
@@ -144,10 +151,8 @@ def test_who_asks_little_is_less_nice_than_who_asks_much() -> None:
     clock = Clock()
     loads = Loads(clock)
     loads.change("much", 3)
-    for _ in range(100):  # 30 ms of each 150
-        loads.change("little", 1)
-        clock.now += 0.03
-        loads.change("little", -1)
+    for _ in range(100):
+        ask_one(loads, clock, "little", 0.03)
         clock.now += 0.12
     found = loads.niceness()
     assert found["much"] == MOST
@@ -167,9 +172,7 @@ def test_little_of_many_is_not_nice() -> None:
     clock = Clock()
     loads = Loads(clock)
     for number in range(10):
-        loads.change(str(number), 1)
-        clock.now += 0.005
-        loads.change(str(number), -1)
+        ask_one(loads, clock, str(number), 0.005)
     assert max(loads.niceness().values()) <= 1
 
 
@@ -177,9 +180,7 @@ def test_projects_are_forgotten() -> None:
     clock = Clock()
     loads = Loads(clock)
     for number in range(1000):
-        loads.change(str(number), 1)
-        clock.now += 1.0
-        loads.change(str(number), -1)
+        ask_one(loads, clock, str(number), 1.0)
     assert len(loads.niceness()) < 50
 
 
@@ -187,9 +188,7 @@ def test_the_shortest_questions_count_when_they_are_many() -> None:
     clock = Clock()
     loads = Loads(clock)
     for _ in range(10_000):
-        loads.change("short", 1)
-        clock.now += 0.001
-        loads.change("short", -1)
+        ask_one(loads, clock, "short", 0.001)
     assert loads.niceness()["short"] == MOST
 
 

@@ -15,7 +15,7 @@ import click
 
 from app.settings import json_schema
 from workers.ask_commands import query_command, sql_command
-from workers.command_context import Context, state_option
+from workers.command_context import INTERRUPTED, Context, state_option
 from workers.dead_commands import dead
 from workers.export_command import export_command
 from workers.import_command import import_command
@@ -23,7 +23,6 @@ from workers.lean import import_lean
 from workers.since import Since
 from workers.tail_command import tail_command
 
-INTERRUPTED = 130
 _pass = click.make_pass_decorator(Context)
 
 

@@ -11,6 +11,8 @@ import msgspec
 
 from app.settings import Settings, SettingsError, load
 
+INTERRUPTED = 130  # the exit code of Ctrl-C, as shells have it
+
 
 class Context:
     """The user's choice; its file is read when a command needs it."""

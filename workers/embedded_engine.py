@@ -142,7 +142,8 @@ class Engine:
             self._settle()
         connection = self._connect()
         try:
-            _prepare(connection, job, {"max_threads": "1"} if self.niceness.is_crowded else {})
+            is_crowded = job.is_question and self.niceness.is_crowded
+            _prepare(connection, job, {"max_threads": "1"} if is_crowded else {})
             if job.query_id in self._ended:
                 raise EngineError(_CANCELLED, "Query was cancelled. (QUERY_WAS_CANCELLED)")
             if job.statement.data is not None:
@@ -252,11 +253,11 @@ def _name(file: FileIO) -> str:
     return f"/dev/fd/{file.fileno()}"
 
 
-def _prepare(connection: Connection, job: Job, crowded: Mapping[str, str]) -> None:
+def _prepare(connection: Connection, job: Job, more: Mapping[str, str]) -> None:
     """Settings and database of this connection, which nobody else will use."""
     if job.database:
         _query(connection, b"USE `%s`" % _escape(job.database).replace(b"`", b"\\`"), "Null", {})
-    settings = {**job.settings, **(crowded if job.is_question else {}), "log_comment": job.query_id}
+    settings = {**job.settings, **more, "log_comment": job.query_id}
     if "readonly" in settings:  # last, because nothing can be set after it
         settings["readonly"] = settings.pop("readonly")
     for name in settings:

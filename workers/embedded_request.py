@@ -98,9 +98,7 @@ def make_job(
         given = settings.get("max_memory_usage", "")
         most = limits.question_memory_bytes
         settings["max_memory_usage"] = str(min(int(given), most) if given.isdigit() else most)
-        settings.pop(
-            "os_thread_priority", None
-        )  # a server's; here `workers.embedded_nice` says how nice it is
+        settings.pop("os_thread_priority", None)  # for a server: here `workers.embedded_nice` decides
     return Job(
         statement=statement,
         query_id=query_id,

@@ -23,10 +23,10 @@ import msgspec
 from app.settings import Settings
 from workers import asking
 from workers.asking import Failed, Wanted
+from workers.command_context import INTERRUPTED
 from workers.export_count import Counter, counter_of
 
 PATH = "/v1/export"
-INTERRUPTED = 130
 CONNECT_SECONDS, SILENT_SECONDS = 10.0, 120.0
 
 
