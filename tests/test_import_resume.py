@@ -23,6 +23,9 @@ def desk(tmp_path: Path, redis_url: str) -> Desk:
     return Desk(tmp_path, redis_url)
 
 
+IN_THE_STREAM = "All rows are in the stream; queries have them when the drain has stored them"
+
+
 def test_killed_again_and_again_every_row_is_there_once(desk: Desk) -> None:
     """Through a pipe, which cannot be rewound: each time more of it was there before the kill."""
     content = lines(range(10_000), 1000)
@@ -242,3 +245,23 @@ def test_a_drain_that_does_not_move_is_waited_for_with_a_bound(desk: Desk) -> No
     done = desk.run(str(path), "--patience", "1")
     assert (done.code, "nothing has moved for 1 s" in done.said["reason"]) == (3, True)
     assert 0 < sum(desk.bodies().values()) <= 10_000
+
+
+def test_a_wait_for_queries_that_ends_says_that_all_rows_are_in(desk: Desk) -> None:
+    """By Ctrl-C, and by patience: nobody drains."""
+    content = lines(range(1000))
+    stopped, impatient = desk.start("-"), desk.start("-", "--patience", "1", "--again", "other")
+    for process in (stopped, impatient):
+        assert process.stdin is not None
+        process.stdin.write(content)
+        process.stdin.close()
+        process.stdin = None  # or communicate would flush it
+    assert stopped.stderr is not None
+    for line in stopped.stderr:  # until it says what it waits for
+        if b"the drain" in line:
+            break
+    code, errors = kill(stopped, signal.SIGINT)
+    assert (code, f"stopped. {IN_THE_STREAM}" in errors, "not finished" in errors) == (3, True, False), errors
+    _, said = impatient.communicate(timeout=30)
+    assert (impatient.returncode, f"1 s. {IN_THE_STREAM}" in said.decode()) == (3, True), said
+    assert desk.bodies() == expected(content) + expected(content)

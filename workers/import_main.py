@@ -96,6 +96,8 @@ class _Command:
             summary.reason = f"Redis does not answer ({type(error).__name__}); check REDIS_URL"
         finally:
             self._rejects.close()
+        if code == UNFINISHED and summary.state == "queued":  # only its wait for queries was cut short
+            summary.reason += ". All rows are in the stream; queries have them when the drain has stored them"
         self._said.seconds = round(time.monotonic() - began, 3)
         self._report()
         return code
