@@ -1,6 +1,6 @@
-"""Ten clients that ask heavy queries without a pause, as a process of its own: theirs are not the bench's costs.
+"""Clients that ask heavy queries without a pause, as a process of its own: theirs are not the bench's costs.
 
-    python -m bench.heavy        the keys of their projects in KEYS, as JSON; SIGTERM ends it
+    python -m bench.heavy        how many in CLIENTS, the keys of their projects in KEYS, as JSON; SIGTERM ends it
 
 Beside the one who looks for events they would hold its interpreter, and what they wait would be told as freshness.
 One line of JSON on stdout: the milliseconds of each answer, and why others were refused.
@@ -26,7 +26,7 @@ from bench.process import wait_until
 from tests.client import Client
 from tests.service import ROOT
 
-CLIENTS = 10
+CLIENTS = 10  # of which one asks for much
 START_SECONDS = 30.0
 END_SECONDS = 60.0  # a query has ten, and waits as long for its turn
 # Twelve computations of two fields, for each of 12 event names; every quantile is exact.
@@ -45,10 +45,14 @@ LARGE_QUERY = QUERY | {"group_by": ["example_string_field", "event_name"]}
 
 
 class Heavy:
-    """That process, while the context lasts, again and again; in all `times` in ms and what was `refused`."""
+    """That process, while the context lasts, again and again; in all `times` in ms and what was `refused`.
 
-    def __init__(self, bench: Bench, projects: Sequence[Client]) -> None:
+    `clients`: one asks for little, of more the first asks for much.
+    """
+
+    def __init__(self, bench: Bench, projects: Sequence[Client], clients: int = CLIENTS) -> None:
         self._bench = bench
+        self._clients = clients
         self._keys = json.dumps([dict(project.keys) for project in projects])
         self._log: Path
         self._process: Popen[bytes]
@@ -56,7 +60,7 @@ class Heavy:
         self.refused: list[str] = []
 
     def __enter__(self) -> Heavy:
-        environ = {"KEYS": self._keys, "PYTHONPATH": str(ROOT)}
+        environ = {"KEYS": self._keys, "CLIENTS": str(self._clients), "PYTHONPATH": str(ROOT)}
         self._log = self._bench.directory("heavy") / "log"
         argv = [sys.executable, "-m", "bench.heavy"]
         self._process = self._bench.keeper.start(argv, log=self._log, env=environ)
@@ -103,7 +107,8 @@ def main() -> None:
     projects = json.loads(os.environ["KEYS"])
     end = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: end.set())
-    queries = [LARGE_QUERY, *[QUERY] * (CLIENTS - 1)]
+    more = int(os.environ["CLIENTS"]) - 1
+    queries = [LARGE_QUERY if more else QUERY, *[QUERY] * more]
     clients = [Asking(projects[i % len(projects)], query, end) for i, query in enumerate(queries)]
     for client in clients:
         client.start()

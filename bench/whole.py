@@ -77,8 +77,9 @@ class Look(NamedTuple):
 class Watch:
     """Asks the query API every 30 ms how many events of `name` it sees, in a thread of its own."""
 
-    def __init__(self, keys: dict[str, str], name: str) -> None:
+    def __init__(self, keys: dict[str, str], name: str, every_seconds: float = LOOK_SECONDS) -> None:
         self._client = Client(keys)
+        self._every_seconds = every_seconds
         self._name = name
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -116,7 +117,7 @@ class Watch:
 
     def _run(self) -> None:
         asked = time.monotonic()
-        while not self._stopping.wait(max(0.0, asked + LOOK_SECONDS - time.monotonic())):
+        while not self._stopping.wait(max(0.0, asked + self._every_seconds - time.monotonic())):
             asked = time.monotonic()
             try:
                 count = self.look()
