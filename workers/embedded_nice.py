@@ -10,7 +10,7 @@ while few run at all, all are less. What runs becomes nicer with its project, or
 who asked nothing before would be a light one to its end. Next: `workers.embedded_engine`. Linux only.
 
 SCHED_IDLE would be better still where the processors are nearly full, and was measured to be much worse where
-they are full: what an idle thread holds (a lock, a place) it keeps, and a light question waited for ten seconds.
+they are full: what an idle thread holds (a lock, a place) it keeps; a light question waited for ten seconds.
 """
 
 from __future__ import annotations
