@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.aside import aside
 from app.ask import Asker, Turn
+from app.edge_clocks import EdgeClocks
 from app.errors import ApiError
 from app.export_pages import Bound, Pages, patiently, settle
 from app.export_request import MEDIA_TYPES, Compression, Export, Format, read_export
@@ -39,8 +40,9 @@ _log = structlog.get_logger(__name__)
 class ExportHandler:
     """The endpoint."""
 
-    def __init__(self, asker: Asker, settings: Settings) -> None:
+    def __init__(self, asker: Asker, clocks: EdgeClocks, settings: Settings) -> None:
         self._asker = asker
+        self._clocks = clocks
         self._places = Places(settings.limits.max_concurrent_exports, OF_ONE_KEY, "exports")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +66,7 @@ class ExportHandler:
             async with self._asker.turn(await self._asker.grant(request, again=True)) as turn:
                 yield turn
 
-        bound = await settle(turns, now_ms)
+        bound = await settle(turns, self._clocks.behind_ms, now_ms)
         return await open_file(Pages(turns, export, bound.at_ms), export, bound, grant.project_id)
 
 

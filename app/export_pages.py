@@ -71,16 +71,16 @@ class Bound(msgspec.Struct, frozen=True):
     is_settled: bool = True
 
 
-async def settle(turns: Turns, now_ms: int) -> Bound:
+async def settle(turns: Turns, behind_ms: Callable[[], Awaitable[int]], now_ms: int) -> Bound:
     """The bound of an export that begins at `now_ms`: everything recorded up to there that reached the stream
     in time is in the store. The present, as soon as the drain has come beyond it; where it is behind, what it
-    has. Not just up to it: what is on its way to the stream then would come into pages behind their count, or
-    be left out, and also out of an export that goes on from there."""
+    has; where an edge's clock is `behind_ms`, up to that. Not just up to it: what is on its way to the stream
+    then would come into pages behind their count, or be left out, and also out of an export that goes on."""
     deadline = time.monotonic() + FRESH_SECONDS
     while True:
         async with turns() as turn:
             fresh = turn.fresh_as_of
-        settled = fresh - IN_FLIGHT_MS
+        settled = fresh - IN_FLIGHT_MS - await behind_ms()
         if settled >= now_ms:
             return Bound(now_ms)
         if time.monotonic() > deadline:

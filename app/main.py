@@ -28,6 +28,7 @@ from app.ask import Asker
 from app.batch import Batch
 from app.canary import Canary
 from app.dead import DeadLetters
+from app.edge_clocks import EdgeClocks
 from app.embeds import Embeds
 from app.erase import EraseHandlers
 from app.erasures import Erasures
@@ -118,6 +119,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     track = Track(registry, appenders, watermark, settings)
     batch = Batch(registry, appenders, track.limits, settings)
     asker = Asker(registry, store, freshness, erasures, settings)
+    export = ExportHandler(asker, EdgeClocks(redis, producer.queue), settings)
     tail = TailHandler(asker, settings, lambda: draining.is_set)
 
     def away() -> str:
@@ -163,7 +165,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
                     retention_days=settings.store.retention_days,
                 ).receipt,
             ),
-            Route("/v1/export", ExportHandler(asker, settings), methods=["POST"]),
+            Route("/v1/export", export, methods=["POST"]),
             Route("/v1/tail", tail, methods=["GET"]),
             *_query_routes(asker),
             *_chart_routes(IframeHandlers(asker, Embeds(redis))),

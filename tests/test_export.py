@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import gzip
 import io
@@ -11,16 +12,21 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pyarrow.parquet
 import pytest
+from redis.asyncio import Redis
 
+from app.layout import Expected
+from app.presence import Presence
 from app.timestamp import format_timestamp
 from bench.export import export, fill
 from tests.client import Client
 from tests.export_check import FORMATS
+from tests.service import Service
 from tests.waiting import until
 
 if sys.version_info >= (3, 14):
@@ -275,6 +281,42 @@ def test_exports_that_go_on_leave_nothing_out_while_large_batches_come(client: C
     until(has_all, 60.0, "an export that is complete beyond the last event")
     project.delete()
     assert sorted(found) == list(range(batches * 5000))
+
+
+def test_the_moment_of_a_file_stays_behind_the_slowest_clock(
+    service: Service, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an edge takes that is a minute behind would lie before it, and be in no file of a chain."""
+    behind_ms = 60_000
+    slow = SimpleNamespace(time_ns=lambda: time.time_ns() - behind_ms * 1_000_000)
+    monkeypatch.setattr("app.presence.time", slow)
+
+    async def bounds() -> list[int]:
+        redis = Redis(unix_socket_path=str(service.redis_socket))
+        expected, version = Expected("events", 1), (7, 0)
+        edge = Presence(redis, expected, "edge", id="s", place="s", life_seconds=60, redis_version=version)
+        assert await edge.beat()
+        try:
+            found = [await asyncio.to_thread(moment)]
+        finally:
+            await edge.leave()
+            found.append(await asyncio.to_thread(moment))
+            await redis.aclose()
+        return found
+
+    def moment() -> int:
+        """Of a file that is asked for now, from now on."""
+        response = client.http.post(
+            "/v1/export",
+            json={"time_period": "today"},
+            headers={"x-eventbunker-query-key": client.keys["query_key"]},
+        )
+        return int(response.headers["x-eventbunker-recorded-up-to"]) - time.time_ns() // 1_000_000
+
+    with_it, without = asyncio.run(bounds())
+    assert with_it < -behind_ms
+    assert with_it + behind_ms > -30_000, "no more than it has to"
+    assert without > -30_000
 
 
 def test_what_is_erased_is_in_no_file(client: Client, tmp_path: Path) -> None:

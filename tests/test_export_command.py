@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.client import Client
-from tests.service import FROM_OUTSIDE, Service
+from tests.service import COMMAND, COMMAND_SECONDS, FROM_OUTSIDE, ROOT, Service
 from tests.waiting import until
 from workers.cli import main
 from workers.export_count import counter_of
@@ -41,6 +44,19 @@ class Operator:
         clean: dict[str, str | None] = dict.fromkeys((*FROM_OUTSIDE, "EVENTBUNKER_QUERY_KEY"))
         environ = {**clean, "QUERY_KEY": self.client.keys["query_key"]}
         return CliRunner().invoke(main, command, env=environ, catch_exceptions=False)
+
+    def start(self, *words: str, output: int) -> subprocess.CompletedProcess[bytes]:
+        """The command as a process of its own, to its end."""
+        environ = {name: value for name, value in os.environ.items() if name not in FROM_OUTSIDE}
+        return subprocess.run(
+            [sys.executable, "-c", COMMAND, "-c", str(self.config), "export", *words],
+            cwd=ROOT,
+            env={**environ, "QUERY_KEY": self.client.keys["query_key"]},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
 
     @property
     def own(self) -> list[str]:
@@ -104,6 +120,23 @@ def test_what_is_wrong_is_said(operator: Operator, words: list[str], code: int, 
         done = operator.run(*whose, *words)
         assert (done.exit_code, done.stdout) == (code, "")
         assert said in done.stderr
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("who", ["own", "edge"])
+def test_who_reads_no_further_has_enough(operator: Operator, who: str, tmp_path: Path) -> None:
+    """As `| head` does, which is no word about Redis; of a named pipe nobody knows."""
+    words = getattr(operator, who)
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = operator.start(*words, output=writes)
+    assert (done.returncode, done.stderr) == (0, b"")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: fifo.open("rb").close(), daemon=True)
+    reader.start()
+    done = operator.start("-o", str(fifo), *words, output=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr.decode()) == (3, f"{fifo} cannot be written: who read it has gone\n")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -170,14 +170,22 @@ def test_what_is_too_much_for_one_statement_is_counted_in_halves() -> None:
     assert counted == export.period.end_ms - export.period.start_ms
 
 
+def behind(milliseconds: int) -> Callable[[], Awaitable[int]]:
+    async def behind_ms() -> int:
+        return milliseconds
+
+    return behind_ms
+
+
 def test_the_bound_is_the_present_once_the_drain_has_come_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(0)
     store.fresh_as_of = 10 + IN_FLIGHT_MS
-    assert asyncio.run(settle(store.turn, 10)) == Bound(10)
+    assert asyncio.run(settle(store.turn, behind(0), 10)) == Bound(10)
     monkeypatch.setattr("app.export_pages.FRESH_SECONDS", 0.0)
-    assert asyncio.run(settle(store.turn, 11)) == Bound(10)
+    assert asyncio.run(settle(store.turn, behind(0), 11)) == Bound(10)
+    assert asyncio.run(settle(store.turn, behind(3), 11)) == Bound(7), "an edge's clock is behind"
     store.fresh_as_of = 0  # Redis is away, and never told: no export may go on from here
-    assert asyncio.run(settle(store.turn, 30)) == Bound(30, is_settled=False)
+    assert asyncio.run(settle(store.turn, behind(3), 30)) == Bound(30, is_settled=False)
 
 
 @pytest.mark.parametrize("is_settled", [True, False])

@@ -104,6 +104,8 @@ async def operator(settings: Settings, wanted: Wanted) -> AsyncIterator[Operator
         yield Operator(asker, erasures, redis, grant)
     except ApiError as error:
         raise _refused(error) from None
+    except BrokenPipeError:  # Redis's are among RedisError: who reads what is written meanwhile has enough
+        raise
     except UNREACHABLE as error:
         raise Failed(2, f"Redis does not answer ({type(error).__name__}); check REDIS_URL") from None
     finally:

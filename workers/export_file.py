@@ -66,6 +66,7 @@ async def _from_store(
     settings: Settings, wanted: Wanted, body: bytes, target: Target, file: IO[bytes]
 ) -> None:
     from app.ask import Turn  # noqa: PLC0415
+    from app.edge_clocks import EdgeClocks  # noqa: PLC0415
     from app.errors import ApiError  # noqa: PLC0415
     from app.export import open_file  # noqa: PLC0415
     from app.export_pages import Pages, settle  # noqa: PLC0415
@@ -81,7 +82,8 @@ async def _from_store(
 
         now_ms = time.time_ns() // 1_000_000
         export = read_export(body, "", now_ms)
-        bound = await settle(turns, now_ms)
+        clocks = EdgeClocks(operator.redis, settings.producer.queue)
+        bound = await settle(turns, clocks.behind_ms, now_ms)
         found = await open_file(Pages(turns, export, bound.at_ms), export, bound, wanted.project_id)
         with _progress(target, found.count) as progress:
             try:
@@ -151,8 +153,11 @@ def _writing(target: Target) -> Iterator[IO[bytes]]:
         return
     output = Path(target.output)
     if output.exists() and not output.is_file():  # a device, or a named pipe
-        with _opened(output) as file:
-            yield file
+        try:
+            with _opened(output) as file:
+                yield file
+        except BrokenPipeError:
+            raise Failed(3, f"{output} cannot be written: who read it has gone") from None
         return
     part = output.with_name(output.name + ".part")
     try:

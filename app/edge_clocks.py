@@ -1,0 +1,39 @@
+"""How far the clocks of edges are behind Redis's.
+
+An event's `time_recorded` is by the clock of the edge that took it, and what is fresh by Redis's. So an edge
+that is ninety seconds behind brings events that look recorded ninety seconds ago. Whoever counts on having
+all that was recorded up to a moment has to stay behind the slowest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from redis.asyncio import Redis
+
+from app import presence
+from app.redis_client import UNREACHABLE
+
+ASK_SECONDS = 1.0
+_log = structlog.get_logger(__name__)
+
+
+class EdgeClocks:
+    """Of the edges of one queue. One for each process."""
+
+    def __init__(self, redis: Redis, queue: str) -> None:
+        self._redis = redis
+        self._queue = queue
+        self._behind_ms = 0
+
+    async def behind_ms(self) -> int:
+        """Of the slowest that is alive, by its last beat, with the time that it took; 0 where none is.
+        While Redis is away, what was known last."""
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                edges = await presence.listed(self._redis, self._queue, "edge")
+            self._behind_ms = max((-edge.ahead_ms for edge in edges if not edge.dead_ms), default=0)
+        except UNREACHABLE as error:
+            _log.warning("edge_clocks_unknown", error=type(error).__name__)
+        return max(0, self._behind_ms)
