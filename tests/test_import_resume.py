@@ -23,7 +23,7 @@ def desk(tmp_path: Path, redis_url: str) -> Desk:
     return Desk(tmp_path, redis_url)
 
 
-IN_THE_STREAM = "All rows are in the stream; queries have them when the drain has stored them"
+IN_THE_STREAM = "Every accepted row is in the stream; queries have them when the drain has stored them"
 
 
 def test_killed_again_and_again_every_row_is_there_once(desk: Desk) -> None:
@@ -245,6 +245,15 @@ def test_a_drain_that_does_not_move_is_waited_for_with_a_bound(desk: Desk) -> No
     done = desk.run(str(path), "--patience", "1")
     assert (done.code, "nothing has moved for 1 s" in done.said["reason"]) == (3, True)
     assert 0 < sum(desk.bodies().values()) <= 10_000
+
+
+def test_a_wait_for_queries_that_ends_tells_of_the_rows_that_are_missing(desk: Desk) -> None:
+    packed = gzip.compress(lines(range(3000), 100), 0)
+    process = desk.start("-", "--patience", "1")
+    _, errors = process.communicate(packed[: len(packed) // 2], 30)
+    said = errors.decode()
+    assert (process.returncode, IN_THE_STREAM in said, "not finished" in said) == (3, False, True), said
+    assert "nothing has moved for 1 s; and the gzip data ends in the middle" in said
 
 
 def test_a_wait_for_queries_that_ends_says_that_all_rows_are_in(desk: Desk) -> None:

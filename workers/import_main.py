@@ -69,6 +69,7 @@ class _Command:
         self._rejects = Rejects(options.rejects or default)
         self._summary = Summary()
         self._said = Said()
+        self._problem = ""  # of the input, by which it ended before its end
 
     def run(self) -> int:
         began, summary = time.monotonic(), self._summary
@@ -97,7 +98,13 @@ class _Command:
         finally:
             self._rejects.close()
         if code == UNFINISHED and summary.state == "queued":  # only its wait for queries was cut short
-            summary.reason += ". All rows are in the stream; queries have them when the drain has stored them"
+            if self._problem:
+                summary.state = "unfinished"
+                summary.reason += f"; and {self._problem}"
+            else:
+                summary.reason += (
+                    ". Every accepted row is in the stream; queries have them when the drain has stored them"
+                )
         self._said.seconds = round(time.monotonic() - began, 3)
         self._report()
         return code
@@ -132,12 +139,13 @@ class _Command:
             else:
                 await self._import(one, opened, progress, stop)
         finally:
+            self._problem = opened.source.problem
             progress.end()
             waiting.cancel()
             opened.close()
-        if opened.source.problem:
+        if self._problem:
             self._summary.state = "unfinished"
-            self._summary.reason = f"{opened.source.problem}; the rows before that are in"
+            self._summary.reason = f"{self._problem}; the rows before that are in"
             return UNFINISHED
         return REJECTED if self._summary.rejected else DONE
 
