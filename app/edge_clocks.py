@@ -25,15 +25,15 @@ class EdgeClocks:
     def __init__(self, redis: Redis, queue: str) -> None:
         self._redis = redis
         self._queue = queue
-        self._behind_ms = 0
+        self._behind_ms: int | None = None
 
-    async def behind_ms(self) -> int:
+    async def behind_ms(self) -> int | None:
         """Of the slowest that is alive, by its last beat, with the time that it took; 0 where none is.
-        While Redis is away, what was known last."""
+        While Redis is away, what was known last; None where nothing ever was."""
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 edges = await presence.listed(self._redis, self._queue, "edge")
-            self._behind_ms = max((-edge.ahead_ms for edge in edges if not edge.dead_ms), default=0)
+            self._behind_ms = max((0, *(-edge.ahead_ms for edge in edges if not edge.dead_ms)))
         except UNREACHABLE as error:
             _log.warning("edge_clocks_unknown", error=type(error).__name__)
-        return max(0, self._behind_ms)
+        return self._behind_ms

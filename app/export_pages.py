@@ -71,7 +71,7 @@ class Bound(msgspec.Struct, frozen=True):
     is_settled: bool = True
 
 
-async def settle(turns: Turns, behind_ms: Callable[[], Awaitable[int]], now_ms: int) -> Bound:
+async def settle(turns: Turns, behind_ms: Callable[[], Awaitable[int | None]], now_ms: int) -> Bound:
     """The bound of an export that begins at `now_ms`: everything recorded up to there that reached the stream
     in time is in the store. The present, as soon as the drain has come beyond it; where it is behind, what it
     has; where an edge's clock is `behind_ms`, up to that. Not just up to it: what is on its way to the stream
@@ -80,12 +80,14 @@ async def settle(turns: Turns, behind_ms: Callable[[], Awaitable[int]], now_ms: 
     while True:
         async with turns() as turn:
             fresh = turn.fresh_as_of
-        settled = fresh - IN_FLIGHT_MS - await behind_ms()
-        if settled >= now_ms:
+        behind = await behind_ms()
+        is_told = fresh > 0 and behind is not None
+        settled = fresh - IN_FLIGHT_MS - (behind or 0)
+        if is_told and settled >= now_ms:
             return Bound(now_ms)
         if time.monotonic() > deadline:
-            # 0: Redis is away, and has told nothing. What is stored can be had, and nobody knows what is not.
-            return Bound(settled) if fresh else Bound(now_ms, is_settled=False)
+            # Redis is away, and has told nothing. What is stored can be had, and nobody knows what is not.
+            return Bound(settled) if is_told else Bound(now_ms, is_settled=False)
         # Where the drain keeps up, once is enough: each look takes a turn, for which others may wait too.
         missing = min(IN_FLIGHT_MS, now_ms - settled) / 1000
         await asyncio.sleep(max(FRESH_POLL_SECONDS, missing))

@@ -73,9 +73,14 @@ def test_killed_edge_is_replaced_while_the_other_serves(edge: Edge) -> None:
 def test_a_stopping_edge_serves_on_and_ends_its_connections(edge: Edge) -> None:
     """What a load balancer sees: first readiness falls, then every connection ends with its answer."""
     pids = edge.pids()
+
+    def is_proved() -> bool:
+        """For each of its workers, which have begun one after the other; a connection goes to either."""
+        return all(plain_http.get(f"{edge.url}/readyz?strict").status_code == 200 for _ in range(20))
+
     with httpx.Client(verify=plain_http.NOBODY, base_url=edge.url, timeout=10) as http:
         assert "connection" not in http.get("/livez").headers
-        until(lambda: http.get("/readyz?strict").status_code == 200, 20, "a proof of the drain for this edge")
+        until(is_proved, 20, "a proof of the drain for this edge")
         edge.process.terminate()
         until(lambda: http.get("/readyz").status_code == 503, 4, "/readyz of a stopping edge")
         assert http.get("/readyz").json() == {"ready": False, "degraded": ["serving"]}

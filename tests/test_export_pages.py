@@ -170,8 +170,8 @@ def test_what_is_too_much_for_one_statement_is_counted_in_halves() -> None:
     assert counted == export.period.end_ms - export.period.start_ms
 
 
-def behind(milliseconds: int) -> Callable[[], Awaitable[int]]:
-    async def behind_ms() -> int:
+def behind(milliseconds: int | None) -> Callable[[], Awaitable[int | None]]:
+    async def behind_ms() -> int | None:
         return milliseconds
 
     return behind_ms
@@ -184,6 +184,7 @@ def test_the_bound_is_the_present_once_the_drain_has_come_beyond_it(monkeypatch:
     monkeypatch.setattr("app.export_pages.FRESH_SECONDS", 0.0)
     assert asyncio.run(settle(store.turn, behind(0), 11)) == Bound(10)
     assert asyncio.run(settle(store.turn, behind(3), 11)) == Bound(7), "an edge's clock is behind"
+    assert asyncio.run(settle(store.turn, behind(None), 8)) == Bound(8, is_settled=False)
     store.fresh_as_of = 0  # Redis is away, and never told: no export may go on from here
     assert asyncio.run(settle(store.turn, behind(3), 30)) == Bound(30, is_settled=False)
 
