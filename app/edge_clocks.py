@@ -28,12 +28,12 @@ class EdgeClocks:
         self._behind_ms: int | None = None
 
     async def behind_ms(self) -> int | None:
-        """Of the slowest that is alive, by its last beat, with the time that it took; 0 where none is.
-        While Redis is away, what was known last; None where nothing ever was."""
+        """Of the slowest that is alive; 0 where none is behind. While Redis is away, what was known last, or
+        None where nothing ever was."""
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                edges = await presence.listed(self._redis, self._queue, "edge")
-            self._behind_ms = max((0, *(-edge.ahead_ms for edge in edges if not edge.dead_ms)))
+                ahead = await presence.clocks_ahead(self._redis, self._queue)
+            self._behind_ms = -min([0, *ahead])
         except UNREACHABLE as error:
             _log.warning("edge_clocks_unknown", error=type(error).__name__)
         return self._behind_ms

@@ -166,8 +166,8 @@ class Erasures:
         """The clocks of all edges at this moment, as far as their beats tell how they differ from Redis's."""
         seconds, microseconds = await self._redis.time()
         redis_ms, own_ms = int(seconds) * 1000 + int(microseconds) // 1000, _now_ms()
-        edges = [one for one in await presence.listed(self._redis, self._queue, "edge") if not one.dead_ms]
-        clocks = [own_ms, redis_ms, *(redis_ms + one.ahead_ms for one in edges)]
+        edges = await presence.clocks_ahead(self._redis, self._queue)
+        clocks = [own_ms, redis_ms, *(redis_ms + ahead_ms for ahead_ms in edges)]
         return _Clocks(min(clocks), max(clocks))
 
 

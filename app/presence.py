@@ -154,6 +154,12 @@ async def listed(redis: Redis, queue: str, role: Role) -> list[Member]:
     return found
 
 
+async def clocks_ahead(redis: Redis, queue: str) -> list[int]:
+    """By how many ms the clock of each edge that is alive is ahead of Redis's, below 0 where it is behind; as
+    its last beat told, less the time that it took. Errors: UNREACHABLE."""
+    return [one.ahead_ms for one in await listed(redis, queue, "edge") if not one.dead_ms]
+
+
 async def forget_dead(redis: Redis, queue: str, role: Role) -> None:
     """Strike off whoever is dead, whatever their spools held: for a disk that never comes back."""
     members, about = QueueKeys(queue).alive(role)
