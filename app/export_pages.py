@@ -77,10 +77,10 @@ async def settle(turns: Turns, behind_ms: Callable[[], Awaitable[int | None]], n
     has; where an edge's clock is `behind_ms`, up to that. Not just up to it: what is on its way to the stream
     then would come into pages behind their count, or be left out, and also out of an export that goes on."""
     deadline = time.monotonic() + FRESH_SECONDS
+    behind = await behind_ms()
     while True:
         async with turns() as turn:
             fresh = turn.fresh_as_of
-        behind = await behind_ms()
         is_told = fresh > 0 and behind is not None
         settled = fresh - IN_FLIGHT_MS - (behind or 0)
         if is_told and settled >= now_ms:

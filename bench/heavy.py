@@ -50,7 +50,7 @@ class Heavy:
     `clients`: one asks for little, of more the first asks for much.
     """
 
-    def __init__(self, bench: Bench, projects: Sequence[Client], clients: int = CLIENTS) -> None:
+    def __init__(self, bench: Bench, projects: Sequence[Client], clients: int) -> None:
         self._bench = bench
         self._clients = clients
         self._keys = json.dumps([dict(project.keys) for project in projects])

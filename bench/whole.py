@@ -75,7 +75,7 @@ class Look(NamedTuple):
 
 
 class Watch:
-    """Asks the query API every 30 ms how many events of `name` it sees, in a thread of its own."""
+    """Asks the query API again and again how many events of `name` it sees, in a thread of its own."""
 
     def __init__(self, keys: dict[str, str], name: str, every_seconds: float = LOOK_SECONDS) -> None:
         self._client = Client(keys)
