@@ -15,6 +15,7 @@ import asyncio
 import os
 import time
 from collections import deque
+from typing import Protocol
 
 import structlog
 
@@ -35,11 +36,22 @@ RETRY_PAUSE_SECONDS = 0.05
 log = structlog.get_logger()
 
 
-class _Group:
-    """Requests that share one append, and their futures, which tell each of them the entry's id.
+class Waiting(Protocol):
+    """Who is told the entry's id, or why there is none: a future, or who answers without one (`app.track`).
 
-    A future for each: one that is shared would have to be shielded from whoever is cancelled because its
-    client has left, which costs more than a future.
+    Neither method raises: others wait for the same group.
+    """
+
+    def done(self) -> bool: ...
+    def set_result(self, entry_id: str, /) -> object: ...
+    def set_exception(self, error: Exception, /) -> object: ...
+
+
+class _Group:
+    """Requests that share one append, and who waits for each of them.
+
+    Not one future for all: it would have to be shielded from whoever is cancelled because its client has
+    left, which costs more than a future.
     """
 
     __slots__ = ("bytes", "counts", "end", "events", "requests", "waiting")
@@ -51,7 +63,7 @@ class _Group:
         self.bytes = 0
         # From now, not from its turn: behind an outage the waits of several groups would add up.
         self.end = time.monotonic() + timeout_seconds
-        self.waiting: list[asyncio.Future[str]] = []
+        self.waiting: list[Waiting] = []
 
     def succeed(self, entry_id: str) -> None:
         """Tell those who still wait that it is kept."""
@@ -100,6 +112,15 @@ class Appender:
         that is not known: it is in the spool, or Redis had it from an attempt whose answer was lost.
         Errors: ApiError 503, whose detail says whether the event may have been kept nevertheless.
         """
+        kept: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.submit(request, bucket, kept, events)
+        return await kept
+
+    def submit(self, request: bytes, bucket: str, waiting: Waiting, events: int = 1) -> None:
+        """The same; `waiting` is told what `append` would return or raise, in a later turn of the loop.
+
+        Errors: ApiError 503 where too much waits. Then it is told nothing.
+        """
         if self._pending_bytes + len(request) > self._max_pending_bytes:
             raise ApiError(
                 Kind.UNAVAILABLE, "Too many events wait to be kept; nothing was kept.", retry_after_seconds=1
@@ -119,9 +140,7 @@ class Appender:
         self._pending_bytes += len(request)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._flush())
-        kept: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        group.waiting.append(kept)
-        return await kept
+        group.waiting.append(waiting)
 
     async def close(self) -> None:
         """Wait for the groups that are being kept, and disconnect. Bounded."""

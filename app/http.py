@@ -27,10 +27,13 @@ DISCARD_BYTES = 256 * 1024  # of a body that nobody wants, read so that the conn
 DISCARD_SECONDS = 2.0
 BODY_IS_READ = "eventbunker.body_is_read"  # in the scope
 HEADERS = "eventbunker.headers"  # in the scope
+REQUEST_ID = "eventbunker.request_id"  # in the scope
 BODY_SECONDS = "eventbunker.body_seconds"  # in the scope: `server.read_timeout`
+WRITE_KEY = b"x-eventbunker-write-key"
 _ENCODER = msgspec.json.Encoder()
 
 Headers = list[tuple[bytes, bytes]]
+Reply = Callable[[int, bytes, Headers], None]  # a whole answer: status, body, headers. It never raises
 Grow = Callable[[int], None]  # told of bytes before they are kept; raises ApiError where there is no room
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -38,20 +41,26 @@ T = TypeVar("T")
 
 def request_id(scope: Scope) -> str:
     """The 24 hex characters that `app.gate` gave this request."""
-    return str(scope["eventbunker.request_id"])
+    return str(scope[REQUEST_ID])
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header called `name` (lower case), or None."""
     found: dict[bytes, bytes] | None = scope.get(HEADERS)
+    return (headers(scope) if found is None else found).get(name)
+
+
+def headers(scope: Scope) -> dict[bytes, bytes]:
+    """The first header of each name (lower case)."""
+    found: dict[bytes, bytes] | None = scope.get(HEADERS)
     if found is None:  # once for each request: browsers send fifteen, and nine are asked for
         found = scope[HEADERS] = dict(reversed(scope["headers"]))
-    return found.get(name)
+    return found
 
 
 def write_key(scope: Scope) -> str | None:
     """The presented WRITE key: the header, else `?write_key=` for callers that cannot set headers."""
-    value = header(scope, b"x-eventbunker-write-key")
+    value = header(scope, WRITE_KEY)
     if value is not None:
         return value.decode("latin-1")
     values = query_values(scope, "write_key")

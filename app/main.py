@@ -191,7 +191,7 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
         },
     )
     app.router.redirect_slashes = False  # a redirect would turn a POST's body away
-    return Gate(app, settings, direct={"/post": track, "/batch": batch})
+    return Gate(app, settings, direct={"/post": track, "/batch": batch}, at_once={"/post": track.begin})
 
 
 def _query_routes(asker: Asker) -> list[Route]:

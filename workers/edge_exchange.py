@@ -11,20 +11,17 @@ which make these and are told when they end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from http import HTTPStatus
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import structlog
 from starlette.types import ASGIApp, Message
 
 from app.errors import ApiError, Kind
-from app.gate import AnswerHeaders
+from app.gate import AnswerHeaders, Begin
+from app.http import Headers
+from workers.edge_answer import STATUS_LINES, header_lines
 
-STATUS_LINES = {
-    **{status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 600)},
-    **{one.value: b"HTTP/1.1 %d %b\r\n" % (one.value, one.phrase.encode()) for one in HTTPStatus},
-}
 DISCONNECT: Message = {"type": "http.disconnect"}
 
 log = structlog.get_logger()
@@ -94,15 +91,16 @@ class Exchange:
     """Made when a request's head is complete; `run` is its task."""
 
     __slots__ = (
-        "_body", "_changed", "_connection", "_head", "_is_chunked", "_left_bytes", "_scope", "_start",
-        "expects_continue", "has_body", "has_left", "is_answered", "is_lost", "is_told_all", "keep_alive",
-        "more_body", "task",
+        "_body", "_changed", "_connection", "_has_head", "_head", "_is_chunked", "_left_bytes", "_scope",
+        "expects_continue", "has_body", "has_left", "is_answered", "is_begun", "is_lost", "is_told_all",
+        "keep_alive", "more_body", "task",
     )  # fmt: skip
 
     def __init__(self, connection: Carrier, scope: Any, *, keep_alive: bool, expects_continue: bool) -> None:
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
         self.more_body = True  # the end of the request has not come yet
+        self.is_begun = False  # the app has it
         self.is_answered = False
         self.has_left = False  # the client will send nothing more
         self.is_lost = False  # nobody reads the answer
@@ -112,7 +110,7 @@ class Exchange:
         self._body: bytes | bytearray = b""
         self._changed: asyncio.Event | None = None
         self.is_told_all = False
-        self._start: Message | None = None
+        self._has_head = False  # the app has given the head of its answer
         self._head: bytes | None = None  # not sent yet
         self._is_chunked = False
         self._left_bytes: int | None = None  # of a body whose length is known
@@ -132,6 +130,11 @@ class Exchange:
         self.wake()
         return len(self._body)
 
+    def end_body(self) -> None:
+        """The request is whole."""
+        self.more_body = False
+        self.wake()
+
     def wake(self) -> None:
         """Something changed that `receive` may wait for."""
         if self._changed is not None:
@@ -145,7 +148,31 @@ class Exchange:
     @property
     def has_begun(self) -> bool:
         """Part of the answer has been sent."""
-        return self._start is not None and self._head is None
+        return self._has_head and self._head is None
+
+    # --- without a task -----------------------------------------------------------------------------
+
+    def begin(self, app: object) -> bool:
+        """Give the app a request that is whole, if it takes such (`Gate.begin`). False: `run` is due."""
+        self.is_begun = True
+        begin: Begin | None = getattr(app, "begin", None)
+        if begin is None or self.more_body or self.expects_continue or self._connection.flow.write_paused:
+            return False
+        try:
+            return begin(self._scope, bytes(self._body), self._reply)
+        except Exception as error:  # the other way answers it
+            log.error("the app raised", exc_info=error)
+            return False
+
+    def _reply(self, status: int, body: bytes, headers: Headers) -> None:
+        if self.is_lost:
+            return
+        try:
+            self._begin_answer(status, headers)
+            self._go_on(body, more=False)
+        except Exception as error:  # whoever else shares the group is answered next
+            log.error("an answer could not be sent", exc_info=error)
+            self._break_off()
 
     # --- what the app is given ---------------------------------------------------------------------
 
@@ -172,7 +199,7 @@ class Exchange:
         """The next piece of the body, or the client's leaving."""
         if self.expects_continue:
             self.expects_continue = False
-            if self._start is None and not self.is_lost:
+            if not (self._has_head or self.is_lost):
                 self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while True:
             if self._body or not (self.more_body or self.is_told_all):
@@ -190,21 +217,23 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """The head of the answer, or the next piece of its body."""
-        connection = self._connection
-        if connection.flow.write_paused:
-            await connection.flow.drain()
+        flow = self._connection.flow
+        if flow.write_paused:
+            await flow.drain()
         if self.is_lost:
             return
         if message["type"] == "http.response.start":
-            if self._start is not None:
+            if self._has_head:
                 raise RuntimeError("a second http.response.start")
-            self._head = self._make_head(message)
-            self._start = message
+            self._begin_answer(message["status"], map(tuple, message["headers"]))
             return
-        if self._start is None or self.is_answered or message["type"] != "http.response.body":
+        if not self._has_head or self.is_answered or message["type"] != "http.response.body":
             raise RuntimeError(f"{message['type']} at this point of an answer")
-        body = message.get("body", b"")
-        more = message.get("more_body", False)
+        self._go_on(message.get("body", b""), more=message.get("more_body", False))
+
+    def _go_on(self, body: bytes, *, more: bool) -> None:
+        """The next piece of the answer's body."""
+        connection = self._connection
         if not self.has_body:
             body = b""
         elif self._is_chunked:
@@ -222,24 +251,14 @@ class Exchange:
             self.wake()
             connection.answered(self)
 
-    def _make_head(self, message: Message) -> bytes:
+    def _begin_answer(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The head of the answer, which leaves with what follows."""
         edge = self._connection.edge
-        status: int = message["status"]
-        lines: list[bytes] = []
-        length: int | None = None
-        is_closing = edge.draining.is_set or not self.keep_alive
+        lines, length, is_closing = header_lines(headers)
+        if edge.draining.is_set or not self.keep_alive:
+            is_closing = True
         if self.more_body and (self.expects_continue or not self._connection.skips_bodies):
             is_closing = True  # who was not told to continue may send the body, or the next request
-        for name, value in message["headers"]:
-            name = name.lower()  # noqa: PLW2901
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"connection":
-                is_closing = is_closing or b"close" in value.lower()
-                continue
-            elif name == b"transfer-encoding":
-                continue  # ours to decide
-            lines.append(b"%b: %b\r\n" % (name, value))
         if self._scope["method"] == "HEAD" or status in (204, 304):
             self.has_body = False
         elif length is not None:
@@ -255,7 +274,8 @@ class Exchange:
         head = b"".join(lines)
         if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
             raise RuntimeError("a header of the answer has a line break in it")
-        return b"".join((STATUS_LINES[status], edge.date_line, head, b"\r\n"))
+        self._head = b"".join((STATUS_LINES[status], edge.date_line, head, b"\r\n"))
+        self._has_head = True
 
     def _break_off(self) -> None:
         """The answer will not be completed: say so if nothing of it was sent, else cut the connection."""

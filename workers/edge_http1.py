@@ -1,11 +1,11 @@
 """HTTP/1.1 on one connection of Hypercorn's: read by h11, strictly; answered by `workers.edge_exchange`.
 
 In the place of Hypercorn's H11Protocol and HTTPStream, which spend most of a request on handing it on: two
-queues, a task that is cancelled and made anew for each pause between two requests, one more for each read's
-deadline, and three writes with a lock and a deadline each. Here bytes go from the socket into h11 and from
-there to the app without another task, an answer leaves in one write, and one timer for each connection looks
-whether something took too long. h11 reads requests only: a new parser for each, so that none has to be told
-about answers. Figures: docs/performance.md, "What Hypercorn costs". Promises: `workers.edge_connections`.
+queues, a task that is cancelled and made anew for each pause, one more for each read's deadline, and three
+writes with a lock and a deadline each. Here bytes go from the socket into h11 and from there to the app, an
+answer leaves in one write, and one timer for each connection looks whether something took too long. h11 reads
+requests only: a new parser for each, so none has to be told about answers. Figures: docs/performance.md,
+"What Hypercorn costs". Promises: `workers.edge_connections`.
 """
 
 from __future__ import annotations
@@ -187,9 +187,8 @@ class Http1(asyncio.Protocol):
                         self._pause_reading()
                 elif kind is h11.EndOfMessage:
                     if self.running is not None:
-                        self.running.more_body = False
-                        self.running.wake()
-                    return
+                        self.running.end_body()
+                    break
                 elif kind is not h11.Request:
                     break
                 elif not self._begin(Head(event)):
@@ -197,23 +196,24 @@ class Http1(asyncio.Protocol):
         except h11.RemoteProtocolError as error:
             self._refuse_rest(head_too_large() if error.error_status_hint == 431 else no_request())
             return
-        if self.running is None and not self._head_began and parser.trailing_data[0]:
+        if (running := self.running) is not None:
+            if not (running.is_begun or running.begin(self._app)):
+                self._tasks.spawn(running.run, self._app)
+        elif parser.trailing_data[0] and not self._head_began:
             self._head_began = self._loop.time()
 
     def _begin(self, head: Head) -> bool:
-        """Give a request to the app, whose task runs when what came with its head has been read, too."""
-        parser = self._parser
+        """A request, which the app is given when what came with its head has been read, too."""
         if head.is_http2:
-            self._hand_over(b"PRI * HTTP/2.0\r\n\r\n" + parser.trailing_data[0])
+            self._hand_over(b"PRI * HTTP/2.0\r\n\r\n" + self._parser.trailing_data[0])
             return False
         self._head_began = 0.0
         self._requests_left -= 1
         scope = {**self._scope, **head.scope(), "state": self._state.copy()}
         keep_alive = head.keep_alive and self._requests_left > 0
-        expects = parser.they_are_waiting_for_100_continue
-        exchange = self.running = Exchange(self, scope, keep_alive=keep_alive, expects_continue=expects)
-        exchange.has_left = self._has_left
-        self._tasks.spawn(exchange.run, self._app)
+        expects = self._parser.they_are_waiting_for_100_continue
+        self.running = Exchange(self, scope, keep_alive=keep_alive, expects_continue=expects)
+        self.running.has_left = self._has_left
         return True
 
     def _hand_over(self, data: bytes) -> None:

@@ -155,15 +155,20 @@ class Connection(Requests):
     def requested(self, exchange: Exchange) -> None:
         exchange.has_left = self._has_left
         if self.running is None:
-            self._start(exchange)
+            self.running = exchange
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft(exchange)  # type: ignore[arg-type]
 
-    def _start(self, exchange: Exchange) -> None:
-        self.running = exchange
-        exchange.task = self.loop.create_task(exchange.run(self.app))
-        self.tasks.add(exchange.task)
+    def read(self) -> None:
+        if self.running is not None and not self.running.is_begun:
+            self._begin(self.running)
+
+    def _begin(self, exchange: Exchange) -> None:
+        """With what of it came together with its head."""
+        if not exchange.begin(self.app):
+            exchange.task = self.loop.create_task(exchange.run(self.app))
+            self.tasks.add(exchange.task)
 
     def answered(self, exchange: Exchange) -> None:
         """The whole answer is on its way: go on with the next request, or end."""
@@ -174,7 +179,8 @@ class Connection(Requests):
             self._end()
             return
         if self.pipeline:
-            self._start(self.pipeline.pop())  # type: ignore[arg-type]
+            self.running = exchange = self.pipeline.pop()  # type: ignore[assignment]
+            self._begin(exchange)
         if self.unparsed and not self.pipeline:
             data, self.unparsed = self.unparsed, b""
             self.parse(data)

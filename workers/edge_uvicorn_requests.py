@@ -55,6 +55,10 @@ class Requests(HttpToolsProtocol):
         """The head of a request is complete."""
         raise NotImplementedError
 
+    def read(self) -> None:
+        """All that came has been parsed: with the head of a request usually its body."""
+        raise NotImplementedError
+
     def refuse_rest(self, error: ApiError) -> None:
         """No more can be read here: answer `error` when what was read before it has been answered."""
         raise NotImplementedError
@@ -72,6 +76,7 @@ class Requests(HttpToolsProtocol):
                 end = at + max(PIECE_BYTES, self._body_left)
                 self._feed(view[at:end])
                 at = end
+        self.read()
         if self.is_in_head and not self.head_began:
             self.head_began = self.loop.time()
 
@@ -182,5 +187,4 @@ class Requests(HttpToolsProtocol):
         if self.is_in_head or self.cycle is None:
             return  # a wish to upgrade
         self._barren_bytes = 0
-        self.cycle.more_body = False
-        self.cycle.wake()
+        self.cycle.end_body()
