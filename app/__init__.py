@@ -18,7 +18,8 @@ it, workers.edge_hypercorn (edge_connections, edge_http1, edge_head) or workers.
      7  app.append      group commit: one append for all who wait; then the 200 (app.producer: the connection)
         app.spool       while Redis is away, full or slow: this edge's own disk; app.replay empties it
      8  workers.drain   the loop of the partition's one owner (app.partition is its end of the stream);
-                        workers.sharing says who that is, app.layout how many partitions there are;
+                        workers.sharing says who that is, app.layout how many partitions there are,
+                        app.presence who else is at work and what its clock says (app.redis_clock);
                         workers.reading makes the next batch while the store takes the one before
      9  workers.event_ids, workers.verdict   copies of stored events, told by their ids
     10  workers.plan    what is inserted under which token, written down before it is done

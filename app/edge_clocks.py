@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from app import presence
 from app.redis_client import UNREACHABLE
 
-ASK_SECONDS = 1.0
+ASK_SECONDS = 5.0  # without an answer no other file can go on from an export, which takes longer than that
 _log = structlog.get_logger(__name__)
 
 
@@ -28,12 +28,11 @@ class EdgeClocks:
         self._behind_ms: int | None = None
 
     async def behind_ms(self) -> int | None:
-        """Of the slowest that is alive; 0 where none is behind. While Redis is away, what was known last, or
-        None where nothing ever was."""
+        """Of the slowest; 0 where none is behind. While Redis is away, what was known last, or None where
+        nothing ever was."""
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                ahead = await presence.clocks_ahead(self._redis, self._queue)
-            self._behind_ms = -min([0, *ahead])
+                self._behind_ms = -(await presence.clocks(self._redis, self._queue)).least
         except UNREACHABLE as error:
             _log.warning("edge_clocks_unknown", error=type(error).__name__)
         return self._behind_ms

@@ -166,9 +166,8 @@ class Erasures:
         """The clocks of all edges at this moment, as far as their beats tell how they differ from Redis's."""
         seconds, microseconds = await self._redis.time()
         redis_ms, own_ms = int(seconds) * 1000 + int(microseconds) // 1000, _now_ms()
-        edges = await presence.clocks_ahead(self._redis, self._queue)
-        clocks = [own_ms, redis_ms, *(redis_ms + ahead_ms for ahead_ms in edges)]
-        return _Clocks(min(clocks), max(clocks))
+        edges = await presence.clocks(self._redis, self._queue)
+        return _Clocks(min(own_ms, redis_ms + edges.least), max(own_ms, redis_ms + edges.most))
 
 
 class _Clocks(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ from app import presence_scripts as scripts
 from app import redis_client
 from app.layout import WAIT_SECONDS, Expected, Layout, LayoutError, mismatch
 from app.redis_client import UNREACHABLE
+from app.redis_clock import Ahead, learn
 from app.stream import QueueKeys, Role
 from app.stream_scripts import with_oom_allowed
 
@@ -49,23 +50,25 @@ class View(msgspec.Struct, frozen=True):
 class Member(msgspec.Struct, frozen=True):
     """One process, as `shards` shows it. `dead_ms` is 0 while it is alive.
 
-    `ahead_ms`: of its clock before Redis's, at its last beat, less the time that the beat took. `told_ms`:
-    when that was, by Redis's clock: an edge that died has told nobody what it spooled after it.
+    `ahead`: of its clock before Redis's. `told_ms`: when it said so last, by Redis's clock: an edge that died
+    has told nobody what it spooled after that.
     """
 
     id: str
     place: str
     spooled: int
     dead_ms: int
-    ahead_ms: int = 0
-    told_ms: int = 0
+    ahead: Ahead
+    told_ms: int
 
 
 class _About(msgspec.Struct):
     place: str
     spooled: int
     ahead: float = 0
+    most: float | None = None  # absent, like `told`, in what an edge of a former version said
     at: float = 0
+    told: float | None = None
 
 
 class Presence:
@@ -101,6 +104,8 @@ class Presence:
         self._incarnation = os.urandom(8).hex()
         self._joined = 0
         self._is_first = True
+        self._redis = redis
+        self._ahead: Ahead | None = None
         self._beat = redis.register_script(with_oom_allowed(scripts.BEAT, redis_version))
         self._leave = redis.register_script(with_oom_allowed(scripts.LEAVE, redis_version))
 
@@ -109,6 +114,11 @@ class Presence:
 
         Errors: LayoutError; Replaced; redis_client.UNREACHABLE.
         """
+        asked_ms = _now_ms()
+        if self._ahead is None:
+            seconds, microseconds = await self._redis.time()
+            self._ahead = learn(None, asked_ms, int(seconds) * 1000 + int(microseconds) // 1000, _now_ms())
+            asked_ms = _now_ms()
         answer = cast(
             "list[bytes]",
             await self._beat(
@@ -116,7 +126,8 @@ class Presence:
                 args=[
                     *(self.id, self._incarnation, self._life_ms, int(self._is_first)),
                     *(self._shards, self._place, self._spooled(), self._joined),
-                    *(time.time_ns() // 1_000_000, int(self._has_spool), self._disk),
+                    *(self._ahead.least, self._ahead.most, asked_ms - self._ahead.most),
+                    *(int(self._has_spool), self._disk),
                 ],
             ),
         )
@@ -128,7 +139,8 @@ class Presence:
         layout = Layout(int(rest[0]), int(rest[1]))
         if verdict == "other":
             raise LayoutError(mismatch(layout.shards, self._shards))
-        joined = {id: int(at) for id, at in zip(rest[2::2], rest[3::2], strict=True)}
+        self._ahead = learn(self._ahead, asked_ms, int(rest[2]), _now_ms())
+        joined = {id: int(at) for id, at in zip(rest[3::2], rest[4::2], strict=True)}
         self._is_first = False
         self._joined = joined[self.id]
         return View(layout, sorted(joined, key=lambda id: (joined[id], id)))
@@ -148,16 +160,20 @@ async def listed(redis: Redis, queue: str, role: Role) -> list[Member]:
     found = []
     for id, about, dead_ms in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
         said = msgspec.json.decode(about, type=_About)
-        found.append(
-            Member(id.decode(), said.place, said.spooled, int(dead_ms), int(said.ahead), int(said.at))
-        )
+        ahead = Ahead(int(said.ahead), int(said.ahead if said.most is None else said.most))
+        told_ms = int(said.at if said.told is None else said.told)
+        found.append(Member(id.decode(), said.place, said.spooled, int(dead_ms), ahead, told_ms))
     return found
 
 
-async def clocks_ahead(redis: Redis, queue: str) -> list[int]:
-    """By how many ms the clock of each edge that is alive is ahead of Redis's, below 0 where it is behind; as
-    its last beat told, less the time that it took. Errors: UNREACHABLE."""
-    return [one.ahead_ms for one in await listed(redis, queue, "edge") if not one.dead_ms]
+async def clocks(redis: Redis, queue: str) -> Ahead:
+    """Between which bounds the clocks of edges, and Redis's own, are ahead of Redis's. Errors: UNREACHABLE.
+
+    Of every edge that is listed: one that looks dead may be at work, if Redis was away and its next beat is
+    still to come; and what is in the spool of one that is dead was recorded by its clock.
+    """
+    edges = [one.ahead for one in await listed(redis, queue, "edge")]
+    return Ahead(min([0, *(one.least for one in edges)]), max([0, *(one.most for one in edges)]))
 
 
 async def forget_dead(redis: Redis, queue: str, role: Role) -> None:
@@ -263,3 +279,7 @@ class EdgePresence:
         if view is not None:  # else somebody changes the number: wait for it
             self._on_layout(view.layout)
             self._is_known.set()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

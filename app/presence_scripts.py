@@ -18,9 +18,10 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
 # Register, or stay registered. KEYS: members, about, layout.
 # ARGV: id, incarnation, ms to live, 1 for the first beat of a life, partitions configured, place, groups in
-# the spool of this place, when this life first joined (0: not yet), its clock in Unix ms, 1 for one that has
-# a spool, the name of its disk or "".
-# -> {"ok", partitions, most partitions, id and joined of each that is alive, …}
+# the spool of this place, when this life first joined (0: not yet), by how many ms its clock is ahead of this
+# one at least and at most, when it said all this by this clock at the earliest, 1 for one that has a spool,
+# the name of its disk or "". This may be long after it was said, if Redis stood still: then it is not news.
+# -> {"ok", partitions, most partitions, now, id and joined of each that is alive, …}
 #    {"other", partitions, most}   another number of partitions is recorded: not registered
 #    {"changing"}                  somebody is changing the number right now: not registered
 #    {"replaced"}                  another process registered under this id since
@@ -48,7 +49,7 @@ local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
 for i, id in ipairs(dead) do
   local about = cjson.decode(redis.call('HGET', KEYS[2], id) or '{{"spooled":0}}')
   local here = about.place == ARGV[6]
-  if about.disk and ARGV[11] and ARGV[11] ~= '' then here = about.disk == ARGV[11] end
+  if about.disk and ARGV[13] ~= '' then here = about.disk == ARGV[13] end
   local replayed = here and ARGV[7] == '0'
   local untold = about.spools == 1 and i > #dead - {MAX_UNTOLD}
   if (about.spooled == 0 and not untold) or replayed or about.at + {REMEMBER_MS} < now then
@@ -59,10 +60,10 @@ end
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], cjson.encode({{
   incarnation = ARGV[2], joined = joined, at = now, place = ARGV[6], spooled = tonumber(ARGV[7]),
-  ahead = tonumber(ARGV[9] or now) - now, spools = tonumber(ARGV[10] or 0),
-  disk = ARGV[11] ~= '' and ARGV[11] or nil
+  ahead = tonumber(ARGV[9]), most = tonumber(ARGV[10]), told = math.min(now, tonumber(ARGV[11])),
+  spools = tonumber(ARGV[12]), disk = ARGV[13] ~= '' and ARGV[13] or nil
 }}))
-local answer = {{'ok', layout[1], layout[2]}}
+local answer = {{'ok', layout[1], layout[2], string.format('%.0f', now)}}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now + 1, '+inf')) do
   answer[#answer + 1] = id
   answer[#answer + 1] = string.format('%.0f', cjson.decode(redis.call('HGET', KEYS[2], id)).joined)
@@ -80,7 +81,7 @@ if ARGV[3] == '0' then
   redis.call('HDEL', KEYS[2], ARGV[1])
   return redis.call('ZREM', KEYS[1], ARGV[1])
 end
-about.spooled, about.at = tonumber(ARGV[3]), now
+about.spooled, about.at, about.told = tonumber(ARGV[3]), now, now
 redis.call('HSET', KEYS[2], ARGV[1], cjson.encode(about))
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 return 1
