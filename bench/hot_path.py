@@ -3,8 +3,8 @@
     python -m bench.hot_path            CPU microseconds of a request in all, and of each step by itself
     python -m bench.hot_path functions  and how many byte codes Python runs in each function
 
-32 requests are under way at any time, each a task of its own, as a server has them; what they `send` goes
-nowhere. CPU seconds, because the machine may be shared; the least of several rounds, because caches may be too.
+32 requests are under way at any time, given to the app as our servers give them (`app.gate.Gate.begin`); what is
+answered goes nowhere. CPU seconds, because the machine may be shared; the least of several rounds, because caches may be too.
 Byte codes are the same on every machine and in every round: good for comparing two versions.
 """
 
@@ -72,9 +72,11 @@ async def floor(_scope: Scope, receive: Callable[[], Any], send: Callable[[Messa
 
 
 async def drive(app: ASGIApp, secret: str, number: int) -> None:
-    """So many requests, IN_FLIGHT of them at a time."""
-    left = number
-    over = asyncio.get_running_loop().create_future()
+    """So many requests, IN_FLIGHT of them at a time: at once where the app takes them so, else as tasks."""
+    begin = getattr(app, "begin", None)
+    left, under_way = number, 0
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
     tasks: set[asyncio.Task[None]] = set()
 
     async def receive() -> Message:
@@ -85,19 +87,26 @@ async def drive(app: ASGIApp, secret: str, number: int) -> None:
             raise RuntimeError(f"an answer of {message['status']}")
 
     def start() -> None:
-        nonlocal left
-        left -= 1
-        task = asyncio.ensure_future(app(scope_of(secret), receive, send))
-        tasks.add(task)
-        task.add_done_callback(end)
+        nonlocal left, under_way
+        left, under_way = left - 1, under_way + 1
+        scope = scope_of(secret)
+        if begin is None or not begin(scope, BODY, reply):
+            task = asyncio.ensure_future(app(scope, receive, send))
+            tasks.add(task)
+            task.add_done_callback(end)
 
     def end(task: asyncio.Task[None]) -> None:
         tasks.discard(task)
-        if not over.done() and (error := task.exception()):
-            over.set_exception(error)
+        reply(500 if task.exception() else 200, b"", [])
+
+    def reply(status: int, _body: bytes, _headers: object) -> None:
+        nonlocal under_way
+        under_way -= 1
+        if status != 200 and not over.done():
+            over.set_exception(RuntimeError(f"an answer of {status}"))
         elif left > 0:
-            start()
-        elif not tasks and not over.done():
+            loop.call_soon(start)  # as the next one comes from its socket
+        elif not under_way and not over.done():
             over.set_result(None)
 
     for _ in range(IN_FLIGHT):
