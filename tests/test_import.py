@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
+from click.testing import CliRunner
 from pyarrow import parquet
 
 from app import redis_client
@@ -22,6 +23,7 @@ from tests.pipeline_kit import entries
 from tests.registries import registry
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service
 from tests.waiting import until
+from workers.cli import main
 
 
 @pytest.fixture
@@ -323,6 +325,15 @@ def test_a_terminal_sees_a_bar(desk: Desk) -> None:
 def test_usage(desk: Desk, words: tuple[str, ...], said: str) -> None:
     done = desk.run("absent.csv", *words)
     assert (done.code, said in done.errors) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "words", [("import", "a", "--patience"), ("verify", "--wait"), ("sql", "SELECT 1", "--timeout")]
+)
+def test_nan_is_no_number_of_seconds(words: tuple[str, ...]) -> None:
+    """It is within any bounds, as far as comparisons tell."""
+    done = CliRunner().invoke(main, [*words, "nan"])
+    assert (done.exit_code, "nan is no number of seconds" in done.stderr) == (2, True)
 
 
 def test_nothing_to_connect_to_is_said(desk: Desk) -> None:

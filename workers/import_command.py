@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from workers.command_context import Context, state_option
+from workers.command_context import Context, Seconds, state_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 KEY_VARIABLES = ("EVENTBUNKER_WRITE_KEY", "WRITE_KEY")
@@ -77,7 +77,7 @@ _course = _options(
     ),
     click.option(
         "--patience",
-        type=click.FloatRange(1, 86_400),
+        type=Seconds(1, 86_400),
         default=60.0,
         show_default=True,
         help="Seconds to wait for a Redis or drain that does not move.",
