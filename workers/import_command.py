@@ -207,6 +207,6 @@ def _secret(file: Any, input_file: str) -> str:
     for variable in KEY_VARIABLES:
         if os.environ.get(variable):
             return os.environ[variable]
-    if sys.stdin.isatty() and input_file != "-":
+    if sys.stdin is not None and sys.stdin.isatty() and input_file != "-":
         return str(click.prompt("WRITE key", hide_input=True))
     raise click.UsageError(f"no WRITE key: set {KEY_VARIABLES[0]}, or name a file with --write-key-file")

@@ -115,6 +115,8 @@ def _source(reading: Reading, opened: Opened, stream: Peekable, packing: str, ma
 
 def _open(path: str) -> Input:
     if path == STDIN:
+        if sys.stdin is None:  # as `<&-` leaves it
+            raise InputError("standard input is closed: name a file, or give it something to read")
         # Unbuffered: a thread that waits in a buffered reader keeps the interpreter from ending.
         file = io.FileIO(sys.stdin.fileno(), closefd=False)
         status = os.fstat(file.fileno())

@@ -35,6 +35,7 @@ from workers.import_queue import GaveUp, ImportQueue, Stopped
 from workers.import_reader import in_thread
 from workers.import_rejects import Rejects
 from workers.import_run import Import, Options, Refusal, Summary
+from workers.output import silence
 from workers.printable import printable
 from workers.running import NotRunning, find_running
 
@@ -192,6 +193,7 @@ class _Command:
 
     def _report(self) -> None:
         summary, said, options = self._summary, self._said, self._options
+        out, errors = [], []
         if options.as_json:
             found = {
                 "file": self._reading.path,
@@ -200,16 +202,33 @@ class _Command:
             }
             if summary.rejected:
                 found["rejects"] = str(self._rejects.path)
-            click.echo(msgspec.json.encode({k: v for k, v in found.items() if v is not None}).decode())
-        elif summary.state == "unusable" and summary.rows == summary.already_in:
-            click.echo(_lines_of(summary.reason), err=True)
+            out.append(msgspec.json.encode({k: v for k, v in found.items() if v is not None}).decode())
         else:
-            click.echo("\n".join(_lines(summary, said, str(self._rejects.path), options)))
+            if summary.state != "unusable" or summary.rows != summary.already_in:
+                out += _lines(summary, said, str(self._rejects.path), options)
             if summary.reason:
-                click.echo(_lines_of(summary.reason), err=True)
+                errors.append(_lines_of(summary.reason))
         if summary.state == "unfinished" and not options.dry_run:
             same = "with the same input" if self._reading.path == STDIN else "to go on"
-            click.echo(f"not finished: run the same command again {same}; no row will be doubled", err=True)
+            errors.append(f"not finished: run the same command again {same}; no row will be doubled")
+        _say(out, errors)
+
+
+def _say(out: list[str], errors: list[str]) -> None:
+    """What was imported is in, whether that can be said or not: the exit code stays what it is."""
+    try:
+        if out:
+            click.echo("\n".join(out))
+    except BrokenPipeError:  # who read it has gone
+        silence(sys.stdout)
+    except OSError as error:
+        silence(sys.stdout)
+        errors.append(f"the summary cannot be written: {error.strerror}")
+    try:
+        for line in errors:
+            click.echo(line, err=True)
+    except OSError:
+        silence(sys.stderr)
 
 
 def _lines_of(text: str) -> str:
