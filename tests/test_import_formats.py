@@ -96,6 +96,14 @@ def test_every_format_in_every_packing(
     assert read(path) == rows
 
 
+def test_a_packed_file_that_is_not_compressed_tells_its_format(
+    cars: tuple[list[dict[str, Any]], dict[str, bytes]], tmp_path: Path
+) -> None:
+    rows, contents = cars
+    for name, content in (("a", b"\xef\xbb\xbf" + contents["ndjson"]), ("b.parquet", contents["parquet"])):
+        assert read(write(tmp_path / f"{name}.gz", gzip.compress(content, 0))) == rows
+
+
 def test_each_line_of_ndjson_keeps_its_bytes(tmp_path: Path) -> None:
     bodies = [b'{"event_name":"a", "n":1.10}', b'{"event_name" : "\\u0061"}', b'  {"x":1} ']
     text = b"\xef\xbb\xbf" + bodies[0] + b"\r\n\n" + bodies[1] + b"\n" + bodies[2]

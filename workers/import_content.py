@@ -122,7 +122,8 @@ class Input:
     def read(self, size: int = -1) -> bytes:
         size = size if size > 0 else BLOCK_BYTES
         data, self._head = self._head[:size], self._head[size:]
-        data = data or self._file.read(size) or b""
+        # Not the first bytes alone: a packed file would show so few that its format could not be told.
+        data += (self._file.read(size - len(data)) or b"") if len(data) < size else b""
         self.bytes_read += len(data)
         return data
 
