@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
+from click.testing import CliRunner
 from pyarrow import parquet
 
 from app import redis_client
@@ -22,6 +23,7 @@ from tests.pipeline_kit import entries
 from tests.registries import registry
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service
 from tests.waiting import until
+from workers.cli import main
 
 
 @pytest.fixture
@@ -325,6 +327,15 @@ def test_usage(desk: Desk, words: tuple[str, ...], said: str) -> None:
     assert (done.code, said in done.errors) == (2, True)
 
 
+@pytest.mark.parametrize(
+    "words", [("import", "a", "--patience"), ("verify", "--wait"), ("sql", "SELECT 1", "--timeout")]
+)
+def test_nan_is_no_number_of_seconds(words: tuple[str, ...]) -> None:
+    """It is within any bounds, as far as comparisons tell."""
+    done = CliRunner().invoke(main, [*words, "nan"])
+    assert (done.exit_code, "nan is no number of seconds" in done.stderr) == (2, True)
+
+
 def test_nothing_to_connect_to_is_said(desk: Desk) -> None:
     path = write(desk, '{"event_name":"a"}')
     none = desk.run(path, environ={"REDIS_URL": ""})
@@ -333,3 +344,46 @@ def test_nothing_to_connect_to_is_said(desk: Desk) -> None:
     assert (away.code, "Redis does not answer; check REDIS_URL" in away.said["reason"]) == (3, True), away
     absent = desk.run("absent.csv")
     assert (absent.code, "cannot be read: No such file" in absent.said["reason"]) == (2, True)
+
+
+def run_in_shell(desk: Desk, command: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """`command`, of which `"$@"` is the import of a.ndjson: for streams that only a shell leaves so."""
+    inherited = {name: value for name, value in os.environ.items() if name not in FROM_OUTSIDE}
+    imports = f"import --no-wait {desk.directory}/a.ndjson".split()
+    return subprocess.run(
+        ["sh", "-c", command, "sh", sys.executable, "-c", COMMAND, "-c", str(desk.config), *imports],
+        cwd=ROOT,
+        env={**inherited, **desk.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("words", ["-", "- --dry-run"])
+def test_a_closed_standard_input_is_said(desk: Desk, words: str) -> None:
+    command = f'"$1" "$2" "$3" "$4" "$5" import {words} <&-'
+    done = run_in_shell(desk, command)
+    assert (done.returncode, "standard input is closed" in done.stderr) == (2, True), done
+    no_key = run_in_shell(desk, '"$@" <&-', WRITE_KEY="")
+    assert (no_key.returncode, "no WRITE key" in no_key.stderr) == (2, True), no_key
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_what_cannot_be_said_changes_no_exit_code(desk: Desk) -> None:
+    """Where the disk is full, or who read it has gone, the rows are in all the same."""
+    good, bad = lines(range(10)), b'{"event_name":"e","is_bot":true}\n'
+    path = desk.directory / "a.ndjson"
+    for content, code in ((good, 0), (bad + good, 1)):
+        path.write_bytes(content)
+        for command in ('"$@" >/dev/full', '"$@" --dry-run >/dev/full', '"$@" --json >/dev/full'):
+            done = run_in_shell(desk, command)
+            assert done.returncode == code, done
+            assert done.stderr.endswith("the summary cannot be written: No space left on device\n"), done
+        for streams in (">/dev/full 2>&1", "2>/dev/full"):  # where it is known, which it says
+            assert run_in_shell(desk, f'"$@" {streams}').returncode == code
+        gone = run_in_shell(desk, '{ "$@"; echo $? >&2; } | true')
+        assert gone.stderr.endswith(f"\n{code}\n"), gone
+        assert "cannot be written" not in gone.stderr
+    assert sum(desk.bodies().values()) == 20

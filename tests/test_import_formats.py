@@ -96,6 +96,14 @@ def test_every_format_in_every_packing(
     assert read(path) == rows
 
 
+def test_a_packed_file_that_is_not_compressed_tells_its_format(
+    cars: tuple[list[dict[str, Any]], dict[str, bytes]], tmp_path: Path
+) -> None:
+    rows, contents = cars
+    for name, content in (("a", b"\xef\xbb\xbf" + contents["ndjson"]), ("b.parquet", contents["parquet"])):
+        assert read(write(tmp_path / f"{name}.gz", gzip.compress(content, 0))) == rows
+
+
 def test_each_line_of_ndjson_keeps_its_bytes(tmp_path: Path) -> None:
     bodies = [b'{"event_name":"a", "n":1.10}', b'{"event_name" : "\\u0061"}', b'  {"x":1} ']
     text = b"\xef\xbb\xbf" + bodies[0] + b"\r\n\n" + bodies[1] + b"\n" + bodies[2]
@@ -309,6 +317,41 @@ def test_every_place_between_two_rows_is_found_again(tmp_path: Path, format: str
             piece = again.read(end.position)
         assert piece is not None
         assert piece.end == end
+
+
+@pytest.mark.parametrize("format", ["ndjson", "csv"])
+def test_wherever_content_was_cut_off_the_rest_leads_on_from_its_last_mark(
+    tmp_path: Path, format: str
+) -> None:
+    """Each row once: a part of one is neither before the mark nor behind it."""
+    whole = {
+        "ndjson": '\ufeff{"a":{"b":1}}\r\n\n{"s":"é\\"}{"}\n  {"l":[1,2]} \n{}\n12\n{"z":"2"}\n'.encode(),
+        "csv": '\ufeffevent_name,n,t\r\ne,1,"two\nli""nes"\r\n\nf,2,x\ng,3,"y"\n'.encode(),
+    }[format]
+    header = len(whole.partition(b"\n")[0]) + 1 if format == "csv" else 0
+
+    def bodies(source: Source, *, behind: bool) -> tuple[list[bytes], Mark]:
+        """With what stands behind the last whole row, or without; and the mark that is left."""
+        found, mark = [], source.mark
+        while (chunk := source.read(None)) is not None:
+            if behind or chunk.end.position > mark.position:
+                found += [one if isinstance(one, bytes) else one.text for one in chunk.bodies]
+            mark = chunk.end
+        return [one.strip() for one in found if one.strip()], mark
+
+    path = tmp_path / f"a.{format}"
+    with opened(write(path, whole), format=format) as source:
+        rows, _ = bodies(source, behind=True)
+    assert len(rows) == (6 if format == "ndjson" else 3)
+    for cut in range(header + 1, len(whole)):
+        with opened(write(path, whole[:cut]), format=format) as source:
+            first, mark = bodies(source, behind=False)
+        if format == "csv" and whole[mark.position - 1 : mark.position] != b"\n":
+            continue  # its last row has all cells, and passes for a whole one
+        with opened(write(path, whole), format=format) as source:
+            assert source.digest_at(mark.position) == mark.digest
+            source.skip_to(mark.position)
+            assert first + bodies(source, behind=True)[0] == rows, whole[:cut]
 
 
 def wide(directory: Path, format: str) -> tuple[Path, Mapping]:

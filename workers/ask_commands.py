@@ -13,7 +13,7 @@ from typing import TextIO
 import click
 
 from workers import ask_content, asked_events
-from workers.command_context import Context, state_option
+from workers.command_context import Context, Seconds, state_option
 
 FORMATS = ("table", "json", "ndjson", "csv")
 
@@ -66,7 +66,7 @@ def query_command(
     "--timeout",
     "seconds",
     default=60.0,
-    type=click.FloatRange(0.1, 3600),
+    type=Seconds(0.1, 3600),
     show_default=True,
     help="Seconds that the statement may take.",
 )

@@ -15,7 +15,7 @@ import click
 
 from app.settings import json_schema
 from workers.ask_commands import query_command, sql_command
-from workers.command_context import INTERRUPTED, Context, state_option
+from workers.command_context import INTERRUPTED, Context, Seconds, state_option
 from workers.dead_commands import dead
 from workers.export_command import export_command
 from workers.import_command import import_command
@@ -166,7 +166,7 @@ main.add_command(sql_command)
 @click.option(
     "--wait",
     default=10.0,
-    type=click.FloatRange(0, 3600),
+    type=Seconds(0, 3600),
     show_default=True,
     help="Seconds to look again at what moves while events arrive.",
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from textwrap import indent
+from typing import Any
 
 import click
 import msgspec
@@ -12,6 +14,16 @@ import msgspec
 from app.settings import Settings, SettingsError, load
 
 INTERRUPTED = 130  # the exit code of Ctrl-C, as shells have it
+
+
+class Seconds(click.FloatRange):
+    """A number in a range. nan is in every one, since it compares with nothing, and its end never comes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value} is no number of seconds.", param, ctx)
+        return found
 
 
 class Context:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from workers.command_context import Context, state_option
+from workers.command_context import Context, Seconds, state_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 KEY_VARIABLES = ("EVENTBUNKER_WRITE_KEY", "WRITE_KEY")
@@ -77,7 +77,7 @@ _course = _options(
     ),
     click.option(
         "--patience",
-        type=click.FloatRange(1, 86_400),
+        type=Seconds(1, 86_400),
         default=60.0,
         show_default=True,
         help="Seconds to wait for a Redis or drain that does not move.",
@@ -207,6 +207,6 @@ def _secret(file: Any, input_file: str) -> str:
     for variable in KEY_VARIABLES:
         if os.environ.get(variable):
             return os.environ[variable]
-    if sys.stdin.isatty() and input_file != "-":
+    if sys.stdin is not None and sys.stdin.isatty() and input_file != "-":
         return str(click.prompt("WRITE key", hide_input=True))
     raise click.UsageError(f"no WRITE key: set {KEY_VARIABLES[0]}, or name a file with --write-key-file")

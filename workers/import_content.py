@@ -1,16 +1,9 @@
-"""What an import reads: a file or standard input, unpacked, with a position and a digest of all before it.
-
-The digest is how an import knows its content again (`workers.import_journal`). It is of the unpacked bytes,
-so a file that was packed since is the same; and it runs along, so that a pipe can be resumed as well.
-"""
+"""What an import reads, a file or standard input, unpacked; and what every format makes of it: a `Source`."""
 
 from __future__ import annotations
 
-import codecs
 import gzip
-import hashlib
 import io
-import zlib
 from collections.abc import Sequence
 from typing import BinaryIO, Protocol, cast
 
@@ -38,6 +31,10 @@ class InputError(Exception):
     """It cannot be imported as it is; the message says what to change."""
 
 
+class ReadError(InputError):
+    """The disk or network under it fails. What was read before is right, and can be gone on from."""
+
+
 def too_long(line: int) -> InputError:
     """For text without line breaks."""
     return InputError(f"line {line:,} has more than {MAX_LINE_BYTES >> 20} MiB; is the format right?")
@@ -62,7 +59,11 @@ class Unreadable(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Some rows as the bytes of events, and the line on which each begins. `end` lies behind them."""
+    """Some rows as the bytes of events, and the line on which each begins. `end` lies behind them.
+
+    What stands behind the last whole row and is none comes by itself, with an `end` before it: the next run
+    shall read it again, when it may be whole, and no other content be known by it.
+    """
 
     bodies: list[bytes | Unreadable]
     lines: Sequence[int]
@@ -82,6 +83,11 @@ class Source(Protocol):
         """Why it ended too soon; "" while it did not."""
         ...
 
+    @property
+    def advice(self) -> str:
+        """What to do about damage, where running it again need not go on; "" where it goes on."""
+        ...
+
     def digest_at(self, position: int) -> str | None:
         """The digest of all before `position`, asked before a row was read; None where it ends sooner."""
         ...
@@ -96,10 +102,14 @@ class Source(Protocol):
 
 
 class Input:
-    """The bytes as they lie on the disk or come through a pipe, counted. `total` is None for a pipe."""
+    """The bytes as they lie on the disk or come through a pipe, counted. `total` is None for a pipe.
 
-    def __init__(self, file: io.FileIO, total: int | None) -> None:
+    Errors of reading: ReadError. An OSError would be taken for one of Redis.
+    """
+
+    def __init__(self, file: io.FileIO, name: str, total: int | None) -> None:
         self._file = file
+        self._name = name
         self._head = b""
         self.total = total
         self.bytes_read = 0
@@ -112,7 +122,7 @@ class Input:
 
     def peek(self, size: int) -> bytes:
         """The first bytes, which will be read again."""
-        while len(self._head) < size and (more := self._file.read(size - len(self._head))):
+        while len(self._head) < size and (more := self._more(size - len(self._head))):
             self._head += more
         return self._head
 
@@ -122,9 +132,18 @@ class Input:
     def read(self, size: int = -1) -> bytes:
         size = size if size > 0 else BLOCK_BYTES
         data, self._head = self._head[:size], self._head[size:]
-        data = data or self._file.read(size) or b""
+        # Not the first bytes alone: a packed file would show so few that its format could not be told.
+        data += self._more(size - len(data)) if len(data) < size else b""
         self.bytes_read += len(data)
         return data
+
+    def _more(self, size: int) -> bytes:
+        try:
+            return self._file.read(size) or b""
+        except OSError as error:
+            raise ReadError(
+                f"{self._name} cannot be read behind byte {self.bytes_read:,}: {error.strerror}"
+            ) from None
 
 
 class Peekable(Protocol):
@@ -146,107 +165,3 @@ def unpack(source: Input) -> tuple[Peekable, str]:
     if head.startswith(ZSTD):
         return cast(Peekable, import_zstd.open_stream(cast(BinaryIO, source))), "zstd"
     return source, ""
-
-
-class Content:
-    """Unpacked text, taken piece by piece from the front. All that was taken is in the digest."""
-
-    def __init__(self, stream: Peekable, packing: str, encoding: str = "", *, grows: bool = False) -> None:
-        """`grows`: a last line without a line break is not finished yet, and not read."""
-        self._stream = stream
-        self._packing = packing
-        self._encoding = encoding
-        self._decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
-        self._buffer = bytearray()
-        self._hash = hashlib.sha256()
-        self._has_ended = False
-        self._grows = grows
-        self.position = 0
-        self.line = 1
-        self.problem = ""
-
-    @property
-    def mark(self) -> Mark:
-        return Mark(self.position, self.line, self._hash.hexdigest())
-
-    @property
-    def is_cut_off(self) -> bool:
-        """Is what stands behind the last line break no whole row? To be asked at the end."""
-        return self._grows or bool(self.problem)
-
-    @property
-    def waiting(self) -> bytearray:
-        """What was filled and not taken. Only to look at."""
-        return self._buffer
-
-    def fill(self, size: int) -> bool:
-        """Have `size` bytes waiting; False where there are not so many."""
-        while len(self._buffer) < size and not self._has_ended:
-            self._buffer += self._read()
-        return len(self._buffer) >= size
-
-    def take(self, size: int) -> bytes:
-        """The next `size` bytes, which wait already."""
-        data = bytes(memoryview(self._buffer)[:size])
-        del self._buffer[:size]
-        self._hash.update(data)
-        self.position += len(data)
-        return data
-
-    def digest_at(self, position: int) -> str | None:
-        """The digest of everything before `position`, which is not behind; None where it ends sooner."""
-        size = position - self.position
-        if size < 0 or not self.fill(size):
-            return None
-        ahead = self._hash.copy()
-        ahead.update(memoryview(self._buffer)[:size])
-        return ahead.hexdigest()
-
-    def skip_to(self, position: int) -> None:
-        while self.position < position:
-            self.fill(min(position - self.position, BLOCK_BYTES))
-            if not self._buffer:
-                return
-            self.line += self.take(min(position - self.position, len(self._buffer))).count(b"\n")
-
-    def _read(self) -> bytes:
-        try:
-            # What is there: a longer read that meets the broken end would lose what came before it.
-            data = self._stream.read1(BLOCK_BYTES)
-            if self._decoder is not None:
-                return self._decoder.decode(data, final=not data).encode() or self._end_at(data)
-        except (EOFError, zlib.error, gzip.BadGzipFile, import_zstd.ZstdError) as error:
-            how = "ends in the middle" if isinstance(error, EOFError) else f"is damaged ({error})"
-            self.problem = f"the {self._packing} data {how}"
-            data = b""
-        except UnicodeError as error:
-            raise InputError(
-                f"it is not {self._encoding} after byte {self.position + len(self._buffer):,}: {error}; "
-                "name another one with --encoding"
-            ) from None
-        return data or self._end_at(data)
-
-    def _end_at(self, data: bytes) -> bytes:
-        self._has_ended = not data
-        return b""
-
-
-class TextSource:
-    """What a `Source` of lines knows of its place, all of it from the bytes."""
-
-    def __init__(self, content: Content) -> None:
-        self._content = content
-
-    @property
-    def mark(self) -> Mark:
-        return self._content.mark
-
-    @property
-    def problem(self) -> str:
-        return self._content.problem
-
-    def digest_at(self, position: int) -> str | None:
-        return self._content.digest_at(position)
-
-    def skip_to(self, position: int) -> None:
-        self._content.skip_to(position)

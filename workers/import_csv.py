@@ -16,14 +16,13 @@ from workers.import_content import (
     MAX_LINE_BYTES,
     UTF8_MARK,
     Chunk,
-    Content,
     InputError,
-    TextSource,
     Unreadable,
     too_long,
 )
 from workers.import_mapping import Builder, JsonBytes, Mapping, as_timestamp, encode
 from workers.import_ndjson import PIECE_BYTES, PIECE_ROWS
+from workers.import_text import Content, TextSource
 
 DELIMITERS = ",;\t|"
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
@@ -64,13 +63,17 @@ class CsvSource(TextSource):
                 break
             if row != []:
                 event = self._event(row)
+                if isinstance(event, Unreadable) and until is None and not self._is_finished():
+                    if done:  # it comes next, by itself
+                        break
+                    return self._behind_rows(event)
                 bodies.append(event)
                 lines.append(line)
                 built += 0 if isinstance(event, Unreadable) else len(event)
             done = self._consumed
             line += sum(part.count(b"\n") for part in self._row)
         if not done:
-            return None
+            return self._behind_rows()
         content.take(done)
         content.line = line
         return Chunk(bodies, lines, content.mark)
@@ -114,6 +117,10 @@ class CsvSource(TextSource):
                     return
                 row = Unreadable("a quoted cell has no end", b"".join(self._row)[:BLOCK_BYTES])
             yield row
+
+    def _is_finished(self) -> bool:
+        """Does the row that was read last end with its line, or may the rest of it be missing?"""
+        return not self._is_exhausted and self._row[-1].endswith(b"\n")
 
     def _lines(self) -> Iterator[str]:
         content, start = self._content, 0

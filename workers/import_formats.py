@@ -14,11 +14,12 @@ from typing import BinaryIO, Literal, TypeAlias, cast
 import msgspec
 
 from workers import import_parquet, import_zstd
-from workers.import_content import UTF8_MARK, Content, Input, InputError, Peekable, Source, unpack
+from workers.import_content import UTF8_MARK, Input, InputError, Peekable, Source, unpack
 from workers.import_csv import CsvSource
 from workers.import_mapping import Mapping
 from workers.import_ndjson import NdjsonSource
 from workers.import_parquet import ParquetSource
+from workers.import_text import Content
 
 STDIN = "-"
 Format: TypeAlias = Literal["ndjson", "csv", "parquet"]
@@ -75,7 +76,7 @@ class Opened:
 def open_source(reading: Reading, max_line_bytes: int) -> Opened:
     """To be closed. Errors: InputError."""
     with contextlib.ExitStack() as files:
-        given = files.enter_context(_open(reading.path))
+        given = files.enter_context(_open(reading))
         stream, packing = unpack(given)
         try:
             head = stream.peek(16)
@@ -104,7 +105,7 @@ def _source(reading: Reading, opened: Opened, stream: Peekable, packing: str, ma
             else:
                 file = open(reading.path, "rb")  # noqa: SIM115
         except BROKEN as error:
-            raise InputError(f"{reading.name} is incomplete: {error}") from None
+            raise InputError(f"{reading.name} cannot be unpacked or read: {error}") from None
         opened.files.enter_context(file)
         return ParquetSource(file, reading.mapping, opened.read_rows)
     content = Content(stream, packing, reading.encoding, grows=reading.grows)
@@ -113,18 +114,20 @@ def _source(reading: Reading, opened: Opened, stream: Peekable, packing: str, ma
     return NdjsonSource(content, reading.mapping, max_line_bytes)
 
 
-def _open(path: str) -> Input:
-    if path == STDIN:
+def _open(reading: Reading) -> Input:
+    if reading.path == STDIN:
+        if sys.stdin is None:  # as `<&-` leaves it
+            raise InputError("standard input is closed: name a file, or give it something to read")
         # Unbuffered: a thread that waits in a buffered reader keeps the interpreter from ending.
         file = io.FileIO(sys.stdin.fileno(), closefd=False)
         status = os.fstat(file.fileno())
     else:
         try:
-            file = io.FileIO(path)
+            file = io.FileIO(reading.path)
             status = os.fstat(file.fileno())
         except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    return Input(file, status.st_size if stat.S_ISREG(status.st_mode) else None)
+            raise InputError(f"{reading.path} cannot be read: {error.strerror}") from None
+    return Input(file, reading.name, status.st_size if stat.S_ISREG(status.st_mode) else None)
 
 
 def _choose(reading: Reading, head: bytes) -> Format:

@@ -11,6 +11,9 @@ it (`app.stream_scripts`). A list bounds it. An import is known again by what it
    appended, APPEND knows.
 4. A new import that APPEND knows was forgotten here. Nobody can tell how far it came: it is refused.
 
+A piece holds whole rows, one at least. A row that was cut off, and empty lines alone, begin and end none: all
+that they begin with would be taken for the rest of them.
+
 So content is believed to be in only if a digest says so, whatever its file is called or packed with; a run
 that was killed at any line goes on exactly; and two runs at once cannot double: the second takes the entry
 over, and the first fails at its next `save`.

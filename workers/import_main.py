@@ -27,7 +27,7 @@ from app.presence import EdgePresence
 from app.redis_client import UNREACHABLE
 from app.registry import Registry
 from app.settings import Settings
-from workers.import_content import InputError
+from workers.import_content import InputError, Source
 from workers.import_formats import STDIN, Opened, Reading, open_source
 from workers.import_journal import Journal, TakenOver
 from workers.import_progress import Progress
@@ -35,6 +35,7 @@ from workers.import_queue import GaveUp, ImportQueue, Stopped
 from workers.import_reader import in_thread
 from workers.import_rejects import Rejects
 from workers.import_run import Import, Options, Refusal, Summary
+from workers.output import silence
 from workers.printable import printable
 from workers.running import NotRunning, find_running
 
@@ -69,7 +70,7 @@ class _Command:
         self._rejects = Rejects(options.rejects or default)
         self._summary = Summary()
         self._said = Said()
-        self._problem = ""  # of the input, by which it ended before its end
+        self._broken: Source | None = None  # of which not all could be read
 
     def run(self) -> int:
         began, summary = time.monotonic(), self._summary
@@ -98,9 +99,8 @@ class _Command:
         finally:
             self._rejects.close()
         if code == UNFINISHED and summary.state == "queued":  # only its wait for queries was cut short
-            if self._problem:
-                summary.state = "unfinished"
-                summary.reason += f"; and {self._problem}"
+            if self._broken is not None:
+                summary.reason += f"; and {self._break_off(self._broken)}"
             else:
                 summary.reason += (
                     ". Every accepted row is in the stream; queries have them when the drain has stored them"
@@ -139,15 +139,19 @@ class _Command:
             else:
                 await self._import(one, opened, progress, stop)
         finally:
-            self._problem = opened.source.problem
+            self._broken = opened.source if opened.source.problem else None
             progress.end()
             waiting.cancel()
             opened.close()
-        if self._problem:
-            self._summary.state = "unfinished"
-            self._summary.reason = f"{self._problem}; the rows before that are in"
+        if self._broken is not None:
+            self._summary.reason = self._break_off(self._broken)
             return UNFINISHED
         return REJECTED if self._summary.rejected else DONE
+
+    def _break_off(self, source: Source) -> str:
+        """The input ended before its end. Returns why."""
+        self._summary.state = "damaged" if source.advice else "unfinished"
+        return source.problem if self._options.dry_run else f"{source.problem}; the rows before that are in"
 
     async def _import(self, one: Import, opened: Opened, progress: Progress, stop: asyncio.Event) -> None:
         """Registers as an edge does, so that the number of partitions stays while it runs."""
@@ -192,6 +196,7 @@ class _Command:
 
     def _report(self) -> None:
         summary, said, options = self._summary, self._said, self._options
+        out, errors = [], []
         if options.as_json:
             found = {
                 "file": self._reading.path,
@@ -200,16 +205,35 @@ class _Command:
             }
             if summary.rejected:
                 found["rejects"] = str(self._rejects.path)
-            click.echo(msgspec.json.encode({k: v for k, v in found.items() if v is not None}).decode())
-        elif summary.state == "unusable" and summary.rows == summary.already_in:
-            click.echo(_lines_of(summary.reason), err=True)
+            out.append(msgspec.json.encode({k: v for k, v in found.items() if v is not None}).decode())
         else:
-            click.echo("\n".join(_lines(summary, said, str(self._rejects.path), options)))
+            if summary.state != "unusable" or summary.rows != summary.already_in:
+                out += _lines(summary, said, str(self._rejects.path), options)
             if summary.reason:
-                click.echo(_lines_of(summary.reason), err=True)
+                errors.append(_lines_of(summary.reason))
         if summary.state == "unfinished" and not options.dry_run:
             same = "with the same input" if self._reading.path == STDIN else "to go on"
-            click.echo(f"not finished: run the same command again {same}; no row will be doubled", err=True)
+            errors.append(f"not finished: run the same command again {same}; no row will be doubled")
+        if self._broken is not None and self._broken.advice and not options.dry_run:
+            errors.append(f"not finished: {self._broken.advice}")
+        _say(out, errors)
+
+
+def _say(out: list[str], errors: list[str]) -> None:
+    """What was imported is in, whether that can be said or not: the exit code stays what it is."""
+    try:
+        if out:
+            click.echo("\n".join(out))
+    except BrokenPipeError:  # who read it has gone
+        silence(sys.stdout)
+    except OSError as error:
+        silence(sys.stdout)
+        errors.append(f"the summary cannot be written: {error.strerror}")
+    try:
+        for line in errors:
+            click.echo(line, err=True)
+    except OSError:
+        silence(sys.stderr)
 
 
 def _lines_of(text: str) -> str:

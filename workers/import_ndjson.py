@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from workers.import_content import (
     MAX_LINE_BYTES,
     UTF8_MARK,
     Chunk,
-    Content,
     InputError,
-    TextSource,
     Unreadable,
     too_long,
 )
 from workers.import_mapping import Mapping
+from workers.import_text import Content, TextSource
 
 PIECE_BYTES = 1024 * 1024  # read, or built of what is read: a piece ends with the event that reaches it
 PIECE_ROWS = 5000  # of small events: one entry of the stream is a bite of the drain
 SHOWN_BYTES = 65_536  # of a line that is too long to be kept
+UNFINISHED = "the line is not finished: it has no line break, and is no whole JSON object"
 
 
 class NdjsonSource(TextSource):
@@ -45,10 +47,10 @@ class NdjsonSource(TextSource):
         # Whole lines are never so many, whatever the limits are: it was one line that is too long.
         if size is None or size > 2 * PIECE_BYTES:
             return self._long_line(first, until)
+        if not size:
+            return self._last()
         content.fill(size)
         raw = bytes(memoryview(content.waiting)[:size])
-        if not raw:
-            return None
         # The mark of UTF-8 stands before the first line and belongs to no event.
         lines = raw.removeprefix(UTF8_MARK).split(b"\n") if first == 1 else raw.split(b"\n")
         bodies: list[bytes | Unreadable] = [*lines]
@@ -77,7 +79,7 @@ class NdjsonSource(TextSource):
         while True:
             has_all = content.fill(size)
             end = content.waiting.rfind(b"\n", 0, size) + 1
-            if not has_all and not content.is_cut_off:
+            if not has_all and not content.is_cut_off and _is_whole(content.waiting[end:]):
                 end = len(content.waiting)
             if end or not has_all:
                 break
@@ -91,9 +93,16 @@ class NdjsonSource(TextSource):
             end += 1
         return end
 
-    def _long_line(self, first: int, until: int | None) -> Chunk:
-        """Pass over a line without keeping it."""
+    def _last(self) -> Chunk | None:
+        """At the end: the line that is not whole, if there is one. It is not taken."""
         content = self._content
+        rest = bytes(content.waiting).removeprefix(UTF8_MARK)
+        is_row = rest.strip() and not content.is_cut_off
+        return self._behind_rows(Unreadable(UNFINISHED, rest) if is_row else None)
+
+    def _long_line(self, first: int, until: int | None) -> Chunk | None:
+        """Pass over a line without keeping it."""
+        content, set_back = self._content, self._content.keep_mark()
         start, head = content.position, bytes(content.waiting[:SHOWN_BYTES])
         while content.fill(1):
             found = content.waiting.find(b"\n")
@@ -105,8 +114,20 @@ class NdjsonSource(TextSource):
                 raise too_long(first)
             if found >= 0 or content.position == until:
                 break
-        content.line = first + 1
         reason = (
             f"the line has {content.position - start:,} bytes; an event has at most {self._max_line_bytes:,}"
         )
-        return Chunk([Unreadable(reason, head.partition(b"\n")[0])], [first], content.mark)
+        row = Unreadable(reason, head.partition(b"\n")[0])
+        if found < 0 and until is None:
+            set_back()
+            return self._behind_rows(None if content.is_cut_off else row)
+        content.line = first + (found >= 0)
+        return Chunk([row], [first], content.mark)
+
+
+def _is_whole(rest: bytearray) -> bool:
+    """Is what follows the last line break a row? Of an object that was cut off anywhere nothing is one."""
+    try:
+        return isinstance(msgspec.json.decode(rest.removeprefix(UTF8_MARK)), dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False

@@ -6,6 +6,7 @@ kept in a temporary file first. Positions and lines are numbers of rows, the dig
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import math
@@ -22,21 +23,24 @@ from workers.import_ndjson import PIECE_BYTES, PIECE_ROWS
 MAGIC = b"PAR1"
 COPY_BYTES = 1024 * 1024
 BATCH_ROWS = 1000  # in memory as columns
+MENDED = "mended, it is another file, and all of it is imported, also rows that are in and have no event_id"
 BROKEN = object()  # a value that Python cannot hold, such as a time beyond the year 9999
 
 
 def keep(stream: BinaryIO) -> BinaryIO:
     """A temporary file with all of `stream`, gone with the process. Errors: InputError for want of room."""
-    kept = tempfile.TemporaryFile()  # noqa: SIM115  (it is open for as long as the import)
-    try:
-        shutil.copyfileobj(stream, kept, COPY_BYTES)
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        raise InputError(
-            f"Parquet must be complete to be read, and {tempfile.gettempdir()} has no room for it: name "
-            "another directory with TMPDIR, or import from a file"
-        ) from None
+    with contextlib.ExitStack() as files:
+        kept = files.enter_context(tempfile.TemporaryFile())
+        try:
+            shutil.copyfileobj(stream, kept, COPY_BYTES)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            raise InputError(
+                f"Parquet must be complete to be read, and {tempfile.gettempdir()} has no room for it: name "
+                "another directory with TMPDIR, or import from a file"
+            ) from None
+        files.pop_all()  # it stays open for as long as the import
     kept.seek(0)
     return cast(BinaryIO, kept)
 
@@ -45,6 +49,7 @@ class ParquetSource:
     """A `Source`."""
 
     problem = ""
+    advice = ""
 
     def __init__(self, file: BinaryIO, mapping: Mapping, on_progress: Callable[[float], None]) -> None:
         """`on_progress` hears which share of the rows was read. Errors: InputError."""
@@ -56,11 +61,11 @@ class ParquetSource:
         self._arrow = pyarrow
         self._on_progress = on_progress
         self._digest = hashlib.sha256()
-        while block := file.read(COPY_BYTES):
-            self._digest.update(block)
-        # Arrow's own file: its threads would let go of one of Python's after Python has ended, which aborts.
-        own = pyarrow.OSFile(f"/dev/fd/{file.fileno()}")
         try:
+            while block := file.read(COPY_BYTES):
+                self._digest.update(block)
+            # Arrow's own file: its threads would let go of one of Python's after Python has ended, and abort.
+            own = pyarrow.OSFile(f"/dev/fd/{file.fileno()}")
             self._file = parquet.ParquetFile(own)
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"this Parquet file cannot be read: {str(error)[:300]}") from None
@@ -104,6 +109,7 @@ class ParquetSource:
                 size += 0 if isinstance(body, Unreadable) else len(body)
         except (self._arrow.ArrowException, OSError) as error:
             self.problem = f"the Parquet file is damaged: {str(error)[:300]}"
+            self.advice = MENDED
             self._batch, self._batches = None, iter(())
         if not bodies:
             return None

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import TextIO
 
+from workers.output import silence
 from workers.printable import printable
 
 BAR_SECONDS = 0.1
@@ -42,27 +43,36 @@ class Progress:
         text = self._text(bytes_read, rows, rejected)
         if self._is_bar:
             width = shutil.get_terminal_size().columns - 1
-            self._out.write(f"\r{text[:width]}{' ' * max(0, self._shown - len(text[:width]))}")
+            self._write(f"\r{text[:width]}{' ' * max(0, self._shown - len(text[:width]))}")
             self._shown = len(text[:width])
         else:
-            self._out.write(f"{text}\n")
-        self._out.flush()
+            self._write(f"{text}\n")
 
     def say(self, text: str) -> None:
         """A line of its own."""
         if self._out is None:
             return
         self.end()
-        self._out.write(f"{printable(text)}\n")
-        self._out.flush()
+        self._write(f"{printable(text)}\n")
 
     def end(self) -> None:
         """Leave the bar as it is by now, and go to the next line."""
         if self._shown:
             self.show(*self._last, force=True)
         if self._out is not None and self._is_bar and self._shown:
-            self._out.write("\n")
+            self._write("\n")
             self._shown = 0
+
+    def _write(self, text: str) -> None:
+        """Where nobody can be told, as on a full disk, the import goes on in silence."""
+        if self._out is None:
+            return
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except OSError:  # it would be taken for one of Redis
+            silence(self._out)
+            self._out = None
 
     def _text(self, bytes_read: int, rows: int, rejected: int) -> str:
         (began, first_bytes, first_rows), (now, _, _) = self._seen[0], self._seen[-1]

@@ -126,6 +126,11 @@ class Import:
                 "with other rows"
             )
         async for piece in self._pieces():
+            # Empty lines, or what is no whole row yet: other content would be known by it.
+            if not piece.size or piece.end.position == self._reached.mark.position:
+                self._set_aside(piece)
+                self._count(self._behind(piece, self._reached), piece)
+                continue
             if entry is not None and entry.is_complete and not self._options.grown:
                 raise InputError(
                     f"{self._name} begins with the {self._reached.rows:,} rows of an import that is complete "
@@ -179,9 +184,8 @@ class Import:
 
     def _read_ahead(self) -> asyncio.Task[Piece | None]:
         task = asyncio.create_task(in_thread(lambda: self._read(None)))
-        task.add_done_callback(
-            lambda done: done.cancelled() or done.exception()
-        )  # it may never be waited for
+        # It may never be waited for.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
     def _read(self, until: int | None) -> Piece | None:
