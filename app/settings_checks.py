@@ -13,6 +13,7 @@ from app import settings_places
 from app.certificate import Unreadable, find_problem
 from app.errors import Problem
 from app.settings import Settings
+from app.stream import own_names
 
 NEWEST_COMPATIBILITY_DATE = date(2026, 11, 23)
 
@@ -138,6 +139,12 @@ def _queues(settings: Settings) -> list[Problem]:
         problems.append(Problem("queues.consumers[0].queue", message))
     if consumer.dead_letter_queue in (queue, consumer.queue):
         message = "must not be the queue itself: a dead letter would come back for ever"
+        problems.append(Problem("queues.consumers[0].dead_letter_queue", message))
+    if consumer.dead_letter_queue in own_names():
+        key = f"eb:{{{queue}:N}}:{consumer.dead_letter_queue}"
+        message = (
+            f'is taken: the queue itself keeps something else in Redis under {key}; "events-dead" is free'
+        )
         problems.append(Problem("queues.consumers[0].dead_letter_queue", message))
     return problems
 

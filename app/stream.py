@@ -187,6 +187,14 @@ class Keys:
         self.dead_ids = f"{prefix}:dead:ids"
 
 
+def own_names() -> set[str]:
+    """How keys of a partition end that are not its dead letters': under such a name these would be mixed up
+    with events, or with a key of another type."""
+    keys = Keys("queue", 0, "dead")
+    ends = {name.removeprefix("eb:{queue:0}:") for name in vars(keys).values()}
+    return {one for one in ends - {"dead"} if ":" not in one}
+
+
 Role: TypeAlias = Literal["drain", "edge"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from app.certificate import find_problem
 from app.settings import Server
+from app.stream import Keys
 from tests.certificate import certificate
 from tests.deploy_files import SECRET, problem, problems, read
 from tests.service import StartService
@@ -181,3 +182,16 @@ def test_a_geography_that_is_no_path_is_an_error(tmp_path: Path, value: str) -> 
     path, message = problem(tmp_path, f"[vars]\nGEOIP_DB = {value}")
     assert (path, "in quotes" in message) == ("vars.GEOIP_DB", True)
     assert read(tmp_path, "[vars]\nGEOIP_DB = ''").warnings == ()
+
+
+def test_dead_letters_have_no_name_of_another_key_of_their_partition(tmp_path: Path) -> None:
+    """Else they would be put into the stream as events, or the drain would fail for ever."""
+    keys = {name.rpartition(":")[2] for name in vars(Keys("events", 0, "other")).values()} - {"other"}
+    assert {"entries", "producers", "imports", "lease", "epoch", "plan", "ledger", "progress"} <= keys
+    refused = keys - {"order", "ids", "hours"}  # those stand behind another name
+    for name in sorted(refused):
+        path, message = problem(tmp_path, f"[[queues.consumers]]\ndead_letter_queue = '{name}'")
+        assert path == "queues.consumers[0].dead_letter_queue"
+        assert f"eb:{{events:N}}:{name}" in message
+    for name in ("dead", "order", "ids", "events-dead", "entries2"):
+        read(tmp_path, f"[[queues.consumers]]\ndead_letter_queue = '{name}'")
