@@ -20,6 +20,7 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 
+from app import layout as layouts
 from app import presence_scripts as scripts
 from app import redis_client
 from app.layout import WAIT_SECONDS, Expected, Layout, LayoutError, mismatch
@@ -50,7 +51,8 @@ class Member(msgspec.Struct, frozen=True):
     """One process, as `shards` shows it. `dead_ms` is 0 while it is alive.
 
     `ahead_ms`: of its clock before Redis's, at its last beat, less the time that the beat took. `told_ms`:
-    when that was, by Redis's clock: an edge that died has told nobody what it spooled after it.
+    when that was, by Redis's clock: an edge that died has told nobody what it spooled after it. An import
+    has no spool.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Member(msgspec.Struct, frozen=True):
     dead_ms: int
     ahead_ms: int = 0
     told_ms: int = 0
+    has_spool: bool = True
 
 
 class _About(msgspec.Struct):
@@ -66,6 +69,7 @@ class _About(msgspec.Struct):
     spooled: int
     ahead: float = 0
     at: float = 0
+    spools: int = 1
 
 
 class Presence:
@@ -92,7 +96,9 @@ class Presence:
         self.id = id
         self._keys = keys.alive(role)
         self._layout = keys.layout
-        self._shards = expected.shards
+        self._redis = redis
+        self._redis_version = redis_version
+        self._expected = expected
         self._life_ms = int(life_seconds * 1000)
         self._has_spool = spooled is not None
         self._disk = disk
@@ -105,7 +111,8 @@ class Presence:
         self._leave = redis.register_script(with_oom_allowed(scripts.LEAVE, redis_version))
 
     async def beat(self) -> View | None:
-        """Say that this process is alive. None while somebody changes the number of partitions.
+        """Say that this process is alive. None while somebody changes the number of partitions, or when the
+        name of the dead letters was changed to ours just now: beat again.
 
         Errors: LayoutError; Replaced; redis_client.UNREACHABLE.
         """
@@ -115,8 +122,9 @@ class Presence:
                 keys=[*self._keys, self._layout],
                 args=[
                     *(self.id, self._incarnation, self._life_ms, int(self._is_first)),
-                    *(self._shards, self._place, self._spooled(), self._joined),
+                    *(self._expected.shards, self._place, self._spooled(), self._joined),
                     *(time.time_ns() // 1_000_000, int(self._has_spool), self._disk),
+                    self._expected.dead_letter_queue,
                 ],
             ),
         )
@@ -125,9 +133,12 @@ class Presence:
             return None
         if verdict == "replaced":
             raise Replaced
+        if verdict == "renamed":
+            await layouts.rename(self._redis, self._expected, rest[0], self._redis_version)
+            return None
         layout = Layout(int(rest[0]), int(rest[1]))
         if verdict == "other":
-            raise LayoutError(mismatch(layout.shards, self._shards))
+            raise LayoutError(mismatch(layout.shards, self._expected.shards))
         joined = {id: int(at) for id, at in zip(rest[2::2], rest[3::2], strict=True)}
         self._is_first = False
         self._joined = joined[self.id]
@@ -148,9 +159,8 @@ async def listed(redis: Redis, queue: str, role: Role) -> list[Member]:
     found = []
     for id, about, dead_ms in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
         said = msgspec.json.decode(about, type=_About)
-        found.append(
-            Member(id.decode(), said.place, said.spooled, int(dead_ms), int(said.ahead), int(said.at))
-        )
+        told = (said.place, said.spooled, int(dead_ms), int(said.ahead), int(said.at), bool(said.spools))
+        found.append(Member(id.decode(), *told))
     return found
 
 

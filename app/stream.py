@@ -20,7 +20,8 @@ A partition is a Redis stream with a few keys beside it, all in one hash slot:
 
 Beside the partitions a queue has a few keys of its own (`app.layout`, `app.presence`):
 
-    eb:{events}:layout             hash: the number of partitions, and the largest there ever was
+    eb:{events}:layout             hash: the number of partitions, the largest there ever was, the name of the
+                                   dead letters
     eb:{events}:drains, :edges     sorted sets: who is alive, by the time until which that is believed
     eb:{events}:drains:about, …    hashes: what each of them said of itself
     eb:{events}:imports            hash: how far each import came (`workers.import_journal`)
