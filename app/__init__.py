@@ -18,8 +18,9 @@ it, workers.edge_hypercorn (edge_connections, edge_http1, edge_head) or workers.
      7  app.append      group commit: one append for all who wait; then the 200 (app.producer: the connection)
         app.spool       while Redis is away, full or slow: this edge's own disk; app.replay empties it
      8  workers.drain   the loop of the partition's one owner (app.partition is its end of the stream);
-                        workers.sharing says who that is, app.layout how many partitions there are,
-                        app.presence who else is at work and what its clock says (app.redis_clock);
+                        workers.sharing says who that is, app.layout how many partitions there are
+                        (app.queues: which other queues Redis holds), app.presence who else is at work and
+                        what its clock says (app.redis_clock);
                         workers.reading makes the next batch while the store takes the one before
      9  workers.event_ids, workers.verdict   copies of stored events, told by their ids
     10  workers.plan    what is inserted under which token, written down before it is done
@@ -79,7 +80,7 @@ What watches over both: `app.ledger` (every event has one fate, counted with the
 
 Who may import whom (kept by tests/test_imports.py): the leaves (`errors`, `grant`, `timestamp`, `event`,
 `query`, `sql`, `settings`, `metrics`, `stream` and what they are split into) import only leaves. Redis is
-imported by `producer`, `partition`, `layout`, `presence`, `dead`, `watermark`, `whereabouts`,
+imported by `producer`, `partition`, `layout`, `queues`, `presence`, `dead`, `watermark`, `whereabouts`,
 `ledger_reader`, `erasures`, `embeds`, the registry's modules and `redis_client`; httpx by `store` alone; chDB
 by the embedded store alone. Handlers (`track`, `batch`, `read`, `analyse`, `iframe`, `export`, `tail`,
 `receipt`, `manage`, `manage_dead`, `manage_usage`, `erase`, `probes`) never import one another. `app` imports

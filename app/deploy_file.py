@@ -18,6 +18,7 @@ import msgspec
 from app.deploy_secrets import STANDARD_SECRETS, find_passwords, missing_secrets, read_secrets
 from app.errors import Problem
 from app.settings import DATE, IMPORT, NAME, DeployFile, Environment, Settings, SettingsError, Word
+from app.settings_places import find_zero_bytes
 from app.walk import find_problems
 
 Table: TypeAlias = Mapping[str, object]
@@ -40,6 +41,7 @@ def load(path: Path, *, environment: str | None, environ: Mapping[str, str]) -> 
     raw = read(path)
     problems = [_clearer(problem) for problem in find_problems(raw, DeployFile, "")]
     problems += find_passwords(raw)
+    problems += find_zero_bytes(raw)
     chosen = environ.get("DEPLOY_ENV", "") if environment is None else environment
     if undefined := _undefined(raw, chosen):
         raise SettingsError((*problems, undefined))

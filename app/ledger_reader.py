@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 import msgspec
 from redis.asyncio import Redis
 
-from app import ledger, ledger_scripts
+from app import ledger, ledger_scripts, queues
 from app.ledger import Buckets, Fates
 from app.settings import Settings
 from app.stream import Keys
@@ -57,6 +57,14 @@ class LedgerReader:
             for partition, keys in enumerate(self._keys)
             if partition < self._shards or found[partition]
         ]
+
+    async def everywhere(self) -> list[Keys]:
+        """Of every partition, and of what lies under names that are not ours: of other queues, and dead
+        letters. An erasure means events wherever they are in this Redis."""
+        own = [keys for _, keys in await self.partitions()]
+        known = {keys.dead for keys in own}
+        found = [keys for place in (await queues.find(self._redis)).places for keys in place.keys]
+        return own + [keys for keys in found if keys.dead not in known]
 
     async def movers(self) -> list[LedgerMover]:
         """The writing end of every partition."""

@@ -87,7 +87,8 @@ def create_app(settings: Settings, draining: Draining | None = None) -> ASGIApp:
     spools = settings.spool_path / producer.queue
     spool = Spool(lambda: take_free(spools), settings.spool.max_bytes)
 
-    expected = Expected(producer.queue, producer.shards)
+    dead_letter_queue = settings.consumer.dead_letter_queue
+    expected = Expected(producer.queue, producer.shards, dead_letter_queue=dead_letter_queue)
 
     def connect(partition: int) -> Producer:
         return Producer(redis.connection_pool, Keys(producer.queue, partition), expected)

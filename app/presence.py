@@ -20,6 +20,7 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 
+from app import layout as layouts
 from app import presence_scripts as scripts
 from app import redis_client
 from app.layout import WAIT_SECONDS, Expected, Layout, LayoutError, mismatch
@@ -51,7 +52,7 @@ class Member(msgspec.Struct, frozen=True):
     """One process, as `shards` shows it. `dead_ms` is 0 while it is alive.
 
     `ahead`: of its clock before Redis's. `told_ms`: when it said so last, by Redis's clock: an edge that died
-    has told nobody what it spooled after that.
+    has told nobody what it spooled after that. An import has no spool.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Member(msgspec.Struct, frozen=True):
     dead_ms: int
     ahead: Ahead
     told_ms: int
+    has_spool: bool = True
 
 
 class _About(msgspec.Struct):
@@ -69,6 +71,7 @@ class _About(msgspec.Struct):
     most: float | None = None  # absent, like `told`, in what an edge of a former version said
     at: float = 0
     told: float | None = None
+    spools: int = 1
 
 
 class Presence:
@@ -95,7 +98,9 @@ class Presence:
         self.id = id
         self._keys = keys.alive(role)
         self._layout = keys.layout
-        self._shards = expected.shards
+        self._redis = redis
+        self._redis_version = redis_version
+        self._expected = expected
         self._life_ms = int(life_seconds * 1000)
         self._has_spool = spooled is not None
         self._disk = disk
@@ -104,13 +109,13 @@ class Presence:
         self._incarnation = os.urandom(8).hex()
         self._joined = 0
         self._is_first = True
-        self._redis = redis
         self._ahead: Ahead | None = None
         self._beat = redis.register_script(with_oom_allowed(scripts.BEAT, redis_version))
         self._leave = redis.register_script(with_oom_allowed(scripts.LEAVE, redis_version))
 
     async def beat(self) -> View | None:
-        """Say that this process is alive. None while somebody changes the number of partitions.
+        """Say that this process is alive. None while somebody changes the number of partitions, or when the
+        name of the dead letters was changed to ours just now: beat again.
 
         Errors: LayoutError; Replaced; redis_client.UNREACHABLE.
         """
@@ -125,9 +130,9 @@ class Presence:
                 keys=[*self._keys, self._layout],
                 args=[
                     *(self.id, self._incarnation, self._life_ms, int(self._is_first)),
-                    *(self._shards, self._place, self._spooled(), self._joined),
+                    *(self._expected.shards, self._place, self._spooled(), self._joined),
                     *(self._ahead.least, self._ahead.most, asked_ms - self._ahead.most),
-                    *(int(self._has_spool), self._disk),
+                    *(int(self._has_spool), self._disk, self._expected.dead_letter_queue),
                 ],
             ),
         )
@@ -136,9 +141,12 @@ class Presence:
             return None
         if verdict == "replaced":
             raise Replaced
+        if verdict == "renamed":
+            await layouts.rename(self._redis, self._expected, rest[0], self._redis_version)
+            return None
         layout = Layout(int(rest[0]), int(rest[1]))
         if verdict == "other":
-            raise LayoutError(mismatch(layout.shards, self._shards))
+            raise LayoutError(mismatch(layout.shards, self._expected.shards))
         self._ahead = learn(self._ahead, asked_ms, int(rest[2]), _now_ms())
         joined = {id: int(at) for id, at in zip(rest[3::2], rest[4::2], strict=True)}
         self._is_first = False
@@ -162,7 +170,8 @@ async def listed(redis: Redis, queue: str, role: Role) -> list[Member]:
         said = msgspec.json.decode(about, type=_About)
         ahead = Ahead(int(said.ahead), int(said.ahead if said.most is None else said.most))
         told_ms = int(said.at if said.told is None else said.told)
-        found.append(Member(id.decode(), said.place, said.spooled, int(dead_ms), ahead, told_ms))
+        where = (id.decode(), said.place, said.spooled, int(dead_ms))
+        found.append(Member(*where, ahead, told_ms, bool(said.spools)))
     return found
 
 

@@ -20,22 +20,26 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 # ARGV: id, incarnation, ms to live, 1 for the first beat of a life, partitions configured, place, groups in
 # the spool of this place, when this life first joined (0: not yet), by how many ms its clock is ahead of this
 # one at least and at most, when it said all this by this clock at the earliest, 1 for one that has a spool,
-# the name of its disk or "". This may be long after it was said, if Redis stood still: then it is not news.
+# the name of its disk or "", the dead letter queue configured or "". This may be long after it was said, if
+# Redis stood still: then it is not news.
 # -> {"ok", partitions, most partitions, now, id and joined of each that is alive, …}
 #    {"other", partitions, most}   another number of partitions is recorded: not registered
+#    {"renamed", name}             another dead letter queue is recorded, "" for none: not registered
 #    {"changing"}                  somebody is changing the number right now: not registered
 #    {"replaced"}                  another process registered under this id since
 # A process that died while groups were in its spool stays listed until one of the same disk, which counts
 # what nobody owns there too, reports none. So does one that had none at its last beat, since what it spooled
 # after that it could tell nobody; the last of those, lest a Redis is full of processes that die all the time.
 BEAT = f"""{_NOW}
-local layout = redis.call('HMGET', KEYS[3], 'shards', 'most', 'closed_until')
+local layout = redis.call('HMGET', KEYS[3], 'shards', 'most', 'closed_until', 'dead')
 if layout[3] and tonumber(layout[3]) > now then return {{'changing'}} end
 if not layout[1] then
-  layout[1], layout[2] = ARGV[5], ARGV[5]
+  layout[1], layout[2], layout[4] = ARGV[5], ARGV[5], ARGV[14]
   redis.call('HSET', KEYS[3], 'shards', ARGV[5], 'most', ARGV[5])
+  if ARGV[14] ~= '' then redis.call('HSET', KEYS[3], 'dead', ARGV[14]) end
 end
 if layout[1] ~= ARGV[5] then return {{'other', layout[1], layout[2]}} end
+if ARGV[14] ~= '' and layout[4] ~= ARGV[14] then return {{'renamed', layout[4] or ''}} end
 local joined = tonumber(ARGV[8])
 local former = redis.call('HGET', KEYS[2], ARGV[1])
 if former then
@@ -115,7 +119,8 @@ redis.call('HSET', KEYS[1], 'closed_by', ARGV[1], 'closed_until', now + tonumber
 return 1
 """
 
-# Open again. KEYS: layout. ARGV: token, the new number of partitions or 0 to leave it as it is.
+# Open again. KEYS: layout. ARGV: token, the new number of partitions or 0 to leave it as it is, the new dead
+# letter queue or "".
 # -> 1, 0 when the time given to CLOSE was over
 OPEN = f"""{_NOW}
 local layout = redis.call('HMGET', KEYS[1], 'closed_by', 'closed_until', 'most')
@@ -124,6 +129,13 @@ local shards = tonumber(ARGV[2])
 if shards > 0 then
   redis.call('HSET', KEYS[1], 'shards', shards, 'most', math.max(shards, tonumber(layout[3] or '0')))
 end
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'dead', ARGV[3]) end
 redis.call('HDEL', KEYS[1], 'closed_by', 'closed_until')
 return 1
+"""
+
+# Record the dead letter queue where none is. A script, since a drain has to start while Redis is full.
+# KEYS: layout. ARGV: its name
+NAME = """
+return redis.call('HSETNX', KEYS[1], 'dead', ARGV[1])
 """

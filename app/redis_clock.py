@@ -1,14 +1,12 @@
 """By how much this machine's clock is ahead of Redis's. Pure.
 
 Each answer that tells Redis's time bounds it: that moment was between the question and the answer. Where the
-two are far apart, because Redis or this process stood still, the bounds of the answer before say more.
+two are far apart, because Redis or this process stood still, the bounds of an answer before say more.
 """
 
 from __future__ import annotations
 
 import msgspec
-
-EXACT_MS = 500  # apart: as good as any other answer
 
 
 class Ahead(msgspec.Struct, frozen=True):
@@ -17,11 +15,15 @@ class Ahead(msgspec.Struct, frozen=True):
     least: int
     most: int
 
+    @property
+    def width(self) -> int:
+        return self.most - self.least
+
 
 def learn(known: Ahead | None, asked_ms: int, redis_ms: int, answered_ms: int) -> Ahead:
-    """The bounds after an answer. `known`: those before it, which a clock that was set makes untrue."""
+    """The bounds after an answer: the closer of these and of those that were `known`, unless both cannot be
+    true. Then the clock was set, or has drifted: the new ones are."""
     found = Ahead(asked_ms - redis_ms, answered_ms - redis_ms)
-    if known is None or found.most - found.least <= EXACT_MS:
+    if known is None or found.least > known.most or found.most < known.least:
         return found
-    is_another = found.least > known.most or found.most < known.least
-    return found if is_another else known
+    return min(found, known, key=lambda one: one.width)

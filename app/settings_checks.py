@@ -8,30 +8,27 @@ from __future__ import annotations
 import ipaddress
 from datetime import date
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
 
+from app import settings_places
+from app.certificate import Unreadable, find_problem
 from app.errors import Problem
 from app.settings import Settings
+from app.stream import own_names
 
 NEWEST_COMPATIBILITY_DATE = date(2026, 11, 23)
-REDIS_SCHEMES = ("redis", "rediss", "unix")
-HTTP_SCHEMES = ("http", "https")
 
 
 def check(settings: Settings) -> list[Problem]:
     """Every problem across keys."""
     return [
         *_compatibility_date(settings),
+        *settings_places.check(settings),
         *_tls(settings),
         *_engine(settings),
         *_proxies(settings),
         *_origins(settings),
         *_queues(settings),
         *_store(settings),
-        *_url("queues.producers[0].url", settings.producer.url, REDIS_SCHEMES),
-        *_url("stores[0].url", settings.store.url, HTTP_SCHEMES),
-        *(_url("REDIS_URL", settings.redis_url, REDIS_SCHEMES) if _redis_is_given(settings) else ()),
-        *(_url("CLICKHOUSE_URL", settings.clickhouse_url, HTTP_SCHEMES) if _store_is_given(settings) else ()),
     ]
 
 
@@ -45,6 +42,9 @@ def warn(settings: Settings) -> list[str]:
     geography = settings.vars.get("GEOIP_DB")
     if geography and not Path(str(geography)).is_file():
         warnings.append(f"vars.GEOIP_DB: there is no file {str(geography)!r}; the drain needs it")
+    certificate = find_problem(settings.server)
+    if isinstance(certificate, Unreadable):
+        warnings.append(f"{certificate.path}: {certificate.message}")
     if settings.limits.append_timeout > settings.server.graceful_timeout:
         warnings.append(
             "server.graceful_timeout is shorter than limits.append_timeout: "
@@ -58,14 +58,6 @@ def _embedded_only(environment: str, part: str, keys: str) -> str:
         f"`env.{environment}` names no {part} ({keys}): "
         "only `eventbunker dev` can run it, with an embedded one"
     )
-
-
-def _redis_is_given(settings: Settings) -> bool:
-    return settings.redis_url != settings.producer.url
-
-
-def _store_is_given(settings: Settings) -> bool:
-    return settings.clickhouse_url != settings.store.url
 
 
 def _compatibility_date(settings: Settings) -> list[Problem]:
@@ -85,14 +77,17 @@ def _tls(settings: Settings) -> list[Problem]:
     problems = [
         Problem(f"server.{key}", f"there is no file {path!r}")
         for key, path in files.items()
-        if path and not Path(path).is_file()
+        if path and not settings_places.refusal(path) and not Path(path).is_file()
     ]
     if bool(server.certfile) != bool(server.keyfile):
         absent = "keyfile" if server.certfile else "certfile"
         problems.append(
             Problem(f"server.{absent}", "certfile and keyfile belong together; set both or neither")
         )
-    return problems
+    if problems or any(map(settings_places.refusal, files.values())):
+        return problems
+    found = find_problem(server)
+    return [] if found is None or isinstance(found, Unreadable) else [found]
 
 
 def _engine(settings: Settings) -> list[Problem]:
@@ -128,7 +123,7 @@ def _origins(settings: Settings) -> list[Problem]:
     """A browser sends an origin in one form only; any other would silently never match."""
     problems = []
     for index, origin in enumerate(settings.cors.allowed_origins):
-        parts = _split(origin)
+        parts = settings_places.split(origin)
         exact = parts and parts.hostname and f"{parts.scheme}://{parts.netloc}" == origin == origin.lower()
         if origin != "*" and not exact:
             message = 'must be "*" or exactly scheme://host[:port], in lower case, without a final slash'
@@ -145,6 +140,12 @@ def _queues(settings: Settings) -> list[Problem]:
     if consumer.dead_letter_queue in (queue, consumer.queue):
         message = "must not be the queue itself: a dead letter would come back for ever"
         problems.append(Problem("queues.consumers[0].dead_letter_queue", message))
+    if consumer.dead_letter_queue in own_names():
+        key = f"eb:{{{queue}:N}}:{consumer.dead_letter_queue}"
+        message = (
+            f'is taken: the queue itself keeps something else in Redis under {key}; "events-dead" is free'
+        )
+        problems.append(Problem("queues.consumers[0].dead_letter_queue", message))
     return problems
 
 
@@ -158,25 +159,3 @@ def _store(settings: Settings) -> list[Problem]:
     if store.engine == "clickhouse" and store.path:
         return [Problem("stores[0].path", 'is where engine "embedded" keeps its data; remove it')]
     return []
-
-
-def _url(path: str, url: str, schemes: tuple[str, ...]) -> list[Problem]:
-    """Never shows the url: one from the environment may carry a password."""
-    if not url:
-        return []
-    parts = _split(url)
-    if parts is None or parts.scheme not in schemes:
-        return [Problem(path, f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")]
-    if not (parts.path if parts.scheme == "unix" else parts.hostname):
-        return [Problem(path, "names no socket" if parts.scheme == "unix" else "names no host")]
-    return []
-
-
-def _split(url: str) -> SplitResult | None:
-    """The parts of a url, None when it is malformed."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises when it is not a number between 0 and 65535
-    except ValueError:
-        return None
-    return parts

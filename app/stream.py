@@ -20,7 +20,8 @@ A partition is a Redis stream with a few keys beside it, all in one hash slot:
 
 Beside the partitions a queue has a few keys of its own (`app.layout`, `app.presence`):
 
-    eb:{events}:layout             hash: the number of partitions, and the largest there ever was
+    eb:{events}:layout             hash: the number of partitions, the largest there ever was, the name of the
+                                   dead letters
     eb:{events}:drains, :edges     sorted sets: who is alive, by the time until which that is believed
     eb:{events}:drains:about, …    hashes: what each of them said of itself
     eb:{events}:imports            hash: how far each import came (`workers.import_journal`)
@@ -185,6 +186,14 @@ class Keys:
         self.progress = f"{prefix}:progress"
         self.dead = f"{prefix}:{dead_letter_queue or 'dead'}"
         self.dead_ids = f"{prefix}:dead:ids"
+
+
+def own_names() -> set[str]:
+    """How keys of a partition end that are not its dead letters': under such a name these would be mixed up
+    with events, or with a key of another type."""
+    keys = Keys("queue", 0, "dead")
+    ends = {name.removeprefix("eb:{queue:0}:") for name in vars(keys).values()}
+    return {one for one in ends - {"dead"} if ":" not in one}
 
 
 Role: TypeAlias = Literal["drain", "edge"]

@@ -148,7 +148,7 @@ def test_who_talks_to_what() -> None:
     talks_to_redis |= {"app.names", "app.registry", "app.dead", "app.ledger_reader"}
     talks_to_redis |= {"app.watermark", "app.whereabouts", "app.embeds"}
     talks_to_redis |= {"app.layout", "app.presence", "app.erasures", "app.tombstones", "app.in_flight"}
-    talks_to_redis |= {"app.tail_follower", "app.tail_reader", "app.edge_clocks"}
+    talks_to_redis |= {"app.queues", "app.tail_follower", "app.tail_reader", "app.edge_clocks"}
     assert {name for name in users_of("redis") if name.startswith("app.")} == talks_to_redis
     assert {name for name in users_of("httpx") if name.startswith("app.")} == {"app.store"}
     assert users_of("chdb") <= {name for name in MODULES if name.startswith("workers.embedded")}

@@ -16,12 +16,13 @@ from redis.asyncio import Redis
 from app import presence
 from app.layout import Expected
 from app.presence import Member, Presence
-from app.redis_clock import EXACT_MS, Ahead, learn
+from app.redis_clock import Ahead, learn
 from tests.redis_fixture import RedisServer, start_redis
 from tests.waiting import async_until
 
 SKEW_MS = 30_000
 STILL_MS = 1_500
+BEAT_MS = 500  # a beat, on a busy machine
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,9 @@ STILL_MS = 1_500
     [
         (None, 1000, 900, 1010, Ahead(100, 110)),
         (None, 1000, 900, 9000, Ahead(100, 8100)),
-        (Ahead(0, 5), 1000, 900, 1000 + EXACT_MS, Ahead(100, 100 + EXACT_MS)),
+        (Ahead(0, 5), 1000, 900, 1050, Ahead(100, 150)),
+        (Ahead(90, 160), 1000, 900, 1050, Ahead(100, 150)),
+        (Ahead(149, 160), 1000, 900, 1050, Ahead(149, 160)),
         (Ahead(102, 105), 1000, 900, 9000, Ahead(102, 105)),  # the answer was long under way
         (Ahead(102, 105), 1000, 4000, 9000, Ahead(102, 105)),  # or the question, too
         (Ahead(102, 105), 1000, 8990, 9000, Ahead(-7990, 10)),  # that cannot be the same clock: it was set
@@ -89,7 +92,7 @@ async def assert_known(redis: Redis, skew_ms: int) -> None:
     """The bounds of all clocks, of which Redis's own is one, to the part of a second that a beat may take."""
     found = await presence.clocks(redis, "events")
     assert found.least <= min(0, skew_ms) <= max(0, skew_ms) <= found.most
-    assert found.most - found.least <= SKEW_MS + EXACT_MS
+    assert found.most - found.least <= SKEW_MS + BEAT_MS
 
 
 async def only(redis: Redis) -> Member:
@@ -140,10 +143,10 @@ def test_a_beat_that_waited_in_a_redis_that_stood_still_is_no_news(server: Redis
         server.process.send_signal(signal.SIGCONT)
         await waits
         await assert_known(redis, skew_ms)
-        assert (await only(redis)).told_ms <= said_ms + EXACT_MS
+        assert (await only(redis)).told_ms <= said_ms + BEAT_MS
         await one.beat()  # tells what it learned from the answer that took so long: nothing
         await assert_known(redis, skew_ms)
-        assert (await only(redis)).told_ms > said_ms + STILL_MS - EXACT_MS
+        assert (await only(redis)).told_ms > said_ms + STILL_MS - BEAT_MS
 
     run(server, test)
 

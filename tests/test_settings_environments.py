@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from app.settings import SettingsError
+from tests.certificate import certificate, tls
 from tests.deploy_files import SECRET, problem, read
+
+__all__ = ["certificate"]
 
 PRODUCTION = """
 name = "shop"
@@ -178,17 +181,17 @@ def test_the_engine_clickhouse_needs_a_url_from_somewhere(tmp_path: Path) -> Non
     assert read(tmp_path, text, None, CLICKHOUSE_URL="http://h").clickhouse_url == "http://h"
 
 
-def test_certificate_and_key_belong_together_and_must_exist(tmp_path: Path) -> None:
-    certificate = tmp_path / "cert.pem"
-    certificate.write_text("")
-    assert problem(tmp_path, "[server]\nkeyfile = 'cert.pem'") == (
+def test_certificate_and_key_belong_together_and_must_exist(tmp_path: Path, certificate: Path) -> None:
+    assert problem(tmp_path, f"[server]\nkeyfile = '{certificate}'") == (
         "server.certfile",
         "certfile and keyfile belong together; set both or neither",
     )
     path, message = problem(tmp_path, f"[server]\ncertfile = '{certificate}'\nkeyfile = 'nothing.pem'")
     assert (path, message) == ("server.keyfile", f"there is no file {str(tmp_path / 'nothing.pem')!r}")
-    server = read(tmp_path, "[server]\ncertfile = 'cert.pem'\nkeyfile = 'cert.pem'").server
-    assert server.keyfile == str(certificate)  # beside the file, wherever the process is started
+    both = tmp_path / "both.pem"
+    both.write_text(certificate.read_text() + certificate.with_name("key.pem").read_text())
+    server = read(tmp_path, "[server]\ncertfile = 'both.pem'\nkeyfile = 'both.pem'").server
+    assert server.keyfile == str(both)  # beside the file, wherever the process is started
 
 
 def test_bounds_that_exclude_each_other_are_a_problem(tmp_path: Path) -> None:
@@ -215,18 +218,17 @@ def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
     assert SECRET not in str(caught.value) + repr(caught.value) + repr(caught.value.problems)
 
 
-def test_what_an_engine_cannot_do_is_said(tmp_path: Path) -> None:
-    (tmp_path / "cert.pem").write_text("")
-    tls = "certfile = 'cert.pem'\nkeyfile = 'cert.pem'\n"
+def test_what_an_engine_cannot_do_is_said(tmp_path: Path, certificate: Path) -> None:
+    served = tls(certificate)
     for lines, said in {
-        f"engine = 'uvicorn'\n{tls}": 'engine "uvicorn" does not speak',
+        f"engine = 'uvicorn'\n{served}": 'engine "uvicorn" does not speak',
         "": "set certfile and keyfile",
-        f"workers = 2\n{tls}": "needs workers = 1",
+        f"workers = 2\n{served}": "needs workers = 1",
     }.items():
         path, message = problem(tmp_path, f"[server]\nquic_port = 8443\n{lines}")
         assert path == "server.quic_port"
         assert said in message
-    assert read(tmp_path, f"[server]\nquic_port = 8443\n{tls}").server.quic_port == 8443
+    assert read(tmp_path, f"[server]\nquic_port = 8443\n{served}").server.quic_port == 8443
     path, message = problem(tmp_path, "[server]\nengine = 'granian'")
     assert (path, message) == ("server.engine", "expected one of `hypercorn`, `uvicorn`")
     path, message = problem(tmp_path, "[server]\nengin = 'uvicorn'")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
-from app import redis_client
+from app import layout, redis_client
 from app import store as store_client
 from app.dead import LETTERS_A_BATCH, DeadLetters
 from app.dead_letter import Found, Wanted
@@ -157,6 +157,10 @@ def _run(settings: Settings, work: Callable[[DeadLetters], Awaitable[int]]) -> i
             letters = DeadLetters(redis, running)
             producer, dead_letter_queue = running.producer, running.consumer.dead_letter_queue
             ledgers = LedgerReader(redis, producer.queue, producer.shards, dead_letter_queue)
+            recorded = await layout.read(redis, producer.queue)
+            if recorded and recorded.dead_letter_queue not in ("", dead_letter_queue):
+                why = f'those of the queue lie under the name "{recorded.dead_letter_queue}"'
+                raise _Failed(layout.other_name(recorded.dead_letter_queue, dead_letter_queue, why))
             letters.watch(1 + max(partition for partition, _ in await ledgers.partitions()))
             return await work(letters)
         finally:

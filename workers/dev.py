@@ -70,7 +70,8 @@ def run_dev(
     try:
         place = State(state or Path(dev.persist_to))
         place.lock()
-        with edge_sockets(settings, dev.ip, dev.port if port is None else port, how="PORT=…") as sockets:
+        port = dev.port if port is None else port
+        with edge_sockets(settings, dev.ip, port, how="PORT=…", address="dev.ip") as sockets:
             return asyncio.run(Dev(settings, config, place, sockets).run())
     except (StateError, ListenError, RedisMissing, ExternalError, StartFailed) as error:
         log.error(str(error))

@@ -26,6 +26,7 @@ from app.presence import Presence
 from app.redis_client import RETRY_SECONDS, UNREACHABLE
 from app.settings import Settings
 from app.stream import Keys
+from workers import elsewhere
 from workers.drain import IDLE_WAIT_MS, PartitionDrain
 from workers.erase import ProjectEraser
 from workers.erase_letters import Letters
@@ -58,7 +59,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         version = await redis_client.wait_for_version(redis, stop)
         presence = Presence(
             redis,
-            Expected(producer.queue, producer.shards),
+            Expected(producer.queue, producer.shards, dead_letter_queue=consumer.dead_letter_queue),
             "drain",
             id=slot,
             place=socket.gethostname(),
@@ -93,7 +94,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             owner=slot,
             margin_ms=append_ms + ERASURE_MARGIN_MS,
         )
-        await asyncio.gather(eraser.run(stop), erasures.run(stop), tidy.run(stop), sharing.run(stop))
+        await asyncio.gather(
+            *(eraser.run(stop), erasures.run(stop), tidy.run(stop), sharing.run(stop)),
+            elsewhere.warn(redis, settings, stop),
+        )
     finally:
         await store.close()
         await redis.aclose()

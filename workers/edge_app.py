@@ -10,6 +10,7 @@ from typing import cast
 
 from starlette.types import ASGIApp
 
+from app.certificate import find_problem
 from app.main import Draining
 from app.settings import Settings
 
@@ -31,7 +32,7 @@ NEEDED = {"hypercorn": ("hypercorn",), "uvicorn": ("uvicorn", "httptools")}
 
 
 def check_engine(settings: Settings) -> None:
-    """Is what `[server]` asks for installed? Errors: EdgeError."""
+    """Is what `[server]` asks for installed, and can it be served with? Errors: EdgeError."""
     engine = settings.server.engine
     wanted: list[tuple[str, str, tuple[str, ...]]] = [(f'server.engine = "{engine}"', engine, NEEDED[engine])]
     if settings.server.quic_port:
@@ -43,6 +44,8 @@ def check_engine(settings: Settings) -> None:
                 f"{key} needs {' and '.join(missing)}: "
                 f"python -m pip install 'eventbunker[{extra}]', or '.[{extra}]' in the repository"
             )
+    if problem := find_problem(settings.server):
+        raise EdgeError(f"{problem.path}: {problem.message}")
 
 
 def find_main(settings: Settings) -> tuple[Callable[..., object], set[str]]:

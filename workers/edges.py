@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import signal
 import socket
 import struct
@@ -50,8 +51,9 @@ class ListenError(Exception):
     """The address cannot be listened on; the message says what to change."""
 
 
-def listen(host: str, port: int, backlog: int, *, how: str) -> socket.socket:
-    """An open listening socket; port 0 takes any free one. `how`: what sets the port, for the message.
+def listen(host: str, port: int, backlog: int, *, how: str, address: str = "server.host") -> socket.socket:
+    """An open listening socket; port 0 takes any free one. `how` and `address`: what sets the port and the
+    host, for the message.
 
     Errors: ListenError.
     """
@@ -62,17 +64,22 @@ def listen(host: str, port: int, backlog: int, *, how: str) -> socket.socket:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         return opened
     except OSError as error:
-        raise ListenError(
-            f"cannot listen on {host}:{port} ({error.strerror}): "
-            f"choose another port with {how}, or stop what uses this one"
-        ) from error
+        advice = f"choose another port with {how}, or stop what uses this one"
+        if (
+            error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) or (error.errno or 0) < 0
+        ):  # below 0: no name
+            advice = f"{address} in deploy.toml must be an address of this machine, or a name of one"
+        raise ListenError(f"cannot listen on {host}:{port} ({error.strerror}): {advice}") from error
 
 
 @contextlib.contextmanager
-def edge_sockets(settings: Settings, host: str, port: int, *, how: str) -> Iterator[list[socket.socket]]:
+def edge_sockets(
+    settings: Settings, host: str, port: int, *, how: str, address: str = "server.host"
+) -> Iterator[list[socket.socket]]:
     """What edges inherit: a listening socket, and one for UDP where there is HTTP/3. Errors: ListenError."""
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(listen(host, port, settings.server.backlog, how=how))]
+        backlog = settings.server.backlog
+        opened = [stack.enter_context(listen(host, port, backlog, how=how, address=address))]
         if settings.server.quic_port:
             opened.append(stack.enter_context(_bind_udp(host, settings.server.quic_port)))
         yield opened

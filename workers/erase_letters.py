@@ -32,7 +32,8 @@ log = structlog.get_logger()
 
 
 class Letters:
-    """Over all partitions. Methods raise redis_client.UNREACHABLE, StoreError and plan.Halted."""
+    """Over all partitions, those of other queues too, under whatever name letters lie there. Methods raise
+    redis_client.UNREACHABLE, StoreError and plan.Halted."""
 
     def __init__(self, redis: Redis, store: Store, reader: LedgerReader, tombstones: Tombstones) -> None:
         self._redis = redis
@@ -49,7 +50,7 @@ class Letters:
         await self._tombstones.refresh()
         purged = 0
         doubtful: dict[str, int] = {}
-        for _, keys in await self._reader.partitions():
+        for keys in await self._reader.everywhere():
             async for entry_id, letter in self._letters(keys):
                 erasure = self._erasure(letter, named)
                 if erasure:
@@ -63,7 +64,7 @@ class Letters:
 
     async def forget(self) -> bool:
         """Leave nothing of what was given up in Redis's memory. False when letters come and go just now."""
-        for _, keys in await self._reader.partitions():
+        for keys in await self._reader.everywhere():
             names = [keys.dead, f"{keys.dead}:copy"]
             after = "-" if await self._redis.xlen(keys.dead) else ""
             while after:

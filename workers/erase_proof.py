@@ -2,8 +2,8 @@
 
 After its rows are gone from the store (`workers.erase_round`), in this order:
 
-    spools        every edge has said, late enough, that it holds no events that were recorded before the
-                  erasure: they went to the stream
+    spools        every edge, those of other queues in this Redis too, has said, late enough, that it holds no
+                  events that were recorded before the erasure: they went to the stream
     stream        what was there then is acknowledged
     dead letters  given up where they are meant; tokens of charts that name a customer are revoked
     store         counted once more: no row, no fate that names a customer; its copy of the tombstone is gone
@@ -31,6 +31,7 @@ from app.presence import Member
 from app.scope import Erased
 from app.store import Store
 from app.tombstone import KEPT_DAYS, Tombstone
+from workers import elsewhere
 from workers import erase_sql as sql
 from workers.erase_charts import Charts
 from workers.erase_letters import Letters
@@ -117,10 +118,12 @@ class Proof:
         if not due:
             return
         edges = await presence.listed(self._redis, self._queue, "edge")
+        if any(one not in self._taken for one in due):  # once: it looks at every key of Redis
+            edges += await elsewhere.edges(self._redis, self._queue)
         due = [one for one in due if not await self._spooled(one, clean[one], edges)]
         if new := [one for one in due if one not in self._taken]:
             # Only now: what the spools held is in the stream.
-            self._taken |= dict.fromkeys(new, await self._marks.take())
+            self._taken |= dict.fromkeys(new, await self._marks.take_everywhere())
         ready = []
         for erasure_id, left in (await self._marks.each_left({one: self._taken[one] for one in due})).items():
             await self._tell([erasure_id], stream=left)

@@ -8,12 +8,13 @@ they are dead letters, and no more of them will come. By the ids of entries, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NewType, cast
 
 from redis.asyncio import Redis
 
 from app.ledger_reader import LedgerReader
+from app.stream import Keys
 
 Mark = NewType("Mark", dict[str, tuple[int, int]])  # stream -> id of its last entry
 
@@ -26,11 +27,15 @@ class Marks:
         self._reader = reader
 
     async def take(self) -> Mark:
-        """The ends of the streams now."""
-        ends = {
-            keys.entries: await self._one(keys.entries, last=True)
-            for _, keys in await self._reader.partitions()
-        }
+        """The ends of the streams now: of this queue, whose ledger says what is in the store."""
+        return await self._ends([keys for _, keys in await self._reader.partitions()])
+
+    async def take_everywhere(self) -> Mark:
+        """Of other queues too: what is in them may still come to be stored."""
+        return await self._ends(await self._reader.everywhere())
+
+    async def _ends(self, partitions: Iterable[Keys]) -> Mark:
+        ends = {keys.entries: await self._one(keys.entries, last=True) for keys in partitions}
         return Mark({stream: end for stream, end in ends.items() if end is not None})
 
     async def left(self, mark: Mark) -> int:

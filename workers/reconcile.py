@@ -48,6 +48,7 @@ class Report(msgspec.Struct):
     fates: Fates = {}
     differences: list[Finding] = []
     moving: list[Finding] = []
+    elsewhere: list[str] = []  # what lies in this Redis under names that are not compared
 
     @property
     def clean(self) -> bool:
@@ -152,7 +153,7 @@ def difference(where: str, kept_from_hour: int, rows: Rows, fates: Fates) -> Fin
     if extra < 0:
         hint = f"lost: {-extra} events were counted as stored and have no row (deleted by hand?)"
     else:
-        hint = f"foreign: {extra} rows that no drain counted (inserted by hand, or restored?)"
+        hint = f"foreign: {extra} rows that no drain of this queue counted (inserted by hand, or restored?)"
     return Finding(project_id, text, "rows in the store", stored, rows.count, hint)
 
 

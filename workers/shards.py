@@ -16,7 +16,7 @@ import click
 from redis.asyncio import Redis
 
 from app import layout, presence, redis_client
-from app.layout import Change, Layout, Obstacle
+from app.layout import Change, Expected, Layout, LayoutError, Obstacle
 from app.partition import Freshness, Standing, survey
 from app.presence import EDGE_LIFE_SECONDS, Member
 from app.redis_client import UNREACHABLE
@@ -94,15 +94,18 @@ async def try_change(redis: Redis, settings: Settings, shards: int) -> list[str]
 async def adapt(settings: Settings) -> None:
     """Give the embedded queue of `dev` the number of deploy.toml: while it is down nobody else can.
 
-    Errors: StartFailed; UNREACHABLE.
+    So with the name of its dead letters. Errors: StartFailed; UNREACHABLE.
     """
     producer = settings.producer
     redis = redis_client.connect(settings)
     try:
         found = await layout.read(redis, producer.queue)
-        if found is None or found.shards == producer.shards:
+        if found is None:
             return
         end = time.monotonic() + EDGE_LIFE_SECONDS + 1  # those of a former life that was killed
+        await _rename(redis, settings, found.dead_letter_queue, end)
+        if found.shards == producer.shards:
+            return
         while obstacles := await try_change(redis, settings, producer.shards):
             if time.monotonic() > end or not await _at_work(redis, producer.queue):
                 raise StartFailed(
@@ -112,6 +115,23 @@ async def adapt(settings: Settings) -> None:
             await asyncio.sleep(0.2)
     finally:
         await redis.aclose()
+
+
+async def _rename(redis: Redis, settings: Settings, former: str, end: float) -> None:
+    """Errors: StartFailed, when letters would be left behind."""
+    producer, name = settings.producer, settings.consumer.dead_letter_queue
+    if name == former:
+        return
+    version = await redis_client.wait_for_version(redis, asyncio.Event())
+    while True:
+        try:
+            return await layout.rename(
+                redis, Expected(producer.queue, producer.shards, dead_letter_queue=name), former, version
+            )
+        except LayoutError as error:
+            if time.monotonic() > end or not await _at_work(redis, producer.queue):
+                raise StartFailed(str(error)) from error
+        await asyncio.sleep(0.2)
 
 
 async def _at_work(redis: Redis, queue: str) -> list[str]:
@@ -126,7 +146,7 @@ async def _at_work(redis: Redis, queue: str) -> list[str]:
 
 async def _left(redis: Redis, settings: Settings, found: Layout) -> list[str]:
     """What the partitions still hold, of the old layout and of older ones."""
-    partitions = _partitions(settings, found.most)
+    partitions = _partitions(settings, found.most, found.dead_letter_queue)
     lines = []
     for number, keys in enumerate(partitions):
         entries, dead = await redis.xlen(keys.entries), await redis.xlen(keys.dead)
@@ -200,8 +220,8 @@ def _member(one: Member) -> str:
     return f"{state}, {_count(one.spooled, 'group')} in its spool at {one.place}" if one.spooled else state
 
 
-def _partitions(settings: Settings, most: int) -> list[Keys]:
-    dead_letter_queue = settings.consumer.dead_letter_queue
+def _partitions(settings: Settings, most: int, recorded: str = "") -> list[Keys]:
+    dead_letter_queue = recorded or settings.consumer.dead_letter_queue
     return [Keys(settings.producer.queue, number, dead_letter_queue) for number in range(most)]
 
 

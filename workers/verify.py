@@ -17,6 +17,7 @@ from app.ledger_reader import LedgerReader
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.store import StoreError
+from workers import elsewhere
 from workers.reconcile import Finding, Report
 from workers.running import NotRunning, find_running
 from workers.verifier import Verifier
@@ -58,12 +59,17 @@ async def _verify(settings: Settings, since_hour: int | None, wait_seconds: floa
     producer, consumer = settings.producer, settings.consumer
     reader = LedgerReader(redis, producer.queue, producer.shards, consumer.dead_letter_queue)
     try:
-        return await Verifier(
+        report = await Verifier(
             *(redis, store, reader),
             since_hour=since_hour,
             wait_seconds=wait_seconds,
             retention_days=settings.store.retention_days,
         ).run()
+        report.elsewhere = [
+            *await elsewhere.describe(redis, settings),
+            *await elsewhere.counted(redis, settings),
+        ]
+        return report
     finally:
         await store.close()
         await redis.aclose()
@@ -79,6 +85,10 @@ def _print(report: Report) -> None:
     click.echo(f"store    {report.rows:,} rows, in {report.buckets:,} pairs of project and hour")
     _list("moving: not different, but it did not come to rest", report.moving)
     _list("different", report.differences)
+    if report.elsewhere:
+        click.echo("elsewhere in this Redis: not compared")
+    for line in report.elsewhere:
+        click.echo(f"  {line}")
     count = len(report.differences)
     click.echo("clean" if report.clean else f"{count} difference{'s' if count > 1 else ''}")
 
