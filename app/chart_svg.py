@@ -209,16 +209,16 @@ def _shown(value: float, unit: str) -> str:
 def _clean(root: ElementTree.Element, plot: Plot) -> str:
     """Without styles, scripts, comments and what only a script would show; `chart.css` does the colours."""
     for parent in list(root.iter()):
+        # Of an axis pygal would say its values as they are drawn, and the places of names.
+        dropped = (*_DROPPED, "title") if parent is root or "guides" in parent.get("class", "") else _DROPPED
         for child in list(parent):
-            if not isinstance(child.tag, str) or child.tag in _DROPPED or _is_empty(child):
+            if not isinstance(child.tag, str) or child.tag in dropped or _is_empty(child):
                 parent.remove(child)
         for name in ("style", "id"):
             parent.attrib.pop(name, None)
         for name, value in parent.attrib.items():
             if "." in value:
                 parent.set(name, _FRACTION.sub(r"\1", value))
-    for title in root.findall("title"):
-        root.remove(title)
     for group in root.iter("g"):
         for word in group.get("class", "").split():
             if word.startswith("serie-"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
@@ -80,3 +81,12 @@ def test_labels_below_an_axis_stay_apart(unit: str, width: float, size: float) -
         step = (width - max(9, first) - max(2, last)) / 1.04 / (len(axis.labels) - 1)
         widths = [ems(label) for label in axis.labels]
         assert max(a / 2 + b / 2 for a, b in pairwise(widths)) < step, axis.labels
+
+
+@pytest.mark.parametrize("over_time", [True, False])
+def test_only_marks_say_something_when_they_are_pointed_at(over_time: bool) -> None:
+    """Beside an axis it would be a number as pygal draws it: 3 where 0.00003 is written, a place for a name."""
+    for layout, root in drawings([1e-5, 2e-5, 3e-5], over_time=over_time):
+        said = [str(node.text) for node in root.iter() if node.tag.endswith("title")]
+        assert said, layout
+        assert not [text for text in said if not re.fullmatch(r".*2026.*: 0(\.\d+)?", text)], layout
