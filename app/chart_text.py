@@ -7,10 +7,15 @@ Next reader: `app.chart_axis`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from unicodedata import east_asian_width
+from unicodedata import category, east_asian_width
 
 _GUESS = 0.6  # what pygal takes every character for
-_WIDTHS = {"…": 1.0} | dict.fromkeys("mw@%+\N{MINUS SIGN}", 0.9) | dict.fromkeys(".,:'-", 0.4)
+_WIDTHS = {
+    **dict.fromkeys("MW@%", 1.0),
+    **dict.fromkeys("mw&#+<=>~^\N{MINUS SIGN}", 0.9),
+    **dict.fromkeys(".,:;'|-", 0.4),
+}
+_SYMBOLS = ("Sm", "So", "Pd", "Po")  # such as ∞, ©, — and …
 
 
 def ems(text: str) -> float:
@@ -52,4 +57,6 @@ def _width(character: str) -> float:
         return _WIDTHS[character]
     if character.isupper():
         return 0.9
+    if not character.isascii() and category(character) in _SYMBOLS:
+        return 1.0
     return 0.6 if character.islower() or character.isspace() else 0.64

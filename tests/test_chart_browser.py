@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ pytestmark = [pytest.mark.service, pytest.mark.browser]
 
 SIZES = ((320, 480), (600, 360), (1100, 360), (1600, 360), (1600, 800))
 MIN_PIXELS = 11
-ACCOUNT = 900719925474099
+ACCOUNTS = ("900719925474099-", "W" * 12, "—%" * 6)  # digits, letters and signs are wider than most text
 MIN_CONTRAST = 4.5
 HOSTILE = [
     "</script><script>window.pwned = 1</script>",
@@ -82,8 +83,8 @@ def opened(page: Page, project: Client, **body: Any) -> dict[str, Any]:
     return facts
 
 
-def drawing(values: list[float], kind: str, axis: str, unit: str) -> str:
-    """A page that shows `values`, of as many days or of as many groups."""
+def drawing(values: list[float], kind: str, axis: str, account: str, unit: str) -> str:
+    """A page that shows `values`, of as many days or of as many accounts."""
     now_ms = int((START + timedelta(days=len(values))).timestamp() * 1000)
     body = {
         "time_period": OCTOBER,
@@ -92,7 +93,7 @@ def drawing(values: list[float], kind: str, axis: str, unit: str) -> str:
         "chart": {"type": kind, "unit": unit},
     }
     rows = [
-        {"event_time": f"{START + timedelta(days=at):%Y-%m-%d}T00:00:00.000Z", "account": ACCOUNT + at}
+        {"event_time": f"{START + timedelta(days=at):%Y-%m-%d}T00:00:00.000Z", "account": f"{account}{at}"}
         | {"sum_n": value}
         for at, value in enumerate(values)
     ]
@@ -163,12 +164,11 @@ def test_the_scheme_is_the_readers_and_can_be_fixed(browser: Browser, shop: Clie
 
 @pytest.mark.parametrize(("scheme", "unit"), [("light", ""), ("dark", "kg")])
 def test_axes_are_legible_whatever_the_numbers(browser: Browser, scheme: str, unit: str) -> None:
-    """Negative, small, large, and longer than the room that pygal leaves for them; names of digits too."""
+    """Negative, small, large, and longer than the room that pygal leaves for them; wide names too."""
     with page_of(browser, scheme, *SIZES[0]) as (page, said):
-        for name, values in NUMBERS.items():
+        for (name, values), account in zip(NUMBERS.items(), cycle(ACCOUNTS), strict=False):
             for kind, axis in (("bar", "group_by"), ("bar", "group_by_time"), ("line", "group_by_time")):
-                drawn = drawing(values, kind, axis, unit)
-                page.set_content(drawn)
+                page.set_content(drawing(values, kind, axis, account, unit))
                 for width, height in (SIZES[0], SIZES[2], SIZES[-1]):
                     page.set_viewport_size({"width": width, "height": height})
                     facts = page.evaluate(FACTS)
