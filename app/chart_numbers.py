@@ -19,8 +19,8 @@ def compact(value: float, step: float = 0.0) -> str:
     `step`: how far the next number on the same axis is; more digits are given where it needs them.
     """
     size = abs(value)
-    if size == 0 or not math.isfinite(value):
-        return "0" if size == 0 else "∞"
+    if size == 0:
+        return "0"
     if size >= 1e15 or size < 1e-6:
         digits = max(3, 2 + math.ceil(math.log10(size / step))) if step else 3
         return _signed(f"{value:.{digits}g}")

@@ -8,24 +8,26 @@ does not carry it.
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-from unicodedata import east_asian_width
 from xml.etree import ElementTree
 
 import msgspec
 
+from app.chart_axis import Axis, Extent, extent, factor_of, lying, upright
 from app.chart_data import Plot, Series, labels_of, total
-from app.chart_numbers import compact, full, ticks
+from app.chart_numbers import compact, full
+from app.chart_text import fitting, guessed, missing, short_unit
 
 if TYPE_CHECKING:
     from app.chart import Type
     from app.query import Query
 
 UNITS_A_DOT, DOT = 16, 3  # closer than this, dots hide their line; the size of one that has none
+MARGIN, SPACING = 8, 6  # around a drawing, and between an axis and its labels
+AFTER = 2  # behind the end of an axis, for half of its last label, in sizes of the font
 _DROPPED = ("defs", "script", "style", "desc")
 _FRACTION = re.compile(r"(\d+\.\d)\d+")
 
@@ -85,33 +87,34 @@ def _axes(kind: Type, plot: Plot, query: Query, unit: str, layout: Layout) -> st
         ("bar", False): pygal.HorizontalBar if is_sideways else pygal.Bar,
         ("bar", True): pygal.HorizontalStackedBar if is_sideways else pygal.StackedBar,
     }[kind, stacked and kind != "line"]
-    factor = _factor(plot)
-    scale = _scale(plot, factor, layout, stacked=stacked and kind != "line", from_zero=kind != "line")
-    step = scale[1] - scale[0]
+    shown = extent(plot, unit, stacked=stacked and kind != "line", from_zero=kind != "line")
     has_marks = kind == "bar" or len(plot.names) * UNITS_A_DOT <= layout.width
     chart = form(
         **_look(layout),
         fill=kind == "area",
         show_dots=kind != "bar" and has_marks,
         dots_size=max(2.5, layout.font / 5),
-        y_labels=[
-            {"value": value, "label": compact(value * factor, step * factor) + _short(unit)}
-            for value in scale
-        ],
-        range=(scale[0], scale[-1]),
     )
     if is_sideways:
         plot = _upside_down(plot)  # pygal begins at the bottom
         chart.config(height=_height(plot, layout, stacked=stacked))
-        chart.x_labels = labels = [_fitting(name, layout.characters * 0.6) for name in plot.names]
-        # pygal takes every character to be 0.6 of the font's size.
-        chart.config(margin_left=8 + layout.font * max(_ems(one) - 0.6 * len(one) for one in [*labels, ""]))
+        chart.x_labels = names = [fitting(name, layout.characters * 0.6) for name in plot.names]
+        axis, margins = _below(shown, names, layout)
     else:
         chart.x_labels = labels_of(plot, query, layout.x_labels)
         chart.x_labels_major = [label for label in chart.x_labels if label]
         chart.config(show_minor_x_labels=False)
+        axis = upright(shown, layout.y_labels)
+        margins = {"margin_left": max(MARGIN, layout.font * missing(axis.labels))}
+    chart.config(
+        y_labels=[
+            {"value": value, "label": label} for value, label in zip(axis.values, axis.labels, strict=True)
+        ],
+        range=axis.ends,
+        **margins,
+    )
     for one in plot.series:
-        values = [None if value is None else value / factor for value in one.values]
+        values = [None if value is None else value / shown.factor for value in one.values]
         if has_marks:
             chart.add(one.name, _marks(one, values, plot, unit), rounded_bars=2)
         elif lone := _lone(values):
@@ -126,9 +129,20 @@ def _axes(kind: Type, plot: Plot, query: Query, unit: str, layout: Layout) -> st
     return _clean(chart.render_tree(), plot)
 
 
+def _below(shown: Extent, names: list[str], layout: Layout) -> tuple[Axis, dict[str, float]]:
+    """The axis under lying bars, and the margins that it and the names of the bars need."""
+    font = layout.font
+    beside = MARGIN + font * max(0.0, missing(names))  # beyond what pygal leaves for names
+    left_by_pygal = SPACING + font * guessed(names)
+    axis = lying(shown, layout.x_labels - 1, layout.width / font, (beside + left_by_pygal) / font, AFTER)
+    first, last = axis.overhang
+    left, right = max(beside, font * first - left_by_pygal), font * max(AFTER, last)
+    return axis, {"margin_left": left, "margin_right": right}
+
+
 def _pie(plot: Plot, unit: str) -> str:
     chart = _pygal().Pie(**_look(_ROUND) | {"margin": 4, "margin_right": 4}, inner_radius=0.62)
-    factor = _factor(plot)
+    factor = factor_of(plot)
     for one in plot.series:
         value = one.values[0] or 0
         told = f"{one.name}: {_shown(value, unit)}"
@@ -136,7 +150,7 @@ def _pie(plot: Plot, unit: str) -> str:
     root = chart.render_tree()
     whole = total(max(0, one.values[0] or 0) for one in plot.series)
     middle = ElementTree.SubElement(root, "text", {"x": "150", "y": "150", "class": "total"})
-    middle.text = compact(whole or 0) + _short(unit)
+    middle.text = compact(whole or 0) + short_unit(unit)
     return _clean(root, plot)
 
 
@@ -149,29 +163,13 @@ def _look(layout: Layout) -> dict[str, Any]:
         "style": style,
         "css": [],
         "js": [],
-        "margin": 8,
-        "margin_right": 2 * layout.font,
-        "spacing": 6,
+        "margin": MARGIN,
+        "margin_right": AFTER * layout.font,
+        "spacing": SPACING,
         "show_legend": False,
         "truncate_label": -1,
         "no_prefix": True,
     }
-
-
-def _ems(text: str) -> float:
-    """About how wide `text` is, in sizes of its font; rather too much than too little."""
-    return sum(
-        1.3 if east_asian_width(c) in "WF" else 0.9 if c.isupper() or c in "mw@%" else 0.6 for c in text
-    )
-
-
-def _fitting(text: str, ems: float) -> str:
-    if _ems(text) <= ems:
-        return text
-    cut = text
-    while _ems(cut) > ems - 0.6:
-        cut = cut[:-1]
-    return cut.rstrip() + "…"
 
 
 def _upside_down(plot: Plot) -> Plot:
@@ -183,25 +181,6 @@ def _height(plot: Plot, layout: Layout, *, stacked: bool) -> int:
     """Bars of groups are as thick as a line of text, so the drawing is as high as they are many."""
     lines = len(plot.names) * (1 if stacked else max(1, len(plot.series) * 0.6))
     return int(max(layout.font * 10, lines * layout.font * 2.1 + layout.font * 4))
-
-
-def _factor(plot: Plot) -> float:
-    """What values are divided by to be drawn: pygal multiplies them with one another, which the largest and
-    the smallest floats do not survive."""
-    largest = max((abs(v) for one in plot.series for v in one.values if v is not None), default=0)
-    if largest == 0 or 1e-3 <= largest <= 1e12:
-        return 1.0
-    return 10.0 ** max(-300, math.floor(math.log10(largest)))
-
-
-def _scale(plot: Plot, factor: float, layout: Layout, *, stacked: bool, from_zero: bool) -> list[float]:
-    columns = list(zip(*(one.values for one in plot.series), strict=True))
-    numbers = [v / factor for column in columns for v in column if v is not None]
-    if stacked:
-        numbers = [sum(v / factor for v in column if v is not None) for column in columns]
-    low, high = min(numbers, default=0.0), max(numbers, default=0.0)
-    most = layout.y_labels if plot.moments else max(3, layout.x_labels - 1)
-    return ticks(low, high, most, from_zero=from_zero)
 
 
 def _marks(one: Series, values: list[float | None], plot: Plot, unit: str) -> list[dict[str, Any] | None]:
@@ -227,26 +206,19 @@ def _shown(value: float, unit: str) -> str:
     return f"{full(value)} {unit}".rstrip()
 
 
-def _short(unit: str) -> str:
-    """Beside an axis there is room for a sign, or a word of two letters, not for more."""
-    if len(unit) > 2:
-        return ""
-    return f"\N{NARROW NO-BREAK SPACE}{unit}" if unit.isalpha() else unit
-
-
 def _clean(root: ElementTree.Element, plot: Plot) -> str:
     """Without styles, scripts, comments and what only a script would show; `chart.css` does the colours."""
     for parent in list(root.iter()):
+        # Of an axis pygal would say its values as they are drawn, and the places of names.
+        dropped = (*_DROPPED, "title") if parent is root or "guides" in parent.get("class", "") else _DROPPED
         for child in list(parent):
-            if not isinstance(child.tag, str) or child.tag in _DROPPED or _is_empty(child):
+            if not isinstance(child.tag, str) or child.tag in dropped or _is_empty(child):
                 parent.remove(child)
         for name in ("style", "id"):
             parent.attrib.pop(name, None)
         for name, value in parent.attrib.items():
             if "." in value:
                 parent.set(name, _FRACTION.sub(r"\1", value))
-    for title in root.findall("title"):
-        root.remove(title)
     for group in root.iter("g"):
         for word in group.get("class", "").split():
             if word.startswith("serie-"):
