@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from app.settings import json_schema
+from workers import output
 from workers.ask_commands import query_command, sql_command
 from workers.command_context import INTERRUPTED, Context, state_option
 from workers.dead_commands import dead
@@ -35,7 +36,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("\nAborted!", err=True)
+            output.say("\nAborted!")
             sys.exit(INTERRUPTED)
 
 
@@ -176,7 +177,8 @@ main.add_command(sql_command)
 def verify(context: Context, since: int | None, wait: float, state: Path | None, as_json: bool) -> None:
     """Prove that nothing is lost or doubled: compare what was counted with what the store holds.
 
-    Exit code 0: they agree. 1: each difference is named. 2: Redis or the store could not be asked.
+    Exit code 0: they agree. 1: each difference is named. 2: Redis or the store could not be asked. 3: what
+    was found cannot be written.
     """
     from workers.verify import verify as run  # noqa: PLC0415
 

@@ -1,18 +1,38 @@
-"""Standard output for what others wrote: bytes as they are into a pipe, no orders for a terminal."""
+"""What a command says: its answer on standard output, bytes as they are into a pipe and no orders for a
+terminal; words about it on standard error."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 
 import click
 
 
+class Unwritten(click.ClickException):
+    """The answer is there, and cannot be written. Its exit code is not that of a refusal."""
+
+    exit_code = 3
+
+    def show(self, file: object = None) -> None:
+        """As click's, where standard error can be written."""
+        say(f"Error: {self.format_message()}")
+
+
+def is_terminal() -> bool:
+    """Whether a person reads standard output. Errors: Unwritten where it is closed, as by `>&-`."""
+    # Typed as if it always were there. Source: https://docs.python.org/3/library/sys.html#sys.__stdout__
+    if sys.stdout is None:
+        raise Unwritten("standard output is closed: nothing can be written there")
+    return sys.stdout.isatty()
+
+
 def write(content: bytes) -> None:
     """Print `content`. On a terminal, control characters other than the line's end and tab are spelt out."""
-    with told():
-        if sys.stdout.isatty():
+    with told_or_enough():
+        if is_terminal():
             text = content.decode("utf-8", "backslashreplace")
             harmless = [one if one.isprintable() or one in "\n\t" else repr(one)[1:-1] for one in text]
             click.echo("".join(harmless), nl=False)
@@ -22,12 +42,46 @@ def write(content: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
+def line(text: str) -> None:
+    """Print it, of a command that only shows. Errors: Unwritten, which is no trouble with Redis."""
+    is_terminal()  # or it is closed, and click would be silent
+    with told_or_enough():
+        click.echo(text)
+
+
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Errors: click.ClickException where nothing can be written, as on a full disk; BrokenPipeError."""
+    """Errors: Unwritten where nothing can be written, as on a full disk; BrokenPipeError."""
     try:
         yield
     except BrokenPipeError:
+        discard()
         raise
     except OSError as error:
-        raise click.ClickException(f"the output cannot be written: {error.strerror or error}") from None
+        discard()
+        raise Unwritten(f"the output cannot be written: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def told_or_enough() -> Iterator[None]:
+    """As `told`, for what a command does last: who reads no further, as `| head`, has enough, and it ends
+    with 0 and no word."""
+    try:
+        with told():
+            yield
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def discard() -> None:
+    """What standard output still holds goes nowhere: Python would try once more at the end, and say so."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def say(text: str) -> None:
+    """A word on standard error. What cannot be said there (closed, on a full disk, to a terminal that is
+    gone) costs nothing but the word: what was done is done."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
