@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -48,3 +49,16 @@ def test_nor_is_it_when_that_cannot_be_said_either() -> None:
 def test_a_closed_standard_output_is_told(words: tuple[str, ...]) -> None:
     with command(*words, "--url", "http://127.0.0.1:1", before=CLOSED) as asked:
         assert ended(asked) == (3, "Error: standard output is closed: nothing can be written there\n")
+
+
+def test_ctrl_c_after_all_was_said_changes_nothing() -> None:
+    """While Python takes its modules apart, which a large one makes long."""
+    lines = (
+        "import os",
+        "class Late:",
+        f"    def __del__(self, kill=os.kill, own=os.getpid()): kill(own, {int(signal.SIGINT)})",
+        "late = Late()",
+        "",
+    )
+    with command("schema", code="\n".join(("", *lines))) as schema:
+        assert ended(schema) == (0, "")

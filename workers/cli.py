@@ -5,7 +5,9 @@ It lives here because some commands start workers, and `app` never imports `work
 
 from __future__ import annotations
 
+import atexit
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,9 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """As click's. Source: https://click.palletsprojects.com/en/stable/exceptions/"""
+        # For the tenths of a second in which Python takes itself apart: all was done and said by then, and a
+        # Ctrl-C would end the command with another exit code than its own.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
