@@ -36,13 +36,18 @@ def test_an_answer_that_cannot_be_written_is_no_refusal(format_: str) -> None:
         assert ended(query) == (3, "Error: the output cannot be written: No space left on device\n")
 
 
-def test_nor_is_it_when_that_cannot_be_said_either() -> None:
+def test_what_cannot_be_said_has_its_exit_code() -> None:
     with (
         open("/dev/full", "wb") as full,
         answer(ANSWER) as url,
         command("query", "{}", "--url", url, stdout=full.fileno(), stderr=full.fileno()) as query,
     ):
         assert ended(query)[0] == 3
+    with (
+        open("/dev/full", "wb") as full,
+        command("query", "{}", "--url", "no url", stderr=full.fileno()) as query,
+    ):
+        assert ended(query)[0] == 2
 
 
 @pytest.mark.parametrize("words", [("query", "{}"), ("query", "{}", "--format", "csv"), ("tail",)])

@@ -6,6 +6,7 @@ It lives here because some commands start workers, and `app` never imports `work
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import signal
 import sys
@@ -31,7 +32,7 @@ _pass = click.make_pass_decorator(Context)
 
 class _Commands(click.Group):
     """Ctrl-C before a command has its own word for it is 130, as shells have it. Click's is 1, which an
-    import has for "all but the rejected rows"."""
+    import has for "all but the rejected rows". What is wrong has its code where it cannot be said, too."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """As click's. Source: https://click.palletsprojects.com/en/stable/exceptions/"""
@@ -43,6 +44,11 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             output.say("\nAborted!")
             sys.exit(INTERRUPTED)
+        except click.ClickException as error:
+            # Click's own try would end with a 1 where nobody can be told, whatever was wrong.
+            with contextlib.suppress(OSError):
+                error.show()
+            sys.exit(error.exit_code)
 
 
 @click.group(

@@ -16,10 +16,6 @@ class Unwritten(click.ClickException):
 
     exit_code = 3
 
-    def show(self, file: object = None) -> None:
-        """As click's, where standard error can be written."""
-        say(f"Error: {self.format_message()}")
-
 
 def is_terminal() -> bool:
     """Whether a person reads standard output. Errors: Unwritten where it is closed, as by `>&-`."""
