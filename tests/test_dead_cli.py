@@ -24,6 +24,7 @@ from app.stream import Keys
 from tests.pipeline_kit import assert_conserved, entries, make_keys, record
 from tests.pipeline_kit import ledger as read_ledger
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT
+from tests.slow_answer import command, ended
 from tests.store_fixture import StoreServer
 from tests.store_tables import make_tables_for
 from workers.cli import main
@@ -137,6 +138,21 @@ def test_list_is_a_table_or_json_lines(desk: Desk) -> None:
         "events": 3,
         "bytes": 2,
     }
+
+
+@pytest.mark.parametrize("words", [("list",), ("show", "0/1-0"), ("show", "0/1-0", "--body")])
+def test_what_cannot_be_written_is_no_trouble_with_redis(desk: Desk, words: tuple[str, ...]) -> None:
+    named = ("-c", str(desk.config), "dead", *words)
+    with (
+        open("/dev/full", "wb") as full,
+        command(*named, stdout=full.fileno(), environ=desk.environ) as dead,
+    ):
+        assert ended(dead) == (3, "Error: the output cannot be written: No space left on device\n")
+    reads, writes = os.pipe()
+    os.close(reads)
+    with command(*named, stdout=writes, environ=desk.environ) as dead:
+        os.close(writes)
+        assert ended(dead) == (0, "")
 
 
 def test_filters(desk: Desk) -> None:

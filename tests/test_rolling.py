@@ -32,6 +32,7 @@ from tests.store_fixture import free_port
 from tests.waiting import until
 
 CLIENTS = 16
+LARGEST_BATCH = 4_194_304  # bytes: limits.max_batch_bytes of an empty deploy.toml
 ENGINE = os.environ.get("EVENTBUNKER_ENGINE") or "hypercorn"
 LONG = os.environ.get("EVENTBUNKER_ROUNDS", "")  # of `make rolling`
 ROUNDS = int(LONG or "1")
@@ -182,6 +183,30 @@ def test_a_balancer_passes_what_the_edge_would_answer(
         assert http.get("/readyz").json()["ready"] is True
 
 
+def batch_of(size: int) -> bytes:
+    """A body of exactly `size` bytes: events of some 8 KB, and blanks up to it."""
+    lines = [json.dumps({"event_name": "e", "text": "x" * 8_000}).encode()] * (size // 8_500)
+    return b"\n".join(lines).ljust(size)
+
+
+@pytest.mark.parametrize("name", BALANCERS)
+def test_a_balancer_passes_every_batch_that_an_edge_takes(
+    name: str, edges: list[Edge], client: Client, tmp_path: Path
+) -> None:
+    """And one that is a little larger, which is refused in the edge's words and not in the balancer's."""
+    with (
+        balancer(name, tmp_path, [edge.port for edge in edges]) as url,
+        httpx.Client(verify=plain_http.NOBODY, base_url=url, timeout=30) as http,
+    ):
+        key = {"x-eventbunker-write-key": client.keys["write_key"]}
+        for size in (2_193_010, 2_996_310, LARGEST_BATCH):
+            taken = http.post("/batch", headers=key, content=batch_of(size))
+            assert taken.status_code == 200, (size, taken.text[:300])
+            assert taken.json()["accepted"] == size // 8_500
+        refused = http.post("/batch", headers=key, content=batch_of(LARGEST_BATCH + 500_000))
+        assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
+
+
 class Echo(BaseHTTPRequestHandler):
     """Stands where an edge would, and tells every X-Forwarded-For that it was sent."""
 
@@ -223,6 +248,11 @@ def test_pages_name_the_delay_that_the_balancers_need() -> None:
     )
     assert interval * fall + 1 < delay  # the time of a check is added
     assert down / 1000 + 1 < interval * (fall - 1)  # the one that is back is in before the next one is out
+    assert f"max_batch_bytes = {LARGEST_BATCH:_} " in deploy
+    # The same of both, or who moves from one to the other is refused what went through.
+    [passed] = re.findall(r"content-length\) gt (\d+)", haproxy)
+    [mebibytes] = re.findall(r"client_max_body_size (\d+)m;", nginx)
+    assert LARGEST_BATCH < int(passed) == int(mebibytes) * 1024 * 1024
     [idle] = re.findall(r"keepalive_timeout (\d+)s;\n    keepalive_requests 10000;\n}", nginx)
     assert float(idle) + 1 < delay < keep_alive
     [fail] = set(re.findall(r"fail_timeout=(\d+)s", nginx))

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 
 from tests.client import Client, unique
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT, Service
+from tests.slow_answer import HEEDS
 from tests.waiting import until
 from workers import output, table
 from workers.cli import main
@@ -28,8 +29,6 @@ from workers.tail_show import Show, pretty
 from workers.tail_watch import Message, at_edge, messages
 
 SECONDS = 30.0
-# Whoever runs the tests in the background of a script has Ctrl-C ignored, and so have all its children.
-HEEDS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 
 
 class Watching:
@@ -96,14 +95,15 @@ def test_what_is_no_address_is_not_tried_for_ever(url: str) -> None:
 
 
 def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with io.TextIOWrapper(open("/dev/full", "wb", buffering=0), write_through=True) as full:
-        monkeypatch.setattr("sys.stdout", full)
-        writes: list[Callable[[], None]] = [
-            lambda: output.write(b"{}"),
-            lambda: Show("ndjson", None).event(b"{}"),
-            lambda: table.show(["a"], [[b"1"]]),
-        ]
-        for write in writes:
+    writes: list[Callable[[], None]] = [
+        lambda: output.write(b"{}"),
+        lambda: output.line("{}"),
+        lambda: Show("ndjson", None).event(b"{}"),
+        lambda: table.show(["a"], [[b"1"]]),
+    ]
+    for write in writes:
+        with io.TextIOWrapper(open("/dev/full", "wb", buffering=0), write_through=True) as full:
+            monkeypatch.setattr("sys.stdout", full)
             with pytest.raises(click.ClickException, match=r"cannot be written: No space left"):
                 write()
 

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import click
 
-from workers import ask_content, asked_events
+from workers import ask_content, asked_events, output
 from workers.command_context import Context, Seconds, state_option
 
 FORMATS = ("table", "json", "ndjson", "csv")
@@ -24,7 +24,8 @@ _format = click.option(
 
 
 def _chosen(format_: str | None) -> str:
-    return format_ or ("table" if sys.stdout.isatty() else "json")
+    is_terminal = output.is_terminal()  # asked in any case: where it is closed, nothing needs to be asked
+    return format_ or ("table" if is_terminal else "json")
 
 
 @click.command("query")
@@ -47,6 +48,7 @@ def query_command(
 
     QUERY is JSON, @FILE, or - for standard input. Without --url it is asked as the operator, who needs no
     key. Exit code 0: answered. 1: the query is refused, each problem is named. 2: it could not be asked.
+    3: the answer cannot be written.
     """
     from workers import ask_query  # noqa: PLC0415
     from workers.asking import Wanted  # noqa: PLC0415
@@ -87,7 +89,7 @@ def sql_command(
     """Run one SELECT of your own in the store. It reads, whatever it says.
 
     STATEMENT is ClickHouse's SQL, @FILE, or - for standard input. Exit code 0: answered. 1: the statement is
-    refused. 2: the store cannot be asked.
+    refused. 2: the store cannot be asked. 3: the answer cannot be written.
     """
     from workers import ask_sql  # noqa: PLC0415
 

@@ -1,13 +1,13 @@
 """`eventbunker query`: one query, asked for a project by its operator, or over HTTP with a key.
 
-Exit codes: 0 answered; 1 the query is refused, each problem is named; 2 it could not be asked.
+Exit codes: 0 answered; 1 the query is refused, each problem is named; 2 it could not be asked; 3 the answer
+cannot be written (`workers.output`).
 """
 
 from __future__ import annotations
 
 import asyncio
 
-import click
 import msgspec
 
 from app.formats import Accepted, Format
@@ -78,6 +78,6 @@ def _print(content: bytes, format_: str) -> None:
     table.show(
         shown or list(names), [[bytes(row.get(name, _NULL)) for name in shown or names] for row in rows]
     )
-    click.echo(f"{len(rows):,} row{'' if len(rows) == 1 else 's'}", err=True)
+    output.say(f"{len(rows):,} row{'' if len(rows) == 1 else 's'}")
     if answer.next:
-        click.echo(f'there are more: add "cursor": "{answer.next}"', err=True)
+        output.say(f'there are more: add "cursor": "{answer.next}"')

@@ -4,7 +4,8 @@ Twice refused is what writes: here by its first word, with a sentence that says 
 `readonly`, which no statement can take off. (The engine alone would let KILL and BACKUP pass.)
 It sees every project, and rows that are erased but not deleted yet: no key narrows it.
 
-Exit codes: 0 answered; 1 the statement is refused; 2 the store cannot be asked.
+Exit codes: 0 answered; 1 the statement is refused; 2 the store cannot be asked; 3 the answer cannot be
+written (`workers.output`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import re
 
-import click
 import msgspec
 
 from app import store as store_client
@@ -66,7 +66,7 @@ def ask(settings: Settings, asked: Asked, *, format_: str) -> int:
     if format_ == "table" and statement.format is None:
         names, *rows = [_ROW.decode(line) for line in content.splitlines()] or [[]]
         table.show([str(msgspec.json.decode(name)) for name in names], [[*map(bytes, row)] for row in rows])
-        click.echo(f"{len(rows):,} row{'' if len(rows) == 1 else 's'}", err=True)
+        output.say(f"{len(rows):,} row{'' if len(rows) == 1 else 's'}")
     else:
         output.write(content)
     return 0
@@ -129,5 +129,5 @@ async def _ask(settings: Settings, sql: str, asked: Asked, format_: str) -> byte
 
 
 def _failed(code: int, message: str) -> int:
-    click.echo(message, err=True)
+    output.say(message)
     return code

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
-import click
 import msgspec
 
 from app.settings import Settings
+from workers import output
 from workers.running import NotRunning, find_running
 from workers.state import State, StateError
 
@@ -133,7 +133,7 @@ def say(error: Failed) -> int:
     """Print it, and return the exit code."""
     from workers.printable import printable  # noqa: PLC0415
 
-    click.echo("\n".join(map(printable, str(error).splitlines())), err=True)
+    output.say("\n".join(map(printable, str(error).splitlines())))
     return error.code
 
 

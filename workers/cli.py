@@ -5,7 +5,10 @@ It lives here because some commands start workers, and `app` never imports `work
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from urllib.parse import urlsplit
 import click
 
 from app.settings import json_schema
+from workers import output
 from workers.ask_commands import query_command, sql_command
 from workers.command_context import INTERRUPTED, Context, Seconds, state_option
 from workers.dead_commands import dead
@@ -28,15 +32,23 @@ _pass = click.make_pass_decorator(Context)
 
 class _Commands(click.Group):
     """Ctrl-C before a command has its own word for it is 130, as shells have it. Click's is 1, which an
-    import has for "all but the rejected rows"."""
+    import has for "all but the rejected rows". What is wrong has its code where it cannot be said, too."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """As click's. Source: https://click.palletsprojects.com/en/stable/exceptions/"""
+        # For the tenths of a second in which Python takes itself apart: all was done and said by then, and a
+        # Ctrl-C would end the command with another exit code than its own.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("\nAborted!", err=True)
+            output.say("\nAborted!")
             sys.exit(INTERRUPTED)
+        except click.ClickException as error:
+            # Click's own try would end with a 1 where nobody can be told, whatever was wrong.
+            with contextlib.suppress(OSError):
+                error.show()
+            sys.exit(error.exit_code)
 
 
 @click.group(
@@ -176,7 +188,8 @@ main.add_command(sql_command)
 def verify(context: Context, since: int | None, wait: float, state: Path | None, as_json: bool) -> None:
     """Prove that nothing is lost or doubled: compare what was counted with what the store holds.
 
-    Exit code 0: they agree. 1: each difference is named. 2: Redis or the store could not be asked.
+    Exit code 0: they agree. 1: each difference is named. 2: Redis or the store could not be asked. 3: what
+    was found cannot be written.
     """
     from workers.verify import verify as run  # noqa: PLC0415
 

@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from app.settings import Settings, SettingsError, load
+from workers import output
 
 INTERRUPTED = 130  # the exit code of Ctrl-C, as shells have it
 
@@ -39,10 +40,10 @@ class Context:
             settings = load(self.config, environment=self.environment)
         except SettingsError as error:
             count = "1 problem" if len(error.problems) == 1 else f"{len(error.problems)} problems"
-            click.echo(f"{self.config} has {count}:\n{indent(str(error), '  ')}", err=True)
+            output.say(f"{self.config} has {count}:\n{indent(str(error), '  ')}")
             sys.exit(1)
         for warning in settings.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            output.say(f"warning: {warning}")
         if state is None:
             return settings
         dev = msgspec.structs.replace(settings.dev, persist_to=str(state))

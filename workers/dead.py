@@ -22,6 +22,7 @@ from app.ledger_reader import LedgerReader
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.store import Store, StoreError
+from workers import output
 from workers.printable import printable
 from workers.running import NotRunning, find_running
 
@@ -46,21 +47,21 @@ def list_letters(settings: Settings, wanted: Wanted, limit: int, *, as_json: boo
 
     async def work(letters: DeadLetters) -> int:
         shown = 0
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+        width = shutil.get_terminal_size().columns if output.is_terminal() else PIPE_WIDTH
         if not as_json:
-            click.echo(_line(("ID", "SET ASIDE (UTC)", "PROJECT", "BYTES", "REASON"), width))
+            output.line(_line(("ID", "SET ASIDE (UTC)", "PROJECT", "BYTES", "REASON"), width))
         async for found in _all(letters, wanted, limit + 1):
             if shown == limit:
-                click.echo(f"There are more than {limit}; see --limit.", err=True)
+                output.say(f"There are more than {limit}; see --limit.")
                 break
             shown += 1
             one = found.describe()
             if as_json:
-                click.echo(msgspec.json.encode(one).decode())
+                output.line(msgspec.json.encode(one).decode())
                 continue
             reason = printable(f"{one.reason}: {one.message}")
             moment, project = _moment(one.set_aside_at), one.project_id or "-"
-            click.echo(_line((found.address, moment, project, str(one.bytes), reason), width))
+            output.line(_line((found.address, moment, project, str(one.bytes), reason), width))
         return 0
 
     return _run(settings, work)
@@ -73,8 +74,7 @@ def show(settings: Settings, address: str, *, only_body: bool) -> int:
         found = await _find(letters, address)
         body, is_event = found.letter.body, found.letter.record is not None
         if only_body:
-            sys.stdout.buffer.write(body)
-            sys.stdout.buffer.flush()
+            _as_it_came(body)
             return 0
         one = found.describe()
         lines = {
@@ -89,15 +89,13 @@ def show(settings: Settings, address: str, *, only_body: bool) -> int:
             "events": str(one.events),
             "bytes": str(one.bytes),
         }
-        click.echo("\n".join(f"{name:<10} {value}" for name, value in lines.items()) + "\n")
-        if is_event and not sys.stdout.isatty():
-            sys.stdout.flush()
-            sys.stdout.buffer.write(body + b"\n")
-            sys.stdout.buffer.flush()
+        output.line("\n".join(f"{name:<10} {value}" for name, value in lines.items()) + "\n")
+        if is_event and not output.is_terminal():
+            _as_it_came(body + b"\n")
         elif is_event:
-            click.echo(printable(body.decode("utf-8", "backslashreplace")))
+            output.line(printable(body.decode("utf-8", "backslashreplace")))
         else:
-            click.echo(f"No event: `eventbunker dead show --body {address} > file` writes its bytes.")
+            output.line(f"No event: `eventbunker dead show --body {address} > file` writes its bytes.")
         return 0
 
     return _run(settings, work)
@@ -175,6 +173,14 @@ def _run(settings: Settings, work: Callable[[DeadLetters], Awaitable[int]]) -> i
     except StoreError as error:
         click.echo(f"the store does not do it ({str(error)[:300]}); what is not purged stays", err=True)
     return 1
+
+
+def _as_it_came(content: bytes) -> None:
+    output.is_terminal()  # or it is closed; where it is one, too, the bytes are what was asked for
+    with output.told_or_enough():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
 
 
 async def _find(letters: DeadLetters, address: str) -> Found:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import cast
 
-import click
 import msgspec
 
 from app import erasure_scripts as scripts
@@ -14,6 +13,7 @@ from app import redis_client
 from app.erasure_report import Open, Report, decode_open, decode_report
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
+from workers import output
 from workers.running import NotRunning, find_running
 
 STAGES = {
@@ -29,21 +29,21 @@ def list_erasures(settings: Settings, *, as_json: bool) -> int:
     try:
         found = asyncio.run(_find(find_running(settings, needs_store=False)))
     except NotRunning as error:
-        click.echo(str(error), err=True)
+        output.say(str(error))
         return 1
     except UNREACHABLE as error:
-        click.echo(f"Redis does not answer ({type(error).__name__}); check REDIS_URL", err=True)
+        output.say(f"Redis does not answer ({type(error).__name__}); check REDIS_URL")
         return 1
     if as_json:
         told = [{"stage": one.stage, **msgspec.to_builtins(report)} for one, report in found]
-        click.echo(msgspec.json.encode(told).decode())
+        output.line(msgspec.json.encode(told).decode())
         return 0
     for one, report in found:
         age = max(0, int(time.time() - report.asked_at / 1000))
-        click.echo(
+        output.line(
             f"{report.erasure_id}  {one.project_id}  {age:,} s old, waits for {_waits_for(one, report)}"
         )
-    click.echo(f"{len(found):,} not done" if found else "none is under way")
+    output.line(f"{len(found):,} not done" if found else "none is under way")
     return 0
 
 

@@ -71,15 +71,17 @@ def export_command(
       eventbunker export --filter plan=pro | jq .price
 
     Exit code 0: the file is whole. 1: the request is refused, each problem is named. 2: it could not be
-    begun. 3: it broke off; run it again.
+    begun. 3: it broke off; run it again. 130, 143, 129: Ctrl-C, SIGTERM or SIGHUP ended it.
     """
     from workers import export_file  # noqa: PLC0415
     from workers.asking import Wanted  # noqa: PLC0415
 
     asked_events.check(project, customer, url, key_file)
-    output = output or ("" if sys.stdout.isatty() else "-")
-    if not output:
+    if sys.stdout is None and output in ("", "-"):
+        raise click.UsageError("standard output is closed: name a file with -o")
+    if not output and sys.stdout.isatty():
         raise click.UsageError("name a file with -o, or - for this terminal")
+    output = output or "-"
     told_format, told_compression = _told_by(output)
     ending = Path(output).suffix.lower()
     if format_ is None and ending in _FOREIGN:

@@ -3,28 +3,27 @@
 As the operator it goes the edge's way, `app.export`, with no edge between. From an edge it takes the answer
 as it comes. Both count what they write, and compare it with what was promised at the start.
 
-Exit codes: 0 the file is whole; 1 refused; 2 could not be begun; 3 broke off; 130 Ctrl-C.
+Exit codes: 0 the file is whole; 1 refused; 2 could not be begun; 3 broke off; 130 Ctrl-C, 143 SIGTERM and 129
+SIGHUP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from pathlib import Path
-from typing import IO
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
-import click
 import msgspec
 
 from app.settings import Settings
-from workers import asking
+from workers import asking, output
 from workers.asking import Failed, Wanted
 from workers.command_context import INTERRUPTED
+from workers.endings import Ended
 from workers.export_count import Counter, counter_of
+from workers.export_target import Write, writing
 
 PATH = "/v1/export"
 CONNECT_SECONDS, SILENT_SECONDS = 10.0, 120.0
@@ -40,31 +39,36 @@ class Target(msgspec.Struct, frozen=True):
 def from_store(settings: Settings, wanted: Wanted, request: Mapping[str, object], target: Target) -> int:
     """Export as the operator, and return the exit code."""
     try:
-        running, wanted = asking.find(settings, wanted)
-        with _writing(target) as file:
-            asyncio.run(_from_store(running, wanted, msgspec.json.encode(request), target, file))
+        running, found = asking.find(settings, wanted)
     except Failed as error:
         return asking.say(error)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
+    body = msgspec.json.encode(request)
+    return _into(target, lambda write: asyncio.run(_from_store(running, found, body, target, write)))
 
 
 def from_edge(url: str, key: str, request: Mapping[str, object], target: Target) -> int:
     """Export what an edge answers, and return the exit code."""
+    return _into(target, lambda write: _from_edge(url, key, request, target, write))
+
+
+def _into(target: Target, export: Callable[[Write], int]) -> int:
+    """Have `export` write, say how many events those are that it returns, and return the exit code."""
     try:
-        with _writing(target) as file:
-            _from_edge(url, key, request, target, file)
+        with writing(target.output) as write:
+            rows = export(write)
     except Failed as error:
         return asking.say(error)
+    except Ended as error:
+        return error.code
     except KeyboardInterrupt:
         return INTERRUPTED
+    if not target.is_quiet:  # not before: a file that is spoken of is there
+        where = "" if target.output == "-" else f" in {target.output}"
+        output.say(f"{rows:,} event{'' if rows == 1 else 's'}{where}")
     return 0
 
 
-async def _from_store(
-    settings: Settings, wanted: Wanted, body: bytes, target: Target, file: IO[bytes]
-) -> None:
+async def _from_store(settings: Settings, wanted: Wanted, body: bytes, target: Target, write: Write) -> int:
     from app.ask import Turn  # noqa: PLC0415
     from app.edge_clocks import EdgeClocks  # noqa: PLC0415
     from app.errors import ApiError  # noqa: PLC0415
@@ -88,15 +92,15 @@ async def _from_store(
         with _progress(target, found.count) as progress:
             try:
                 async for piece in found.pieces():
-                    _write(file, piece)
+                    write(piece)
                     progress.show(found.rows)
             except (ApiError, UnknownField) as error:
                 raise Failed(3, f"it broke off after {found.rows:,} events ({error}); run it again") from None
         _check(found.rows, found.count)
-        progress.say(found.rows, target)
+        return found.rows
 
 
-def _from_edge(url: str, key: str, request: Mapping[str, object], target: Target, file: IO[bytes]) -> None:
+def _from_edge(url: str, key: str, request: Mapping[str, object], target: Target, write: Write) -> int:
     import httpx  # noqa: PLC0415 - costs a start that does not need it
 
     begun, counter = False, None
@@ -113,14 +117,14 @@ def _from_edge(url: str, key: str, request: Mapping[str, object], target: Target
             counter = counter_of(str(request["format"]), str(request["compression"]))
             with _progress(target, count) as progress:
                 for piece in answer.iter_raw():
-                    _write(file, piece)
+                    write(piece)
                     progress.show(counter.add(piece))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         if not begun:
             raise asking.away(url, error) from None
         raise Failed(3, f"the edge broke off ({type(error).__name__}); run it again") from None
     _check(_end(counter), count)
-    progress.say(count, target)
+    return count
 
 
 def _end(counter: Counter) -> int | None:
@@ -141,63 +145,20 @@ def _check(rows: int | None, count: int) -> None:
 
 
 @contextlib.contextmanager
-def _writing(target: Target) -> Iterator[IO[bytes]]:
-    """Where the bytes go: beside the file, which they become at the end. Errors: Failed."""
-    if target.output == "-":
-        try:
-            yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:  # `| head` has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        return
-    output = Path(target.output)
-    if output.exists() and not output.is_file():  # a device, or a named pipe
-        try:
-            with _opened(output) as file:
-                yield file
-        except BrokenPipeError:
-            raise Failed(3, f"{output} cannot be written: who read it has gone") from None
-        return
-    part = output.with_name(output.name + ".part")
-    try:
-        with _opened(part) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(output)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def _opened(path: Path) -> IO[bytes]:
-    try:
-        return path.open("wb")
-    except OSError as error:
-        raise Failed(2, f"{path} cannot be written: {error.strerror}") from None
-
-
-def _write(file: IO[bytes], piece: bytes) -> None:
-    try:
-        file.write(piece)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise Failed(3, f"the file cannot be written: {error.strerror}") from None
-
-
-@contextlib.contextmanager
 def _progress(target: Target, count: int) -> Iterator[_Progress]:
-    progress = _Progress(count, is_shown=not target.is_quiet and sys.stderr.isatty())
+    progress = _Progress(count, is_shown=not target.is_quiet and _is_terminal())
     try:
         yield progress
     finally:
         progress.stop()
 
 
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()  # None: closed, as by `2>&-`
+
+
 class _Progress:
-    """A bar on a terminal; a word at the end in any case, unless it is to be quiet."""
+    """A bar on a terminal. One that is gone meanwhile costs no export."""
 
     def __init__(self, count: int, *, is_shown: bool) -> None:
         from rich.console import Console  # noqa: PLC0415
@@ -212,7 +173,8 @@ class _Progress:
             disable=not is_shown,
             transient=True,
         )
-        self._bar.start()
+        with contextlib.suppress(OSError):
+            self._bar.start()
         self._task = self._bar.add_task("", total=max(count, 0) or None)
 
     def show(self, rows: int | None) -> None:
@@ -220,9 +182,5 @@ class _Progress:
             self._bar.update(self._task, completed=rows)
 
     def stop(self) -> None:
-        self._bar.stop()
-
-    def say(self, rows: int, target: Target) -> None:
-        if not target.is_quiet:
-            where = "" if target.output == "-" else f" in {target.output}"
-            click.echo(f"{rows:,} event{'' if rows == 1 else 's'}{where}", err=True)
+        with contextlib.suppress(OSError):
+            self._bar.stop()

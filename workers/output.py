@@ -1,4 +1,5 @@
-"""Standard output for what others wrote: bytes as they are into a pipe, no orders for a terminal."""
+"""What a command says: its answer on standard output, bytes as they are into a pipe and no orders for a
+terminal; words about it on standard error."""
 
 from __future__ import annotations
 
@@ -11,10 +12,24 @@ from typing import TextIO
 import click
 
 
+class Unwritten(click.ClickException):
+    """The answer is there, and cannot be written. Its exit code is not that of a refusal."""
+
+    exit_code = 3
+
+
+def is_terminal() -> bool:
+    """Whether a person reads standard output. Errors: Unwritten where it is closed, as by `>&-`."""
+    # Typed as if it always were there. Source: https://docs.python.org/3/library/sys.html#sys.__stdout__
+    if sys.stdout is None:
+        raise Unwritten("standard output is closed: nothing can be written there")
+    return sys.stdout.isatty()
+
+
 def write(content: bytes) -> None:
     """Print `content`. On a terminal, control characters other than the line's end and tab are spelt out."""
-    with told():
-        if sys.stdout.isatty():
+    with told_or_enough():
+        if is_terminal():
             text = content.decode("utf-8", "backslashreplace")
             harmless = [one if one.isprintable() or one in "\n\t" else repr(one)[1:-1] for one in text]
             click.echo("".join(harmless), nl=False)
@@ -26,15 +41,44 @@ def write(content: bytes) -> None:
 
 def silence(stream: TextIO) -> None:
     """What could not be written goes nowhere; else Python tries again when it ends, and ends with 120."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def line(text: str) -> None:
+    """Print it, of a command that only shows. Errors: Unwritten, which is no trouble with Redis."""
+    is_terminal()  # or it is closed, and click would be silent
+    with told_or_enough():
+        click.echo(text)
 
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Errors: click.ClickException where nothing can be written, as on a full disk; BrokenPipeError."""
+    """Errors: Unwritten where nothing can be written, as on a full disk; BrokenPipeError."""
     try:
         yield
     except BrokenPipeError:
+        silence(sys.stdout)
         raise
     except OSError as error:
-        raise click.ClickException(f"the output cannot be written: {error.strerror or error}") from None
+        silence(sys.stdout)
+        raise Unwritten(f"the output cannot be written: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def told_or_enough() -> Iterator[None]:
+    """As `told`, for what a command does last: who reads no further, as `| head`, has enough, and it ends
+    with 0 and no word."""
+    try:
+        with told():
+            yield
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def say(text: str) -> None:
+    """A word on standard error. What cannot be said there (closed, on a full disk, to a terminal that is
+    gone) costs nothing but the word: what was done is done."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)

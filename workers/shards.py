@@ -22,6 +22,7 @@ from app.presence import EDGE_LIFE_SECONDS, Member
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.stream import Keys, Role
+from workers import output
 from workers.running import NotRunning, find_running
 from workers.supervisor import StartFailed
 
@@ -186,9 +187,9 @@ async def _show(redis: Redis, settings: Settings) -> int:
     queue = settings.producer.queue
     found = await layout.read(redis, queue)
     if found is None:
-        click.echo(f"no edge or drain has ever worked on the queue {queue!r}")
+        output.line(f"no edge or drain has ever worked on the queue {queue!r}")
         return 0
-    click.echo(f"{_count(found.shards, 'partition')}; deploy.toml says {settings.producer.shards}")
+    output.line(f"{_count(found.shards, 'partition')}; deploy.toml says {settings.producer.shards}")
     freshness = Freshness(redis, queue, found.shards)
     freshness.watch(found.most)
     partitions = _partitions(settings, found.most)
@@ -201,10 +202,10 @@ async def _show(redis: Redis, settings: Settings) -> int:
         name = f"{lag.partition} (former)" if lag.is_retired else str(lag.partition)
         rows.append(_Row(name, str(lag.entries), f"{lag.oldest_ms} ms", epoch, _owner(standing, lag.halted)))
     for row in rows:
-        click.echo(f"{row.partition:<11} {row.entries:>8} {row.lag:>12} {row.epoch:>6}  {row.owner}")
+        output.line(f"{row.partition:<11} {row.entries:>8} {row.lag:>12} {row.epoch:>6}  {row.owner}")
     for role in ROLES:
         for one in await presence.listed(redis, queue, role):
-            click.echo(f"{role} {one.id} {_member(one)}")
+            output.line(f"{role} {one.id} {_member(one)}")
     return 0
 
 

@@ -32,7 +32,7 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[bytes]]) -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    is_terminal = sys.stdout.isatty()
+    is_terminal = output.is_terminal()
     width = shutil.get_terminal_size().columns if is_terminal else PIPE_WIDTH
     console = Console(file=sys.stdout, width=width, highlight=False, soft_wrap=False)
     names = [printable(name) for name in columns]
@@ -43,11 +43,13 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[bytes]]) -> None:
     for row in rows:
         table.add_row(*map(_cell, row))
     wanted = console.measure(table, options=console.options.update(max_width=PIPE_WIDTH)).maximum
-    with output.told():
-        if wanted <= width or len(names) * NARROWEST <= width:
-            console.print(table)
-        else:
-            _records(console, names, rows)
+    with output.told_or_enough():
+        with console.capture() as drawn:  # it would end with a 1 where the reader has gone
+            if wanted <= width or len(names) * NARROWEST <= width:
+                console.print(table)
+            else:
+                _records(console, names, rows)
+        sys.stdout.write(drawn.get())
         sys.stdout.flush()
 
 

@@ -8,7 +8,7 @@ from typing import TextIO
 
 import click
 
-from workers import asked_events
+from workers import asked_events, output
 from workers.command_context import Context
 
 
@@ -49,7 +49,7 @@ def tail_command(
       eventbunker tail --format ndjson | jq .page_url
 
     Exit code 0: it was ended. 1: the request is refused. 2: nothing can be watched: wrong address, key
-    or project, or the key has ended.
+    or project, or the key has ended. 3: what comes cannot be written.
     """
     from workers import tail_watch  # noqa: PLC0415
     from workers.asking import Wanted  # noqa: PLC0415
@@ -57,7 +57,8 @@ def tail_command(
 
     asked_events.check(project, customer, url, key_file)
     asked = asked_events.read_filters(event, filter_, filters)
-    show = Show(format_ or ("pretty" if sys.stdout.isatty() else "ndjson"), count)
+    is_terminal = output.is_terminal()
+    show = Show(format_ or ("pretty" if is_terminal else "ndjson"), count)
     if url:
         sys.exit(tail_watch.at_edge(url, asked_events.read_key(key_file), asked, show))
     sys.exit(tail_watch.in_stream(context.settings(state=state), Wanted(project, customer), asked, show))

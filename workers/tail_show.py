@@ -52,7 +52,7 @@ class Show:
 
     def word(self, text: str) -> None:
         """Something about the tail, that is no event."""
-        click.echo(click.style(f"-- {printable(text)}", dim=True), err=True)
+        output.say(click.style(f"-- {printable(text)}", dim=True))
 
 
 def pretty(event: dict[str, Any], width: int) -> str:

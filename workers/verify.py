@@ -1,11 +1,13 @@
 """`eventbunker verify`: says whether the ledger and the store agree. The comparing is `workers.verifier`'s.
 
-Exit codes: 0 they agree; 1 they do not, each difference is named; 2 it could not be found out.
+Exit codes: 0 they agree; 1 they do not, each difference is named; 2 it could not be found out; 3 what was
+found cannot be written.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import click
@@ -17,7 +19,7 @@ from app.ledger_reader import LedgerReader
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
 from app.store import StoreError
-from workers import elsewhere
+from workers import elsewhere, output
 from workers.reconcile import Finding, Report
 from workers.running import NotRunning, find_running
 from workers.verifier import Verifier
@@ -42,15 +44,16 @@ def verify(settings: Settings, *, since_ms: int | None, wait_seconds: float, as_
     except StoreError as error:
         hint = "check CLICKHOUSE_URL, and that `eventbunker migrate` has run"
         return _failed(f"the store cannot be asked: {str(error)[:300]}; {hint}", as_json)
-    if as_json:
-        click.echo(msgspec.json.encode({"clean": report.clean, **msgspec.structs.asdict(report)}).decode())
-    else:
-        _print(report)
+    with contextlib.suppress(BrokenPipeError), output.told():  # who reads no further has the exit code
+        _print(report, as_json)
     return 0 if report.clean else 1
 
 
 def _failed(message: str, as_json: bool) -> int:
-    click.echo(msgspec.json.encode({"error": message}).decode() if as_json else message, err=not as_json)
+    if as_json:
+        click.echo(msgspec.json.encode({"error": message}).decode())
+    else:
+        output.say(message)
     return 2
 
 
@@ -75,7 +78,10 @@ async def _verify(settings: Settings, since_hour: int | None, wait_seconds: floa
         await redis.aclose()
 
 
-def _print(report: Report) -> None:
+def _print(report: Report, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode({"clean": report.clean, **msgspec.structs.asdict(report)}).decode())
+        return
     fates = report.fates
     click.echo(f"since    {report.since or 'the beginning'}")
     click.echo(f"ledger   {fates.get(ledger.APPENDED, 0):,} appended")

@@ -1,0 +1,99 @@
+"""Where an export's bytes go: standard output, a device or pipe, or a file that is whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from io import FileIO
+from pathlib import Path
+
+from workers import output
+from workers.asking import Failed
+from workers.endings import as_ctrl_c
+
+Write = Callable[[bytes], object]
+
+
+@contextlib.contextmanager
+def writing(name: str) -> Iterator[Write]:
+    """What takes the bytes that go to the file `name`, or to standard output for `-`.
+
+    Errors: Failed; endings.Ended; SystemExit where nobody reads standard output any more.
+    """
+    if name == "-":
+        target = _standard_output()
+    elif os.path.exists(name) and not os.path.isfile(name):
+        target = _device(Path(name))
+    else:
+        # A symbolic link stays one: the file that it names is written, and replaced where that lies.
+        target = _whole_file(Path(os.path.realpath(name)), name)
+    with target as write:
+        yield write
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[Write]:
+    file = sys.stdout.buffer
+
+    def write(piece: bytes) -> None:
+        with output.told():
+            file.write(piece)
+
+    try:
+        yield write
+        with output.told():
+            file.flush()
+    except BrokenPipeError:  # `| head` has enough
+        sys.exit(0)
+
+
+@contextlib.contextmanager
+def _device(path: Path) -> Iterator[Write]:
+    """Or a named pipe."""
+    with _opened(path, str(path), "wb") as file:
+        yield lambda piece: _write(file, piece, str(path))
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path, name: str) -> Iterator[Write]:
+    """Beside `path`, which it becomes at the end. The name is its own: another export that writes the same
+    file at the same time would go on in it, and take it away."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    with as_ctrl_c():
+        try:
+            with _opened(part, name, "xb") as file:
+                yield lambda piece: _write(file, piece, name)
+                with _told(name):
+                    os.fsync(file.fileno())
+            with _told(name):
+                part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def _opened(path: Path, name: str, mode: str) -> FileIO:
+    try:
+        return FileIO(path, mode)  # without a buffer, which would be tried once more where the disk is full
+    except OSError as error:
+        raise Failed(2, f"{name} cannot be written: {error.strerror}") from None
+
+
+def _write(file: FileIO, piece: bytes, name: str) -> None:
+    rest = memoryview(piece)
+    with _told(name):
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise Failed(3, f"{name} cannot be written: who read it has gone") from None
+    except OSError as error:
+        raise Failed(3, f"{name} cannot be written: {error.strerror}") from None
