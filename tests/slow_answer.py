@@ -15,8 +15,10 @@ from types import MappingProxyType
 from tests.service import COMMAND, FROM_OUTSIDE, ROOT
 
 SECONDS = 30.0  # until a process that has nothing to do has ended
-# Whoever runs the tests in the background of a script has Ctrl-C ignored, and so have all its children.
+# Whoever runs the tests in the background of a script has Ctrl-C ignored, or SIGHUP by nohup, and so have all
+# its children.
 HEEDS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+HANGS_UP = "signal.signal(signal.SIGHUP, signal.SIG_DFL); "
 
 
 class SlowAnswer:
@@ -79,7 +81,7 @@ def command(
     """`eventbunker` with a key, running. `before`: the words of a program that starts it."""
     inherited = {name: value for name, value in os.environ.items() if name not in FROM_OUTSIDE}
     process = subprocess.Popen(
-        [*before, sys.executable, "-c", HEEDS + code + COMMAND, *words],
+        [*before, sys.executable, "-c", HEEDS + ("" if before else HANGS_UP) + code + COMMAND, *words],
         cwd=ROOT,
         env={**inherited, "QUERY_KEY": "eb_q_x", **environ},
         stdout=stdout,
