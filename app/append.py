@@ -67,6 +67,7 @@ class _Group:
 
     def succeed(self, entry_id: str) -> None:
         """Tell those who still wait that it is kept."""
+        metrics.GROUP_RECORDS.observe(self.events)
         for one in self.waiting:
             if not one.done():
                 one.set_result(entry_id)
@@ -167,8 +168,8 @@ class Appender:
                 log.exception("a group could not be kept")
                 group.fail(error)
             else:
-                group.succeed(entry_id)
-                metrics.GROUP_RECORDS.observe(group.events)
+                # Not at once: answers are written then, and Redis can have the next group meanwhile.
+                asyncio.get_running_loop().call_soon(group.succeed, entry_id)
             finally:
                 self._pending_bytes -= group.bytes
 

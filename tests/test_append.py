@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -27,6 +27,7 @@ from tests.pipeline_kit import (
 )
 from tests.redis_fixture import RedisServer
 from tests.redis_proxy import losing_proxy
+from tests.waiting import async_until
 
 
 def test_a_lone_record_goes_at_once(tmp_path: Path, redis_url: str) -> None:
@@ -54,6 +55,51 @@ def test_a_thousand_at_once_share_few_appends(tmp_path: Path, redis_url: str) ->
             assert await made.redis.xlen(made.keys.entries) <= 4
             assert sorted(await made.numbers()) == list(range(1000))
             assert await made.redis.hget(made.keys.ledger, "appended") == b"1000"
+
+    asyncio.run(run())
+
+
+class Told:
+    """Waits for its group, and notes when it is told."""
+
+    def __init__(self, order: list[str]) -> None:
+        self.order = order
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, _entry_id: str) -> None:
+        self.order.append("answered")
+
+    def set_exception(self, error: Exception) -> None:
+        raise error
+
+
+async def counted(order: list[str], what: str, number: int) -> bool:
+    return order.count(what) == number
+
+
+def test_the_next_group_is_sent_before_the_former_is_answered(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise Redis has nothing to do while the answers of a group are written, a fifth of the time."""
+
+    async def run() -> None:
+        async with edge(make_settings(tmp_path, redis_url)) as made:
+            order: list[str] = []
+            send = Producer._send
+
+            async def noted(producer: Producer, *arguments: Any) -> bytes:
+                order.append("sent")
+                return await send(producer, *arguments)
+
+            monkeypatch.setattr(Producer, "_send", noted)
+            one = encode_record(record())
+            made.appender.submit(one, "prj_test|1", Told(order))
+            await async_until(lambda: counted(order, "sent", 1), 5, "the first group")
+            made.appender.submit(one, "prj_test|1", Told(order))
+            await async_until(lambda: counted(order, "answered", 2), 5, "both answers")
+            assert order == ["sent", "sent", "answered", "answered"]
 
     asyncio.run(run())
 
