@@ -34,7 +34,7 @@ EXPOSED = b"Retry-After, x-request-id"
 METHODS = b"GET, HEAD, POST, OPTIONS"
 
 # Scope, the whole body, whom to give the answer -> was it taken? As `Gate.begin`.
-Begin = Callable[[Scope, bytes, Reply], bool]
+Begin = Callable[[Scope, bytes | bytearray, Reply], bool]
 
 
 class RequestIds:
@@ -154,7 +154,7 @@ class Gate:
         finally:
             self._in_flight -= 1
 
-    def begin(self, scope: Scope, body: bytes, reply: Reply) -> bool:
+    def begin(self, scope: Scope, body: bytes | bytearray, reply: Reply) -> bool:
         """Take a request whose `body` is whole, without a task: a third of what the usual event costs is
         being a coroutine that waits. True: `reply` is called once, in a later turn of the loop. False:
         nothing has happened, and `__call__` is the way, for whatever is not usual.

@@ -65,13 +65,14 @@ class Track:
         self._context = ContextReader(settings)
         self._accepted = metrics.Accepted(ROUTE)
 
-    def begin(self, scope: Scope, body: bytes, reply: Reply) -> bool:
+    def begin(self, scope: Scope, received: bytes | bytearray, reply: Reply) -> bool:
         """As `app.gate.Gate.begin`: is it a usual event? Then it is on its way."""
         began = time.perf_counter()
         found = headers(scope)
         secret = found.get(WRITE_KEY)
-        if secret is None or scope["query_string"] or len(body) > self._max_event_bytes:
+        if secret is None or scope["query_string"] or len(received) > self._max_event_bytes:
             return False
+        body = bytes(received)  # no copy of what came in one piece
         if b"content-encoding" in found or body.startswith(GZIP_MAGIC):
             return False
         grant = self._registry.cached(secret.decode("latin-1"), KeyType.WRITE)

@@ -26,11 +26,11 @@ class Both:
         self.takes = takes
         self.error: Exception | None = None
 
-    def begin(self, scope: Scope, body: bytes, reply: Reply) -> bool:
+    def begin(self, scope: Scope, body: bytes | bytearray, reply: Reply) -> bool:
         if self.error is not None:
             raise self.error
         if self.takes and scope["method"] == "POST":
-            self.kept.append((body, reply))
+            self.kept.append((bytes(body), reply))
             return True
         return False
 

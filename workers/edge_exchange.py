@@ -159,7 +159,7 @@ class Exchange:
         if begin is None or self.more_body or self.expects_continue or self._connection.flow.write_paused:
             return False
         try:
-            return begin(self._scope, bytes(self._body), self._reply)
+            return begin(self._scope, self._body, self._reply)
         except Exception as error:  # the other way answers it
             log.error("the app raised", exc_info=error)
             return False
