@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import metrics
 from app.errors import ApiError, Kind, encode_error
 from app.http import (
     BODY_SECONDS,
@@ -137,17 +138,22 @@ class Gate:
         if scope["method"] == "OPTIONS":
             await self._preflight(scope, send_with_headers)
             return
+        endpoint = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
         if self._in_flight >= self._max_in_flight:
             error = ApiError(
                 Kind.UNAVAILABLE, "Too many requests are in flight; try again.", retry_after_seconds=1
             )
+            if endpoint is not None:
+                metrics.REQUESTS.labels(scope["path"], str(error.row.status)).inc()
+                metrics.EVENTS_REJECTED.labels(error.row.code).inc()
             await error_response(error, scope)(scope, receive, send_with_headers)
             return
-        endpoint = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
         self._in_flight += 1
         try:
             await (endpoint or self._inner)(scope, receive, send_with_headers)
         except Exception as error:  # as Starlette does it; it has done so for its own
+            if endpoint is not None:
+                metrics.REQUESTS.labels(scope["path"], "500").inc()
             if not has_begun:
                 await answer_bug(error, scope)(scope, receive, send_with_headers)
             raise

@@ -111,8 +111,10 @@ class Replayer:
         metrics.SPOOL_BYTES.set(self._spool.size_bytes)
 
     def _say(self, error: OSError) -> None:
-        self._spool.problem = f"the spool cannot be used: {error.strerror or error}"
-        log.error("the spool cannot be used", directory=str(self._directory), error=str(error))
+        problem = f"the spool cannot be used: {error.strerror or error}"
+        if problem != self._spool.problem:  # else each look would say it again
+            log.error("the spool cannot be used", directory=str(self._directory), error=str(error))
+        self._spool.problem = problem
 
     async def _empty(self, spool: Spool) -> bool:
         """Replay until nothing waits (True), or until Redis takes no more for now. Errors: OSError."""

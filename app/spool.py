@@ -169,9 +169,15 @@ class Spool:
             await self._run(segment.rewind)
 
     async def look_after(self) -> None:
-        """Notice that files were deleted under us, and write them again. Errors: OSError."""
-        if self.is_open:
-            await self._run(self._restore)
+        """Notice that files were deleted under us, and write them again; and, after a write that failed, that
+        the disk takes one again: while nothing has to be written nobody else would. Errors: OSError."""
+        if not self.is_open:
+            return
+        await self._run(self._restore)
+        if self.problem and not self.groups:
+            await self._run(self._current)
+            if not self._is_flushing:  # whose end says more
+                self.problem = ""
 
     async def find(self, request_id: bytes) -> list[bytes]:
         """The groups that wait here and hold these bytes. Reads only segments of the request's time."""

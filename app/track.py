@@ -213,6 +213,7 @@ class _Sender:
             _count_refusal(error)
             response = error_response(error, self._scope)
         else:
+            metrics.REQUESTS.labels(ROUTE, "500").inc()
             response = answer_bug(error, self._scope)
         self._reply(response.status_code, bytes(response.body), response.raw_headers)
 

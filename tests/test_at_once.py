@@ -203,6 +203,11 @@ def test_what_is_not_usual_is_left_alone(server: RedisServer, tmp_path: Path) ->
             assert one.begin(scope, body) is None, what
         one.app._in_flight = one.app._max_in_flight
         assert one.begin(scope_of(secret), EVENT) is None
+        before = value("http_requests_total", route="/post", status="503")
+        rejected = value("events_rejected_total", code="service_unavailable")
+        assert (await one.call(scope_of(secret), EVENT))[0] == 503
+        assert value("http_requests_total", route="/post", status="503") == before + 1
+        assert value("events_rejected_total", code="service_unavailable") == rejected + 1
         one.app._in_flight = 0
         assert await one.records() == []
         answered = one.begin(scope_of(secret), EVENT)  # and only what differs made the difference
@@ -280,6 +285,7 @@ def test_a_group_that_fails_is_told_to_each_of_its_senders(
             raise error
 
         monkeypatch.setattr(one.track._appenders[0], "_keep", fails)
+        before = value("http_requests_total", route="/post", status=str(status))
         answers = [one.begin(scope_of(secret), EVENT) for _ in range(3)]
         other = asyncio.create_task(one.track._appenders[0].append(b"x", "p|1"))
         for answered in answers:
@@ -289,6 +295,7 @@ def test_a_group_that_fails_is_told_to_each_of_its_senders(
             assert msgspec.json.decode(body)["code"] == code
         with pytest.raises(type(error)):
             await other
+        assert value("http_requests_total", route="/post", status=str(status)) == before + 3
         assert one.app._in_flight == 0
 
     with_edge(server, tmp_path, test)

@@ -231,6 +231,30 @@ def test_a_full_disk_refuses_keeps_and_recovers(small_disk: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_disk_that_has_room_again_is_noticed_without_a_write(small_disk: Path) -> None:
+    """Redis is well again, so nothing has to be spooled; `/readyz?strict` must not stay degraded."""
+
+    async def run() -> None:
+        async with opened(small_disk / "spool", 100 * SEGMENT_BYTES) as spool:
+            (small_disk / "ballast").write_bytes(b"x" * (24 * 2**20 - SEGMENT_BYTES - 2**18))
+            while not spool.problem:
+                one = frame(1, os.urandom(300_000))
+                reserve(spool, one)
+                with contextlib.suppress(SpoolFull):
+                    await spool.write(one)
+            await spool.look_after()
+            assert spool.problem, "what waits is replayed first"
+            (small_disk / "more").write_bytes(b"x" * os.statvfs(small_disk).f_bavail * 4096)
+            await read_all(spool)
+            with contextlib.suppress(OSError):
+                await spool.look_after()
+            (small_disk / "ballast").unlink()
+            await spool.look_after()
+            assert not spool.problem
+
+    asyncio.run(run())
+
+
 def test_a_slow_disk_holds_up_only_who_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Safeguard: syncing happens in a thread, and whoever comes meanwhile shares the next sync."""
 
