@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from io import FileIO
@@ -25,13 +26,25 @@ def writing(name: str) -> Iterator[Write]:
     """
     if name == "-":
         target = _standard_output()
-    elif os.path.exists(name) and not os.path.isfile(name):
-        target = _device(Path(name))
     else:
-        # A symbolic link stays one: the file that it names is written, and replaced where that lies.
-        target = _whole_file(Path(os.path.realpath(name)), name)
+        found = _found(name)
+        if found and not stat.S_ISREG(found.st_mode):
+            target = _device(Path(name))
+        else:
+            # A symbolic link stays one: the file that it names is written, and replaced where that lies.
+            target = _whole_file(Path(os.path.realpath(name)), name, found)
     with target as write:
         yield write
+
+
+def _found(name: str) -> os.stat_result | None:
+    """What is replaced, None where nothing is. Errors: Failed, where nothing can be written at the end."""
+    try:
+        return os.stat(name)
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # as of links that lead in a circle
+        raise Failed(2, f"{name} cannot be written: {error.strerror}; name another file") from None
 
 
 @contextlib.contextmanager
@@ -58,13 +71,15 @@ def _device(path: Path) -> Iterator[Write]:
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path, name: str) -> Iterator[Write]:
+def _whole_file(path: Path, name: str, former: os.stat_result | None) -> Iterator[Write]:
     """Beside `path`, which it becomes at the end. The name is its own: another export that writes the same
     file at the same time would go on in it, and take it away."""
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     with as_ctrl_c():
         try:
-            with _opened(part, name, "xb") as file:
+            with _opened(part, name, "xb", 0o600 if former else 0o666) as file:
+                if former:
+                    _let_read(file.fileno(), former)
                 yield lambda piece: _write(file, piece, name)
                 with _told(name):
                     os.fsync(file.fileno())
@@ -75,9 +90,24 @@ def _whole_file(path: Path, name: str) -> Iterator[Write]:
             raise
 
 
-def _opened(path: Path, name: str, mode: str) -> FileIO:
+def _let_read(descriptor: int, former: os.stat_result) -> None:
+    """Have it read by whoever might read the `former` file, and nobody else."""
+    mode = stat.S_IMODE(former.st_mode) & 0o777
+    with contextlib.suppress(OSError):  # only root may give a file away
+        os.fchown(descriptor, former.st_uid, -1)
     try:
-        return FileIO(path, mode)  # without a buffer, which would be tried once more where the disk is full
+        os.fchown(descriptor, -1, former.st_gid)
+    except OSError:
+        # It is another group's now, whose people were among all others.
+        mode = mode & 0o707 | (mode & 0o070 & (mode & 0o007) << 3)
+    with contextlib.suppress(OSError):  # on a file system that has no modes
+        os.fchmod(descriptor, mode)
+
+
+def _opened(path: Path, name: str, mode: str, permissions: int = 0o666) -> FileIO:
+    try:
+        # Without a buffer, which would be tried once more where the disk is full.
+        return FileIO(path, mode, opener=lambda path, flags: os.open(path, flags, permissions))
     except OSError as error:
         raise Failed(2, f"{name} cannot be written: {error.strerror}") from None
 
