@@ -13,9 +13,14 @@ from pathlib import Path
 
 from workers import output
 from workers.asking import Failed
+from workers.descriptors import descriptor_of
 from workers.endings import as_ctrl_c
 
 Write = Callable[[bytes], object]
+
+# Of a name, in that of its part: with all of a long one it would be longer than file systems take. In
+# characters, of which each has at most four bytes.
+PART_OF_NAME = 40
 
 
 @contextlib.contextmanager
@@ -24,12 +29,18 @@ def writing(name: str) -> Iterator[Write]:
 
     Errors: Failed; endings.Ended; SystemExit where nobody reads standard output any more.
     """
+    descriptor = descriptor_of(name)
     if name == "-":
         target = _standard_output()
+    elif descriptor and descriptor.is_own:
+        target = _descriptor(descriptor.number, name)
     else:
         found = _found(name)
         if found and not stat.S_ISREG(found.st_mode):
             target = _device(Path(name))
+        elif descriptor:
+            # It knows where it writes next, which is here then.
+            raise Failed(2, f"{name} is a file that another process has open: write to - or to another file")
         else:
             # A symbolic link stays one: the file that it names is written, and replaced where that lies.
             target = _whole_file(Path(os.path.realpath(name)), name, found)
@@ -39,6 +50,8 @@ def writing(name: str) -> Iterator[Write]:
 
 def _found(name: str) -> os.stat_result | None:
     """What is replaced, None where nothing is. Errors: Failed, where nothing can be written at the end."""
+    if os.path.basename(name) in ("", ".", ".."):  # the system would see `new`, a file, in `new/`
+        raise Failed(2, f"{name} is the name of a directory: name a file")
     try:
         return os.stat(name)
     except FileNotFoundError:
@@ -64,6 +77,17 @@ def _standard_output() -> Iterator[Write]:
 
 
 @contextlib.contextmanager
+def _descriptor(number: int, name: str) -> Iterator[Write]:
+    """From where it stands: what is in its file stays there."""
+    try:
+        file = FileIO(os.dup(number), "wb")
+    except OSError as error:
+        raise Failed(2, f"{name} cannot be written: {error.strerror}") from None
+    with file:
+        yield lambda piece: _write(file, piece, name)
+
+
+@contextlib.contextmanager
 def _device(path: Path) -> Iterator[Write]:
     """Or a named pipe."""
     with _opened(path, str(path), "wb") as file:
@@ -74,7 +98,7 @@ def _device(path: Path) -> Iterator[Write]:
 def _whole_file(path: Path, name: str, former: os.stat_result | None) -> Iterator[Write]:
     """Beside `path`, which it becomes at the end. The name is its own: another export that writes the same
     file at the same time would go on in it, and take it away."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f"{path.name[:PART_OF_NAME]}.{secrets.token_hex(4)}.part")
     with as_ctrl_c():
         try:
             with _opened(part, name, "xb", 0o600 if former else 0o666) as file:
