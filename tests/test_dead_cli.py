@@ -155,6 +155,48 @@ def test_what_cannot_be_written_is_no_trouble_with_redis(desk: Desk, words: tupl
         assert ended(dead) == (0, "")
 
 
+@pytest.mark.parametrize(("words", "said"), [(("replay",), "put back"), (("purge", "--yes"), "purged")])
+def test_what_was_done_is_no_trouble_with_redis(desk: Desk, words: tuple[str, ...], said: str) -> None:
+    named = ("-c", str(desk.config), "dead", *words)
+    with (
+        open("/dev/full", "wb") as full,
+        command(*named, desk.names[0], stdout=full.fileno(), environ=desk.environ) as dead,
+    ):
+        why = f"Error: the output cannot be written: No space left on device; it was:\n1 {said}\n"
+        assert ended(dead) == (3, why)
+    reads, writes = os.pipe()
+    os.close(reads)
+    with command(*named, desk.names[1], stdout=writes, environ=desk.environ) as dead:
+        os.close(writes)
+        assert ended(dead) == (0, "")
+    assert [line["place"] for line in desk.lines()] == ["0/3-0"]
+
+
+def test_a_question_that_nobody_sees_purges_nothing(desk: Desk) -> None:
+    """The answer would come from a terminal."""
+    reads, gone = os.pipe()
+    os.close(reads)
+    words = [sys.executable, "-c", COMMAND, "-c", str(desk.config), "dead", "purge", "--all"]
+    ours, theirs = pty.openpty()
+    with open("/dev/full", "wb") as full:
+        for stdout, code, said in ((full.fileno(), 3, "cannot be written"), (gone, 1, "Aborted!")):
+            done = subprocess.run(
+                words,
+                cwd=ROOT,
+                env={**os.environ, **desk.environ},
+                stdin=theirs,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    for one in (ours, theirs, gone):
+        os.close(one)
+    assert len(desk.lines()) == 3
+
+
 def test_filters(desk: Desk) -> None:
     def places(*words: str) -> list[object]:
         return [line["place"] for line in desk.lines(*words)]

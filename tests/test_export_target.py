@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.slow_answer import answer, command, ended, parts, slow_answer
 from tests.waiting import until
 from workers.endings import Ended, as_ctrl_c
+from workers.export_target import writing
 
 SECONDS = 30.0
 # So large that half of it is on the disk, whoever has a buffer.
@@ -137,6 +139,63 @@ def test_a_symbolic_link_stays_one(is_there: bool, tmp_path: Path) -> None:
         assert ended(export) == (0, f"2 events in {link}\n")
     assert (os.readlink(link), file.read_bytes()) == ("at/a.ndjson", EVENTS)
     assert list(file.parent.iterdir()) == [file]
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("former", [0o600, 0o640, 0o664, 0o400])
+def test_a_file_that_is_replaced_keeps_its_mode(former: int, tmp_path: Path) -> None:
+    """So does its part, which may be there for hours; and whoever has a link to it."""
+    (tmp_path / "at").mkdir()
+    file, link = tmp_path / "at" / "a.ndjson", tmp_path / "latest"
+    file.write_text("old")
+    file.chmod(former)
+    link.symlink_to(file)
+    with slow_answer(EVENTS) as edge, command("export", "-o", str(link), "--url", edge.url) as export:
+        until(lambda: parts(file.parent), SECONDS, "the first half")
+        assert [mode(one) for one in parts(file.parent)] == [former]
+        edge.go_on.set()
+        assert ended(export)[0] == 0
+    assert (mode(file), file.read_bytes()) == (former, EVENTS)
+
+
+def test_a_file_that_another_group_may_read_stays_with_it(tmp_path: Path) -> None:
+    groups = [one for one in (os.getgroups() if os.getuid() else [4]) if one != os.getgid()]
+    if not groups:
+        pytest.skip("whoever runs this is in no other group")
+    file = tmp_path / "a.ndjson"
+    file.write_text("old")
+    os.chown(file, -1, groups[0])
+    file.chmod(0o640)
+    with answer(EVENTS) as url, command("export", "-o", str(file), "--url", url) as export:
+        assert ended(export)[0] == 0
+    assert (file.stat().st_gid, mode(file)) == (groups[0], 0o640)
+
+
+def test_a_group_that_cannot_be_kept_may_read_no_more_than_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    for former, left in ((0o660, 0o600), (0o664, 0o644), (0o604, 0o604)):
+        file = tmp_path / f"{former:o}"
+        file.write_text("old")
+        file.chmod(former)
+        with writing(str(file)) as write:
+            write(EVENTS)
+        assert mode(file) == left
+
+
+def test_a_new_file_has_the_mode_that_all_new_files_have(tmp_path: Path) -> None:
+    file = tmp_path / "a.ndjson"
+    masked = ("sh", "-c", 'umask 027; exec "$@"', "sh")
+    with answer(EVENTS) as url, command("export", "-o", str(file), "--url", url, before=masked) as export:
+        assert ended(export)[0] == 0
+    assert mode(file) == 0o640
 
 
 def test_a_device_that_is_full_is_told() -> None:

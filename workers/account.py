@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import click
 import msgspec
 
 from app import redis_client
@@ -12,23 +11,27 @@ from app.account_types import CreatedAccount
 from app.accounts import Accounts
 from app.redis_client import UNREACHABLE
 from app.settings import Settings
+from workers import output
 
 
 def create(settings: Settings, *, name: str, as_json: bool) -> int:
-    """Create an account and print its master key, once. Returns the exit code."""
+    """Create an account and print its master key, once. Returns the exit code. Errors: output.Unwritten."""
     if not settings.redis_url:
-        click.echo("no Redis: set REDIS_URL, or queues.producers[0].url in deploy.toml", err=True)
+        output.say("no Redis: set REDIS_URL, or queues.producers[0].url in deploy.toml")
         return 1
+    output.look()
     try:
         made = asyncio.run(_create(settings, name))
     except UNREACHABLE as error:
-        click.echo(f"Redis does not answer ({type(error).__name__}); check REDIS_URL", err=True)
+        output.say(f"Redis does not answer ({type(error).__name__}); check REDIS_URL")
         return 1
     if as_json:
-        click.echo(msgspec.json.encode(made).decode())
+        output.once(msgspec.json.encode(made).decode())
     else:
-        click.echo(f"account_id         {made.account_id}\naccount_master_key {made.account_master_key}")
-        click.echo("The key is shown this once; only its digest is kept.")
+        output.once(
+            f"account_id         {made.account_id}\naccount_master_key {made.account_master_key}\n"
+            "The key is shown this once; only its digest is kept."
+        )
     return 0
 
 

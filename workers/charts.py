@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import asyncio
 
-import click
-
 from app import redis_client
 from app.embeds import Embeds
 from app.errors import ApiError
 from app.settings import Settings
+from workers import output
 from workers.running import NotRunning, find_running
 
 
 def rotate_key(settings: Settings) -> int:
-    """Sign with a new key from now on. Returns the exit code."""
+    """Sign with a new key from now on. Returns the exit code. Errors: output.Unwritten."""
+    # Whoever is not told that it was done does it again: tokens that were made before are worth nothing then.
+    output.look()
     try:
         asyncio.run(_rotate(find_running(settings, needs_store=False)))
     except NotRunning as error:
-        click.echo(str(error), err=True)
+        output.say(str(error))
         return 1
     except ApiError:
-        click.echo("Redis does not answer; check REDIS_URL", err=True)
+        output.say("Redis does not answer; check REDIS_URL")
         return 1
-    click.echo("New tokens are signed with a new key. Those of the key before work until the next rotation.")
+    output.done("New tokens are signed with a new key. Those of the key before work until the next rotation.")
     return 0
 
 

@@ -76,20 +76,23 @@ def check(context: Context) -> None:
         find_main(settings)
         check_engine(settings)
     except EdgeError as error:
-        click.echo(f"{context.config} has 1 problem(s):\n  {error}", err=True)
+        output.say(f"{context.config} has 1 problem(s):\n  {error}")
         sys.exit(1)
     server, producer, store = settings.server, settings.producer, settings.store
     redis = _source(settings.redis_url, producer.url, "REDIS_URL", "queues.producers[0].url")
     warehouse = _source(settings.clickhouse_url, store.url, "CLICKHOUSE_URL", "stores[0].url")
-    click.echo(f"{context.config} is valid")
-    click.echo(f"  name         {settings.name}")
-    click.echo(f"  environment  {settings.environment or '(top level)'}")
-    click.echo(f"  edge         {server.host}:{server.port}, {server.engine}, workers: {server.workers}")
-    click.echo(f"  redis        {redis}, durability: {producer.durability}")
-    click.echo(f"  store        {warehouse}, database: {store.database}")
+    lines = [
+        f"{context.config} is valid",
+        f"  name         {settings.name}",
+        f"  environment  {settings.environment or '(top level)'}",
+        f"  edge         {server.host}:{server.port}, {server.engine}, workers: {server.workers}",
+        f"  redis        {redis}, durability: {producer.durability}",
+        f"  store        {warehouse}, database: {store.database}",
+    ]
     if store.retention_days:
-        click.echo(f"  retention    {store.retention_days} days; older events are deleted")
-    click.echo(f"  secrets      {', '.join(sorted(settings.secrets)) or 'none set'}")
+        lines.append(f"  retention    {store.retention_days} days; older events are deleted")
+    lines.append(f"  secrets      {', '.join(sorted(settings.secrets)) or 'none set'}")
+    output.line("\n".join(lines))
 
 
 def _source(url: str, in_file: str, variable: str, key: str) -> str:
@@ -104,7 +107,7 @@ def _source(url: str, in_file: str, variable: str, key: str) -> str:
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of deploy.toml, for editors."""
-    click.echo(json.dumps(json_schema(), indent=2, sort_keys=True))
+    output.line(json.dumps(json_schema(), indent=2, sort_keys=True))
 
 
 @main.command()

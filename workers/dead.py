@@ -108,14 +108,14 @@ def replay(settings: Settings, chosen: Chosen) -> int:
         done, left = 0, 0
         async for batch in _batches(letters, chosen):
             if reason := await letters.refusal():
-                click.echo(f"{done} put back")
+                output.done(f"{done} put back")
                 raise _Failed(f"{reason}; the rest stays where it is. Try again later.")
             replayed = await letters.replay(batch)
             done += replayed.done
             left += len(replayed.refused)
             for address, why in replayed.refused:
-                click.echo(f"{address}: {why}", err=True)
-        click.echo(f"{done} put back")
+                output.say(f"{address}: {why}")
+        output.done(f"{done} put back")
         return 1 if left else 0
 
     return _run(settings, work)
@@ -128,13 +128,13 @@ def purge(settings: Settings, chosen: Chosen, *, asks: bool) -> int:
         if asks:
             number = sum([len(batch) async for batch in _batches(letters, chosen)])
             if not number:
-                click.echo("no dead letter to purge")
+                output.done("no dead letter to purge")
                 return 0
-            click.confirm(f"Purge {number} for good?", abort=True)
+            _ask(f"Purge {number} for good?")
         done = 0
         async for batch in _batches(letters, chosen):
             done += await letters.purge(batch, store)
-        click.echo(f"{done} purged")
+        output.done(f"{done} purged")
         return 0
 
     async def with_store(letters: DeadLetters) -> int:
@@ -167,12 +167,21 @@ def _run(settings: Settings, work: Callable[[DeadLetters], Awaitable[int]]) -> i
     try:
         return asyncio.run(connected())
     except (_Failed, NotRunning) as error:
-        click.echo(str(error), err=True)
+        output.say(str(error))
     except UNREACHABLE as error:
-        click.echo(f"Redis does not answer as it should ({type(error).__name__}); check REDIS_URL", err=True)
+        output.say(f"Redis does not answer as it should ({type(error).__name__}); check REDIS_URL")
     except StoreError as error:
-        click.echo(f"the store does not do it ({str(error)[:300]}); what is not purged stays", err=True)
+        output.say(f"the store does not do it ({str(error)[:300]}); what is not purged stays")
     return 1
+
+
+def _ask(question: str) -> None:
+    """Errors: Abort, also where nobody can see the question; Unwritten."""
+    try:
+        with output.told():
+            click.confirm(question, abort=True)
+    except BrokenPipeError:
+        raise click.Abort from None
 
 
 def _as_it_came(content: bytes) -> None:

@@ -10,6 +10,7 @@ import click
 
 from workers import asked_events
 from workers.command_context import Context
+from workers.descriptors import is_standard_output
 
 EVER = "1970-01-01/2101-01-01"
 _ENDINGS = {".gz": "gzip", ".zst": "zstd"}
@@ -19,7 +20,7 @@ _FOREIGN = (".xlsx", ".xls", ".ods", ".tsv", ".avro", ".orc", ".feather", ".arro
 
 
 @click.command("export")
-@click.option("-o", "--output", metavar="FILE|-", default="", help="Default: standard output, into a pipe.")
+@click.option("-o", "--output", metavar="FILE|-", help="Default: standard output, into a pipe.")
 @click.option(
     "--period",
     default=EVER,
@@ -44,7 +45,7 @@ _FOREIGN = (".xlsx", ".xls", ".ods", ".tsv", ".avro", ".orc", ".feather", ".arro
 def export_command(
     context: Context,
     *,
-    output: str,
+    output: str | None,
     period: str,
     timezone: str,
     event: str,
@@ -77,9 +78,12 @@ def export_command(
     from workers.asking import Wanted  # noqa: PLC0415
 
     asked_events.check(project, customer, url, key_file)
-    if sys.stdout is None and output in ("", "-"):
+    if output == "":  # as of a variable that nobody has set
+        raise click.UsageError("-o names no file: name one, or - for standard output")
+    is_standard = output in (None, "-") or is_standard_output(output)
+    if sys.stdout is None and is_standard:
         raise click.UsageError("standard output is closed: name a file with -o")
-    if not output and sys.stdout.isatty():
+    if output is None and sys.stdout.isatty():
         raise click.UsageError("name a file with -o, or - for this terminal")
     output = output or "-"
     told_format, told_compression = _told_by(output)
@@ -94,7 +98,7 @@ def export_command(
         "format": format_ or told_format,
         "compression": compression or told_compression,
     }
-    target = export_file.Target(output, is_quiet=quiet)
+    target = export_file.Target("-" if is_standard else output, is_quiet=quiet)
     if url:
         sys.exit(export_file.from_edge(url, asked_events.read_key(key_file), request, target))
     settings = context.settings(state=state)

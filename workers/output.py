@@ -4,7 +4,10 @@ terminal; words about it on standard error."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import select
+import stat
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -75,6 +78,45 @@ def told_or_enough() -> Iterator[None]:
             yield
     except BrokenPipeError:
         sys.exit(0)
+
+
+def look() -> None:
+    """Before something is done that must be told. Errors: Unwritten where it can be seen already that nothing
+    will be: standard output is closed, its reader gone or its disk full."""
+    is_terminal()
+    with told():
+        file = sys.stdout.fileno()
+        os.write(file, b"")  # which /dev/full refuses
+        found, disk = os.fstat(file), os.fstatvfs(file)
+        if stat.S_ISREG(found.st_mode) and disk.f_blocks and not disk.f_bfree:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        end = select.poll()
+        end.register(file, 0)
+        if any(event & select.POLLERR for _, event in end.poll(0)):
+            raise Unwritten("the output cannot be written: who read it has gone")
+
+
+def done(text: str) -> None:
+    """Say what was done. It stays done, whoever listens: who reads no further, as `| true`, or has closed
+    standard output, has the exit code. Errors: Unwritten, which says it, too."""
+    with contextlib.suppress(BrokenPipeError):
+        _in_any_case(text)
+
+
+def once(text: str) -> None:
+    """Say what can never be said again. Errors: Unwritten, which says it, too."""
+    try:
+        _in_any_case(text)
+    except BrokenPipeError:
+        raise Unwritten(f"the output cannot be written: who read it has gone; it was:\n{text}") from None
+
+
+def _in_any_case(text: str) -> None:
+    try:
+        with told():
+            click.echo(text)
+    except Unwritten as error:
+        raise Unwritten(f"{error}; it was:\n{text}") from None
 
 
 def say(text: str) -> None:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeAlias
 
-import click
 from redis.asyncio import Redis
 
 from app import layout, presence, redis_client
@@ -45,12 +44,14 @@ def change(settings: Settings, shards: int, *, forget_spools: bool) -> int:
             await presence.forget_dead(redis, settings.producer.queue, "edge")
         obstacles = await try_change(redis, settings, shards)
         if not obstacles:
-            click.echo(f"the queue has {_count(shards, 'partition')} now")
-            click.echo(f"set queues.producers[0].shards = {shards} for every edge and drain, and start them")
+            output.done(
+                f"the queue has {_count(shards, 'partition')} now\n"
+                f"set queues.producers[0].shards = {shards} for every edge and drain, and start them"
+            )
             return 0
-        click.echo("nothing was changed; in the way:", err=True)
+        output.say("nothing was changed; in the way:")
         for obstacle in obstacles:
-            click.echo(f"  {obstacle}", err=True)
+            output.say(f"  {obstacle}")
         return 1
 
     return _run(settings, work)
@@ -68,9 +69,9 @@ def _run(settings: Settings, work: Work) -> int:
     try:
         return asyncio.run(run())
     except NotRunning as error:
-        click.echo(str(error), err=True)
+        output.say(str(error))
     except UNREACHABLE as error:
-        click.echo(f"Redis does not answer ({type(error).__name__}); check REDIS_URL", err=True)
+        output.say(f"Redis does not answer ({type(error).__name__}); check REDIS_URL")
     return 1
 
 

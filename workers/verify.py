@@ -33,6 +33,7 @@ def verify(settings: Settings, *, since_ms: int | None, wait_seconds: float, as_
         return _failed(
             "--since lies in the future: nothing would be compared; name a moment before now", as_json
         )
+    output.is_terminal()  # where it is closed, nothing needs to be compared
     since_hour = None if since_ms is None else since_ms // ledger.HOUR_MS
     try:
         running = find_running(settings, needs_store=True)
@@ -51,7 +52,7 @@ def verify(settings: Settings, *, since_ms: int | None, wait_seconds: float, as_
 
 def _failed(message: str, as_json: bool) -> int:
     if as_json:
-        click.echo(msgspec.json.encode({"error": message}).decode())
+        output.done(msgspec.json.encode({"error": message}).decode())
     else:
         output.say(message)
     return 2
