@@ -27,7 +27,7 @@ from app.presence import EdgePresence
 from app.redis_client import UNREACHABLE
 from app.registry import Registry
 from app.settings import Settings
-from workers.import_content import InputError, Source
+from workers.import_content import EndsTooSoon, InputError, Source
 from workers.import_formats import STDIN, Opened, Reading, open_source
 from workers.import_journal import Journal, TakenOver
 from workers.import_progress import Progress
@@ -76,6 +76,8 @@ class _Command:
         began, summary = time.monotonic(), self._summary
         try:
             code = asyncio.run(self._run())
+        except EndsTooSoon as error:
+            code, summary.reason = UNFINISHED, str(error)
         except (InputError, LayoutError, NotRunning) as error:
             code, summary.state, summary.reason = UNUSABLE, "unusable", str(error)
         except ApiError as error:
