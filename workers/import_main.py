@@ -67,7 +67,7 @@ class _Command:
         self._options = options
         # Of standard input in the working directory.
         default = Path(("import" if reading.path == STDIN else reading.path) + ".rejected.ndjson")
-        self._rejects = Rejects(options.rejects or default)
+        self._rejects = Rejects(options.rejects or default, is_named=options.rejects is not None)
         self._summary = Summary()
         self._said = Said()
         self._broken: Source | None = None  # of which not all could be read
@@ -98,8 +98,15 @@ class _Command:
         except UNREACHABLE as error:
             code = UNFINISHED
             summary.reason = f"Redis does not answer ({type(error).__name__}); check REDIS_URL"
-        finally:
+        try:
             self._rejects.close()
+        except InputError as error:  # what ended it before is the first thing to mend
+            if code in {DONE, REJECTED}:
+                code, summary.reason = UNFINISHED, str(error)
+                if not self._options.dry_run:
+                    summary.reason += (
+                        " and --dry-run, which lists them all; another run lists no row that was in"
+                    )
         if code == UNFINISHED and summary.state == "queued":  # only its wait for queries was cut short
             if self._broken is not None:
                 summary.reason += f"; and {self._break_off(self._broken)}"
