@@ -141,7 +141,7 @@ def import_command(
     from workers import import_main  # noqa: PLC0415
     from workers.import_formats import Reading  # noqa: PLC0415
     from workers.import_mapping import Mapping  # noqa: PLC0415
-    from workers.import_run import Options  # noqa: PLC0415
+    from workers.import_options import Options  # noqa: PLC0415
 
     if event_name and event_name_from:
         raise click.UsageError("--event-name is for all rows, --event-name-from takes it from each; not both")

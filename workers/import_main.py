@@ -30,11 +30,12 @@ from app.settings import Settings
 from workers.import_content import EndsTooSoon, InputError, Source
 from workers.import_formats import STDIN, Opened, Reading, open_source
 from workers.import_journal import Journal, TakenOver
+from workers.import_options import Options
 from workers.import_progress import Progress
 from workers.import_queue import GaveUp, ImportQueue, Stopped
 from workers.import_reader import in_thread
 from workers.import_rejects import Rejects
-from workers.import_run import Import, Options, Refusal, Summary
+from workers.import_run import Import, Refusal, Summary
 from workers.output import silence
 from workers.printable import printable
 from workers.running import NotRunning, find_running
