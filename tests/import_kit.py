@@ -29,11 +29,12 @@ from workers.cli import main
 from workers.import_formats import Reading, open_source
 from workers.import_journal import Journal
 from workers.import_mapping import Mapping as Fields
+from workers.import_options import Options
 from workers.import_pieces import Piece
 from workers.import_progress import Progress
 from workers.import_queue import ImportQueue
 from workers.import_rejects import Rejects
-from workers.import_run import Import, Options, Summary
+from workers.import_run import Import, Summary
 
 PLAIN = Fields()
 SECONDS = 60.0

@@ -188,6 +188,24 @@ def test_what_follows_the_end_of_packed_data_is_listed_and_all_rows_are_in(
     assert desk.bodies() == expected(content + b"\n" + lines(range(3000, 3010)))
 
 
+@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_packed_content_that_is_cut_off_before_its_first_row_is_not_finished(
+    desk: Desk, packing: str, words: tuple[str, ...]
+) -> None:
+    """It is packed as it should be, and all of it can be imported."""
+    content = lines(range(10))
+    packed = PACK[packing](content)
+    path = write(desk, "a.ndjson", packed[:8])
+    done = desk.run(path, *words)
+    said = f"{path}: the {packing} data ends in the middle, before its first row"
+    assert (done.code, done.said["state"], done.said["reason"]) == (3, "unfinished", said), done
+    assert ("run the same command again to go on" in done.errors) != bool(words)
+    write(desk, "a.ndjson", packed)
+    assert desk.run(path, *words).code == 0
+    assert desk.bodies() == (Counter() if words else expected(content))
+
+
 def test_damaged_data_is_not_said_to_go_on_by_itself(desk: Desk) -> None:
     """gzip tells of damage at its end, when the rows are in: whether the mended file goes on is to be seen."""
     content = lines(range(7000))

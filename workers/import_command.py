@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -140,13 +141,16 @@ def import_command(
     from workers import import_main  # noqa: PLC0415
     from workers.import_formats import Reading  # noqa: PLC0415
     from workers.import_mapping import Mapping  # noqa: PLC0415
-    from workers.import_run import Options  # noqa: PLC0415
+    from workers.import_options import Options  # noqa: PLC0415
 
     if event_name and event_name_from:
         raise click.UsageError("--event-name is for all rows, --event-name-from takes it from each; not both")
     if timestamp_unit and not timestamp_from:
         raise click.UsageError("--timestamp-unit says what --timestamp-from holds: name the column")
-    if rejects is not None and rejects.resolve() == Path(file).resolve():
+    if rejects == Path("-"):
+        raise click.UsageError("--rejects - is no file, and the summary goes to standard output: name a file")
+    # Not resolve(), which fails where links lead round in a circle.
+    if rejects is not None and os.path.realpath(rejects) == os.path.realpath(file):
         raise click.UsageError("--rejects would overwrite FILE")
     moves = [_pair(one) for one in rename]
     moves += [
@@ -200,8 +204,6 @@ def _encoding(text: str) -> str:
 
 def _secret(file: Any, input_file: str) -> str:
     """The key; never an argument, which others on the machine could read."""
-    import os  # noqa: PLC0415
-
     if file is not None:
         return str(file.read().strip())
     for variable in KEY_VARIABLES:

@@ -31,6 +31,10 @@ class InputError(Exception):
     """It cannot be imported as it is; the message says what to change."""
 
 
+class EndsTooSoon(InputError):
+    """It ends before anything of it can be read. The whole of it can be imported."""
+
+
 class ReadError(InputError):
     """The disk or network under it fails. What was read before is right, and can be gone on from."""
 

@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal, TypeAlias, cast
 import msgspec
 
 from workers import import_parquet, import_zstd
-from workers.import_content import UTF8_MARK, Input, InputError, Peekable, Source, unpack
+from workers.import_content import UTF8_MARK, EndsTooSoon, Input, InputError, Peekable, Source, unpack
 from workers.import_csv import CsvSource
 from workers.import_mapping import Mapping
 from workers.import_ndjson import NdjsonSource
@@ -74,12 +74,16 @@ class Opened:
 
 
 def open_source(reading: Reading, max_line_bytes: int) -> Opened:
-    """To be closed. Errors: InputError."""
+    """To be closed. Errors: InputError, EndsTooSoon among them."""
     with contextlib.ExitStack() as files:
         given = files.enter_context(_open(reading))
         stream, packing = unpack(given)
         try:
             head = stream.peek(16)
+        except EOFError:  # its beginning is right
+            raise EndsTooSoon(
+                f"{reading.name}: the {packing} data ends in the middle, before its first row"
+            ) from None
         except BROKEN as error:
             raise InputError(f"{reading.name} is no {packing} file: {error}") from None
         if not head:

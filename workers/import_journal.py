@@ -10,6 +10,8 @@ it (`app.stream_scripts`). A list bounds it. An import is known again by what it
    and sends the piece from there to `last` once more, the same rows of it under the same id: if it was
    appended, APPEND knows.
 4. A new import that APPEND knows was forgotten here. Nobody can tell how far it came: it is refused.
+5. What was damaged may begin otherwise when it is mended, and its name is all that it is known by then: under
+   that name nothing else is imported, until somebody says --again.
 
 A piece holds whole rows, one at least. A row that was cut off, and empty lines alone, begin and end none: all
 that they begin with would be taken for the rest of them.
@@ -25,6 +27,7 @@ import contextlib
 import hashlib
 import os
 import time
+from datetime import UTC, datetime
 
 import msgspec
 from redis.asyncio import Redis
@@ -67,8 +70,8 @@ class Entry(msgspec.Struct, frozen=True):
     """One import. Everything up to `before` is appended; the piece up to `last` is, or may be.
 
     `sequence` is that piece's, divided among `shards` partitions; `left_out` are the lines of its rows that
-    were rejected, until the import is complete. `run` is drawn by the run that has the entry now. Times are
-    Unix milliseconds.
+    were rejected, until the import is complete. `run` is drawn by the run that has the entry now. `family` is
+    the scope whatever --again says; "" in an entry of an older version. Times are Unix milliseconds.
     """
 
     scope: str
@@ -82,6 +85,13 @@ class Entry(msgspec.Struct, frozen=True):
     began: int
     is_complete: bool = False
     left_out: tuple[int, ...] = ()
+    family: str = ""
+    is_damaged: bool = False
+
+    @property
+    def date(self) -> str:
+        """For people: when it began."""
+        return datetime.fromtimestamp(self.began / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 class _Foreign(msgspec.Struct):
@@ -103,16 +113,20 @@ class Journal:
         self._redis = redis
         self._keys = [keys.imports, f"{keys.imports}:order"]
         self._save = redis.register_script(SAVE)
-        self._scope = hashlib.sha256(msgspec.json.encode([project_id, identity.decode(), again])).hexdigest()
+        self._scope, self._family = (
+            hashlib.sha256(msgspec.json.encode([project_id, identity.decode(), name])).hexdigest()
+            for name in (again, "")
+        )
         self._run = os.urandom(8).hex()
         self._stored = b""
         self._foreign: list[Mark] = []  # where imports begin that another version has written down
+        self._relatives: list[Entry] = []  # what may have been imported from the same names before
         self.incarnation = ""
         self.entry: Entry | None = None
 
     async def candidates(self) -> list[tuple[bytes, bytes, Entry]]:
         """The entries of this scope: incarnation, entry as it is stored, entry."""
-        found, self._foreign = [], []
+        found, self._foreign, self._relatives = [], [], []
         async for incarnation, payload in self._redis.hscan_iter(self._keys[0], count=1000):
             try:
                 entry = msgspec.json.decode(payload, type=Entry)
@@ -124,12 +138,18 @@ class Journal:
                 continue
             if entry.scope == self._scope:
                 found.append((incarnation, payload, entry))
+            # Another --again of the same content is asked for on purpose; without one, all of them count.
+            if self._scope in {entry.scope, entry.family}:
+                self._relatives.append(entry)
         return found
 
-    def recognise(self, source: Source, candidates: list[tuple[bytes, bytes, Entry]]) -> Entry | None:
+    def recognise(
+        self, source: Source, name: str, candidates: list[tuple[bytes, bytes, Entry]]
+    ) -> Entry | None:
         """The entry of this very content, as far as its first piece tells. Takes nothing from `source`.
 
-        Errors: InputError when only another version knows how far it came.
+        Errors: InputError when only another version knows how far it came, and when it may be what was
+        damaged.
         """
         if any(source.digest_at(first.position) == first.digest for first in self._foreign):
             raise InputError(
@@ -142,10 +162,33 @@ class Journal:
             if source.digest_at(entry.first.position) == entry.first.digest
         ]
         if not found:
+            self._refuse_mended(source, name)
             return None
         _, incarnation, self._stored, self.entry = max(found, key=lambda one: one[:2])
         self.incarnation = incarnation.decode()
         return self.entry
+
+    def former(self, name: str) -> list[Entry]:
+        """What was imported from this name before, the newest last."""
+        return sorted((one for one in self._relatives if one.source == name[:500]), key=lambda one: one.began)
+
+    def _refuse_mended(self, source: Source, name: str) -> None:
+        """Errors: InputError if this may be what was damaged, mended.
+
+        It is not any more where --again has been said since, and not of this content.
+        """
+        former = self.former(name)
+        damaged = [one for one in former if one.is_damaged]
+        if damaged and (
+            former[-1].is_damaged
+            or any(source.digest_at(one.first.position) == one.first.digest for one in former)
+        ):
+            raise InputError(
+                f"what was imported from {name} {damaged[-1].date} was damaged, up to row "
+                f"{damaged[-1].last.rows:,}, and this begins with other rows. If it is the mended file, rows "
+                "of it are in already, beside damaged ones. Nothing was imported now. --again NAME imports "
+                "all of it as new rows; if it is another file, so does another file name"
+            )
 
     def begin(self, first: Mark) -> str:
         """The incarnation of an import that no entry tells of."""
@@ -175,7 +218,8 @@ class Journal:
             )
         now = time.time_ns() // 1_000_000
         return Entry(
-            *(self._scope, name[:500], last.mark, before, last, 1, shards, self._run, now, False, left_out)
+            *(self._scope, name[:500], last.mark, before, last, 1, shards, self._run, now, False, left_out),
+            family=self._family,
         )
 
     def repeated(self, entry: Entry) -> Entry:
@@ -184,7 +228,11 @@ class Journal:
 
     def completed(self, entry: Entry) -> Entry:
         """`entry` when nothing is under way any more."""
-        return msgspec.structs.replace(entry, is_complete=True, left_out=())
+        return msgspec.structs.replace(entry, is_complete=True, left_out=(), is_damaged=False)
+
+    def damaged(self, entry: Entry) -> Entry:
+        """`entry` when its content is known to be."""
+        return msgspec.structs.replace(entry, is_damaged=True)
 
     async def save(self, entry: Entry) -> None:
         """Write `entry` in place of the last one. Safe to repeat. Errors: TakenOver."""

@@ -27,14 +27,15 @@ from app.presence import EdgePresence
 from app.redis_client import UNREACHABLE
 from app.registry import Registry
 from app.settings import Settings
-from workers.import_content import InputError, Source
+from workers.import_content import EndsTooSoon, InputError, Source
 from workers.import_formats import STDIN, Opened, Reading, open_source
 from workers.import_journal import Journal, TakenOver
+from workers.import_options import Options
 from workers.import_progress import Progress
 from workers.import_queue import GaveUp, ImportQueue, Stopped
 from workers.import_reader import in_thread
 from workers.import_rejects import Rejects
-from workers.import_run import Import, Options, Refusal, Summary
+from workers.import_run import Import, Refusal, Summary
 from workers.output import silence
 from workers.printable import printable
 from workers.running import NotRunning, find_running
@@ -67,7 +68,7 @@ class _Command:
         self._options = options
         # Of standard input in the working directory.
         default = Path(("import" if reading.path == STDIN else reading.path) + ".rejected.ndjson")
-        self._rejects = Rejects(options.rejects or default)
+        self._rejects = Rejects(options.rejects or default, is_named=options.rejects is not None)
         self._summary = Summary()
         self._said = Said()
         self._broken: Source | None = None  # of which not all could be read
@@ -76,6 +77,8 @@ class _Command:
         began, summary = time.monotonic(), self._summary
         try:
             code = asyncio.run(self._run())
+        except EndsTooSoon as error:
+            code, summary.reason = UNFINISHED, str(error)
         except (InputError, LayoutError, NotRunning) as error:
             code, summary.state, summary.reason = UNUSABLE, "unusable", str(error)
         except ApiError as error:
@@ -96,8 +99,15 @@ class _Command:
         except UNREACHABLE as error:
             code = UNFINISHED
             summary.reason = f"Redis does not answer ({type(error).__name__}); check REDIS_URL"
-        finally:
+        try:
             self._rejects.close()
+        except InputError as error:  # what ended it before is the first thing to mend
+            if code in {DONE, REJECTED}:
+                code, summary.reason = UNFINISHED, str(error)
+                if not self._options.dry_run:
+                    summary.reason += (
+                        " and --dry-run, which lists them all; another run lists no row that was in"
+                    )
         if code == UNFINISHED and summary.state == "queued":  # only its wait for queries was cut short
             if self._broken is not None:
                 summary.reason += f"; and {self._break_off(self._broken)}"

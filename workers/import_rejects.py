@@ -5,7 +5,10 @@ In the order of the input, so that a run that goes on can cut off what it will w
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,14 +36,22 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 class Rejects:
     """Made when there is a first row for it; then it replaces that of another import, but nothing else."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_named: bool = False) -> None:
+        """`is_named`: somebody wants it there."""
         self.path = path
+        self._is_named = is_named
         self._file: BinaryIO | None = None
 
     def check(self) -> None:
-        """Before anything is imported. Errors: InputError for a file with something else in it."""
+        """Before anything is imported. Errors: InputError for a file with something else in it, and for a
+        named one that cannot be written; the default's place matters only where a row is rejected."""
         with self._open() as file:
             self._read(file)
+        try:
+            if self._is_named:
+                self._see_whether_it_can_be_written()
+        except OSError as error:
+            raise self._error(error) from None
 
     def go_on(self, line: int, end: int) -> dict[int, list[Problem]]:
         """Keep what is there before `line`; from there to `end` return the reasons. Errors: InputError."""
@@ -73,8 +84,24 @@ class Rejects:
             raise self._error(error) from None
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        """Errors: InputError where the disk tells only now that it has no room."""
+        try:
+            if self._file is not None:
+                self._file.close()
+        except OSError as error:
+            raise self._error(error) from None
+
+    def _see_whether_it_can_be_written(self) -> None:
+        """Without making it. Errors: OSError."""
+        place = self.path
+        try:
+            if stat.S_ISDIR(place.stat().st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        except FileNotFoundError:  # a link may lead to where it would be made
+            place = Path(os.path.realpath(place)).parent
+            place.stat()
+        if not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, "no permission, or a read-only disk")
 
     def _open(self) -> BinaryIO:
         """What is there, empty if nothing is. Errors: InputError."""

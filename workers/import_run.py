@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -25,6 +23,7 @@ from app.registry import Registry
 from workers.import_content import InputError
 from workers.import_formats import Opened
 from workers.import_journal import Entry, Journal, Reached, TakenOver
+from workers.import_options import Options
 from workers.import_pieces import Piece, judge, judge_again
 from workers.import_progress import Progress
 from workers.import_queue import GaveUp, ImportQueue, Place, Stopped
@@ -39,20 +38,6 @@ T = TypeVar("T")
 
 class Refusal(Exception):
     """--strict: a row was rejected. It and those behind it are not in; the message names it."""
-
-
-class Options(msgspec.Struct, frozen=True):
-    """How to go about it. `rejects` is None for the default place."""
-
-    rejects: Path | None = None
-    again: str = ""
-    patience_seconds: float = 60.0
-    grown: bool = False
-    strict: bool = False
-    dry_run: bool = False
-    waits: bool = True
-    quiet: bool = False
-    as_json: bool = False
 
 
 class Summary(msgspec.Struct):
@@ -95,6 +80,11 @@ class Import:
         self._stop = stop
         self._reached = Reached(opened.source.mark)
 
+    @property
+    def _is_damaged(self) -> bool:
+        """Is the content known to be? Not of Parquet, which is another file when it is mended."""
+        return bool(self._source.advice) and self._opened.format != "parquet"
+
     async def dry_run(self) -> tuple[int, int]:
         """Validate everything, keep nothing. Returns the numbers of distinct event names and fields."""
         self._rejects.check()
@@ -116,15 +106,29 @@ class Import:
         self._journal, self._queue, self._registry, self._secret = journal, queue, registry, secret
         self._rejects.check()
         candidates = await queue.insist(journal.candidates)
-        entry = await self._unless_stopped(in_thread(lambda: journal.recognise(self._source, candidates)))
+        entry = await self._unless_stopped(
+            in_thread(lambda: journal.recognise(self._source, self._name, candidates))
+        )
         self._reached = Reached(self._source.mark)
         if entry is not None:
             await self._go_on(entry)
         elif former := [one for _, _, one in candidates if one.source == self._name]:
             self.summary.note = (
-                f"taken for a new file: what was imported from {self._name} {_date(former[-1].began)} begins "
+                f"taken for a new file: what was imported from {self._name} {former[-1].date} begins "
                 "with other rows"
             )
+        try:
+            await self._send_rest(entry)
+        finally:  # who stops it is told of the damage, too, and to come back with the mended file
+            if self._is_damaged and journal.entry is not None and not journal.entry.is_complete:
+                damaged = journal.damaged(journal.entry)
+                await queue.insist(lambda: journal.save(damaged))
+        if not self._source.problem and journal.entry is not None and not journal.entry.is_complete:
+            complete = journal.completed(journal.entry)
+            await queue.insist(lambda: journal.save(complete))
+
+    async def _send_rest(self, entry: Entry | None) -> None:
+        """What follows the rows that are in. `entry`: of the earlier run, if there was one."""
         async for piece in self._pieces():
             # Empty lines, or what is no whole row yet: other content would be known by it.
             if not piece.size or piece.end.position == self._reached.mark.position:
@@ -133,28 +137,25 @@ class Import:
                 continue
             if entry is not None and entry.is_complete and not self._options.grown:
                 raise InputError(
-                    f"{self._name} begins with the {self._reached.rows:,} rows of an import that is complete "
-                    f"(of {_date(entry.began)}, from {entry.source}), and has more. --grown imports what is "
+                    f"{self._name} begins with the {self._reached.rows:,} rows of an import that is "
+                    f"complete (of {entry.date}, from {entry.source}), and has more. --grown imports what is "
                     "new; --again NAME imports all of it as new rows"
                 )
             await self._send(piece)
             if self._stop.is_set():
                 raise Stopped
-        if not self._source.problem and journal.entry is not None and not journal.entry.is_complete:
-            complete = journal.completed(journal.entry)
-            await queue.insist(lambda: journal.save(complete))
 
     async def _go_on(self, entry: Entry) -> None:
         """Pass over what is in, and send the last piece again, which may not be."""
         before, last = entry.before, entry.last
-        self._progress.say(f"known: its import began {_date(entry.began)}; passing over what is in")
+        self._progress.say(f"known: its import began {entry.date}; passing over what is in")
         await self._unless_stopped(in_thread(lambda: self._source.skip_to(before.mark.position)))
         chunk = None
         if self._source.mark.digest == before.mark.digest:
             chunk = await self._unless_stopped(in_thread(lambda: self._source.read(last.mark.position)))
         if chunk is None or chunk.end.digest != last.mark.digest:
             raise InputError(
-                f"{self._name} begins with rows that were imported {_date(entry.began)} from {entry.source}, "
+                f"{self._name} begins with rows that were imported {entry.date} from {entry.source}, "
                 f"but is not the same up to row {last.rows:,}, as far as that import came. Nothing was "
                 "imported now. --again NAME imports all of it as new rows, whatever was imported before"
             )
@@ -210,6 +211,8 @@ class Import:
             entry = self._journal.next(self._name, self._reached, reached, self._queue.shards, left_out)
         else:
             entry = self._journal.repeated(repeats)
+        if self._is_damaged:  # at once: it may be the last line
+            entry = self._journal.damaged(entry)
         await self._queue.insist(lambda: self._journal.save(entry))
         place = Place(self._journal.incarnation, entry.sequence, entry.shards)
         await self._queue.append(piece, place, grant.project_id, grant.customer_identifier or "")
@@ -294,7 +297,3 @@ class Import:
             return await task
         finally:
             stop.cancel()
-
-
-def _date(unix_ms: int) -> str:
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
