@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from app.chart_axis import Axis, Extent, extent, factor_of, lying, upright
-from app.chart_data import Plot, Series, labels_of, total
+from app.chart_axis import Axis, Extent, extent, factor_of, lying, times, upright
+from app.chart_data import Plot, Series, total
 from app.chart_numbers import compact, full
 from app.chart_text import fitting, guessed, missing, short_unit
 
@@ -101,11 +101,12 @@ def _axes(kind: Type, plot: Plot, query: Query, unit: str, layout: Layout) -> st
         chart.x_labels = names = [fitting(name, layout.characters * 0.6) for name in plot.names]
         axis, margins = _below(shown, names, layout)
     else:
-        chart.x_labels = labels_of(plot, query, layout.x_labels)
-        chart.x_labels_major = [label for label in chart.x_labels if label]
-        chart.config(show_minor_x_labels=False)
         axis = upright(shown, layout.y_labels)
         margins = {"margin_left": max(MARGIN, layout.font * missing(axis.labels))}
+        left = margins["margin_left"] + SPACING + layout.font * guessed(axis.labels)
+        chart.x_labels = times(plot, query, layout.x_labels, (layout.width - left) / layout.font - AFTER)
+        chart.x_labels_major = [label for label in chart.x_labels if label]
+        chart.config(show_minor_x_labels=False)
     chart.config(
         y_labels=[
             {"value": value, "label": label} for value, label in zip(axis.values, axis.labels, strict=True)

@@ -70,3 +70,16 @@ def test_names_in_any_letters_are_seen_from_their_beginning(browser: Browser) ->
                 page.set_viewport_size({"width": width, "height": height})
                 assert_legible(page.evaluate(FACTS), f"{name} {width}")
         assert not said, said
+
+
+@pytest.mark.parametrize("kind", ["bar", "line"])
+def test_days_stay_apart_however_wide_the_numbers_beside_them(browser: Browser, kind: str) -> None:
+    with page_of(browser, "light", *SIZES[0]) as (page, said):
+        for unit in ("ms", "日本", "WW"):
+            for size in (1e-6, -8.7e-7, -1e-300):
+                month = [size * (1 + day * 1e-10) for day in range(30)]
+                page.set_content(drawing(month, kind, "group_by_time", "", unit))
+                facts = page.evaluate(FACTS)
+                assert_legible(facts, f"{kind} {unit} {size}")
+                assert [text for text in facts["texts"] if "Oct" in text["text"] and text["axis"] == "x"]
+        assert not said, said
