@@ -11,7 +11,7 @@ from itertools import pairwise
 import msgspec
 
 from app.chart_data import Plot, labels_of
-from app.chart_numbers import compact, ticks
+from app.chart_numbers import compact_scaled, ticks
 from app.chart_text import ems, short_unit
 from app.query import Query
 
@@ -64,7 +64,8 @@ def upright(shown: Extent, most: int) -> Axis:
     """An axis at the side, of at most `most` steps."""
     values = ticks(shown.low, shown.high, most, from_zero=shown.from_zero)
     step = values[1] - values[0]
-    return Axis(values, [_label(value, step, shown.factor) + short_unit(shown.unit) for value in values])
+    labels = [compact_scaled(value, shown.factor, step) + short_unit(shown.unit) for value in values]
+    return Axis(values, labels)
 
 
 def lying(shown: Extent, most: int, width: float, before: float, after: float) -> Axis:
@@ -104,14 +105,6 @@ def _fits(axis: Axis, width: float, before: float, after: float) -> bool:
     step = (width - max(before, first) - max(after, last)) / _BORDERS / (len(axis.labels) - 1)
     widths = [ems(label) for label in axis.labels]
     return all(one / 2 + other / 2 + _GAP <= step for one, other in pairwise(widths))
-
-
-def _label(value: float, step: float, factor: float) -> str:
-    if math.isfinite(value * factor):
-        return compact(value * factor, step * factor)
-    # An axis, and what is stacked, may end beyond the largest float, and would be said to be infinite there.
-    mantissa, _, power = compact(value * (factor / 100), step * (factor / 100)).partition("e+")
-    return f"{mantissa}e+{int(power) + 2}"
 
 
 def factor_of(plot: Plot) -> float:

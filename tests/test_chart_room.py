@@ -38,6 +38,10 @@ NAMES = (
     "𝐌𝐌𝐌𝐌𝐌𝐌𝐌𝐌𝐌𝐌𝐌𝐌",
     "m" * 40,
 )
+PIES: dict[str, tuple[list[float], tuple[str, ...]]] = {
+    "beyond the largest float": ([1.7e308, 1.7e308, 1e300], ("3.4e+308", "50.0%", "0.0%")),
+    "usual": ([2, 1, 1], ("4", "50.0%", "25.0%")),
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,4 +86,23 @@ def test_days_stay_apart_however_wide_the_numbers_beside_them(browser: Browser, 
                 facts = page.evaluate(FACTS)
                 assert_legible(facts, f"{kind} {unit} {size}")
                 assert [text for text in facts["texts"] if "Oct" in text["text"] and text["axis"] == "x"]
+        assert not said, said
+
+
+@pytest.mark.parametrize("unit", ["", "kg", "日本"])
+def test_pies_say_their_sum_and_shares_whatever_they_are_of(browser: Browser, unit: str) -> None:
+    with page_of(browser, "light", *SIZES[0]) as (page, said):
+        for name, (values, told) in PIES.items():
+            page.set_content(drawing(values, "pie", "group_by", "United States of America ", unit))
+            for width, height in SIZES:
+                page.set_viewport_size({"width": width, "height": height})
+                facts = page.evaluate(FACTS)
+                where = f"{name} {unit} {width}"
+                assert_legible(facts, where)
+                words = [text["text"] for text in facts["texts"]]
+                assert all(any(one in word for word in words) for one in told), where
+                [total] = [text for text in facts["texts"] if text["in_svg"]]
+                assert total["text"].startswith(told[0]), where
+                left, _, right, _ = total["frame"]
+                assert total["box"][2] - total["box"][0] <= 0.6 * (right - left), f"{where}: upon the ring"
         assert not said, said
