@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import cycle
+from itertools import cycle, product
 
 import pytest
 from playwright.sync_api import Browser
@@ -38,6 +38,7 @@ NAMES = (
     "𝐌𝐌𝐌𝐌𝐌𝐌𝐌𝐌𝐌𝐌𝐌𝐌",
     "m" * 40,
 )
+UNBROKEN = "\N{HANGUL CHOSEONG HIEUH}" * 10 + "\N{HANGUL JUNGSEONG A}" * 10  # of which no line is made two
 PIES: dict[str, tuple[list[float], tuple[str, ...]]] = {
     "beyond the largest float": ([1.7e308, 1.7e308, 1e300], ("3.4e+308", "50.0%", "0.0%")),
     "usual": ([2, 1, 1], ("4", "50.0%", "25.0%")),
@@ -89,11 +90,11 @@ def test_days_stay_apart_however_wide_the_numbers_beside_them(browser: Browser, 
         assert not said, said
 
 
-@pytest.mark.parametrize("unit", ["", "kg", "日本"])
+@pytest.mark.parametrize("unit", ["", "kg", "日本", "W" * 16, "Stunden je Woche"])
 def test_pies_say_their_sum_and_shares_whatever_they_are_of(browser: Browser, unit: str) -> None:
     with page_of(browser, "light", *SIZES[0]) as (page, said):
-        for name, (values, told) in PIES.items():
-            page.set_content(drawing(values, "pie", "group_by", "United States of America ", unit))
+        for (name, (values, told)), account in product(PIES.items(), ("United States of America ", UNBROKEN)):
+            page.set_content(drawing(values, "pie", "group_by", account, unit))
             for width, height in SIZES:
                 page.set_viewport_size({"width": width, "height": height})
                 facts = page.evaluate(FACTS)
