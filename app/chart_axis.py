@@ -1,4 +1,4 @@
-"""The axis of numbers: which of them stand there, how each is called, and what room that takes. Pure.
+"""The axes: which numbers stand there, how each is called, what room that takes, and which times fit. Pure.
 
 Next reader: `app.chart_svg`.
 """
@@ -10,9 +10,10 @@ from itertools import pairwise
 
 import msgspec
 
-from app.chart_data import Plot
-from app.chart_numbers import compact, ticks
+from app.chart_data import Plot, labels_of
+from app.chart_numbers import compact_scaled, ticks
 from app.chart_text import ems, short_unit
+from app.query import Query
 
 _GAP = 0.4  # ems between two labels
 _BORDERS = 1.04  # pygal leaves 2 % of an axis free at either end
@@ -63,7 +64,8 @@ def upright(shown: Extent, most: int) -> Axis:
     """An axis at the side, of at most `most` steps."""
     values = ticks(shown.low, shown.high, most, from_zero=shown.from_zero)
     step = values[1] - values[0]
-    return Axis(values, [_label(value, step, shown.factor) + short_unit(shown.unit) for value in values])
+    labels = [compact_scaled(value, shown.factor, step) + short_unit(shown.unit) for value in values]
+    return Axis(values, labels)
 
 
 def lying(shown: Extent, most: int, width: float, before: float, after: float) -> Axis:
@@ -78,19 +80,31 @@ def lying(shown: Extent, most: int, width: float, before: float, after: float) -
     return axis
 
 
+def times(plot: Plot, query: Query, most: int, width: float) -> list[str]:
+    """What stands below each bucket; at most `most` labels, and so few that none reaches the next one.
+
+    `width` of the axis, in ems: wide numbers at the side leave little to a narrow drawing.
+    """
+    labels = labels_of(plot, query, most)
+    while most > 1 and not _are_apart(labels, width / len(labels)):
+        most -= 1
+        labels = labels_of(plot, query, most)
+    return labels
+
+
+def _are_apart(labels: list[str], step: float) -> bool:
+    places = [place for place, label in enumerate(labels) if label]
+    return all(
+        (ems(labels[one]) + ems(labels[other])) / 2 + _GAP <= (other - one) * step
+        for one, other in pairwise(places)
+    )
+
+
 def _fits(axis: Axis, width: float, before: float, after: float) -> bool:
     first, last = axis.overhang
     step = (width - max(before, first) - max(after, last)) / _BORDERS / (len(axis.labels) - 1)
     widths = [ems(label) for label in axis.labels]
     return all(one / 2 + other / 2 + _GAP <= step for one, other in pairwise(widths))
-
-
-def _label(value: float, step: float, factor: float) -> str:
-    if math.isfinite(value * factor):
-        return compact(value * factor, step * factor)
-    # An axis, and what is stacked, may end beyond the largest float, and would be said to be infinite there.
-    mantissa, _, power = compact(value * (factor / 100), step * (factor / 100)).partition("e+")
-    return f"{mantissa}e+{int(power) + 2}"
 
 
 def factor_of(plot: Plot) -> float:

@@ -246,8 +246,12 @@ def _top(
         return series, ()
     if not additive:
         return series, (f"The {chart.top} largest of {len(groups):,} series are shown.",)
-    other = _Group(f"{OTHER} ({len(rest):,})", rest[0].empty)
+    parts: dict[int, list[Value]] = {}
     for one in rest:
         for place, value in one.values.items():
-            other.values[place] = total((other.values.get(place), value))
-    return (*series, other.series(every, is_other=True)), ()
+            parts.setdefault(place, []).append(value)
+    sums = {place: total(values) for place, values in parts.items()}
+    other = _Group(f"{OTHER} ({len(rest):,})", rest[0].empty, sums)
+    is_whole = all(sums[place] is not None or not any(values) for place, values in parts.items())
+    notes = () if is_whole else ("The sum of the others is beyond the largest number and is left out.",)
+    return (*series, other.series(every, is_other=True)), notes

@@ -30,6 +30,17 @@ def compact(value: float, step: float = 0.0) -> str:
     return _signed(_digits(value, step))
 
 
+def compact_scaled(value: float, factor: float, step: float = 0.0) -> str:
+    """`value` times `factor`, `step` likewise.
+
+    The end of an axis, and a sum, may be beyond the largest float, and would be said to be infinite there.
+    """
+    if math.isfinite(value * factor):
+        return compact(value * factor, step * factor)
+    mantissa, _, power = compact(value * (factor / 100), step * (factor / 100)).partition("e+")
+    return f"{mantissa}e+{int(power) + 2}"
+
+
 def full(value: float, decimals: int | None = None) -> str:
     """All digits of an integer, from 1 on up to three decimals, thousands separated; or `decimals`."""
     if abs(value) >= 1e21 or 0 < abs(value) < 1e-6:

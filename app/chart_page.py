@@ -17,7 +17,8 @@ import msgspec
 from markupsafe import Markup
 
 from app.chart import Chart, Type, chosen_type
-from app.chart_data import Plot, Row, text_of, to_plot, total, value_of
+from app.chart_axis import factor_of
+from app.chart_data import Plot, Row, text_of, to_plot, value_of
 from app.chart_numbers import compact, decimals_of, full
 from app.chart_svg import draw
 from app.chart_time import at, name, span
@@ -121,15 +122,22 @@ def _legend(plot: Plot) -> Markup:
 
 
 def _parts(plot: Plot, unit: str) -> Markup:
-    values = [max(0, one.values[0] or 0) for one in plot.series]
-    whole = total(values) or 1
+    factor = factor_of(plot)
+    sizes = [max(0, one.values[0] or 0) / factor for one in plot.series]
+    whole = sum(sizes) or 1  # which is no larger than a float can be
     items = (
-        Markup('<li class="color-{}"><bdi>{}</bdi><b>{} · {:.1%}</b></li>').format(
-            "other" if one.is_other else i, one.name, f"{compact(value)} {unit}".rstrip(), value / whole
+        Markup('<li class="color-{}"><bdi>{}</bdi><b>{}</b></li>').format(
+            "other" if one.is_other else i, one.name, _part(one.values[0], size / whole, unit)
         )
-        for i, (one, value) in enumerate(zip(plot.series, values, strict=True))
+        for i, (one, size) in enumerate(zip(plot.series, sizes, strict=True))
     )
     return Markup('<ul class="legend">{}</ul>').format(Markup("").join(items))
+
+
+def _part(value: float | None, share: float, unit: str) -> str:
+    if value is None:
+        return _NONE
+    return f"{f'{compact(max(0, value))} {unit}'.rstrip()} · {share:.1%}"
 
 
 def _notes(notes: Sequence[str]) -> Markup:

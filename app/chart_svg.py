@@ -16,10 +16,10 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from app.chart_axis import Axis, Extent, extent, factor_of, lying, upright
-from app.chart_data import Plot, Series, labels_of, total
-from app.chart_numbers import compact, full
-from app.chart_text import fitting, guessed, missing, short_unit
+from app.chart_axis import Axis, Extent, extent, factor_of, lying, times, upright
+from app.chart_data import Plot, Series
+from app.chart_numbers import compact_scaled, full
+from app.chart_text import ems, fitting, guessed, missing, short_unit
 
 if TYPE_CHECKING:
     from app.chart import Type
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 UNITS_A_DOT, DOT = 16, 3  # closer than this, dots hide their line; the size of one that has none
 MARGIN, SPACING = 8, 6  # around a drawing, and between an axis and its labels
 AFTER = 2  # behind the end of an axis, for half of its last label, in sizes of the font
+HOLE, HOLE_SMALL = 4.5, 6.4  # ems of text that a pie's hole holds, bold, in either size of `chart.css`
 _DROPPED = ("defs", "script", "style", "desc")
 _FRACTION = re.compile(r"(\d+\.\d)\d+")
 
@@ -101,11 +102,12 @@ def _axes(kind: Type, plot: Plot, query: Query, unit: str, layout: Layout) -> st
         chart.x_labels = names = [fitting(name, layout.characters * 0.6) for name in plot.names]
         axis, margins = _below(shown, names, layout)
     else:
-        chart.x_labels = labels_of(plot, query, layout.x_labels)
-        chart.x_labels_major = [label for label in chart.x_labels if label]
-        chart.config(show_minor_x_labels=False)
         axis = upright(shown, layout.y_labels)
         margins = {"margin_left": max(MARGIN, layout.font * missing(axis.labels))}
+        left = margins["margin_left"] + SPACING + layout.font * guessed(axis.labels)
+        chart.x_labels = times(plot, query, layout.x_labels, (layout.width - left) / layout.font - AFTER)
+        chart.x_labels_major = [label for label in chart.x_labels if label]
+        chart.config(show_minor_x_labels=False)
     chart.config(
         y_labels=[
             {"value": value, "label": label} for value, label in zip(axis.values, axis.labels, strict=True)
@@ -143,14 +145,20 @@ def _below(shown: Extent, names: list[str], layout: Layout) -> tuple[Axis, dict[
 def _pie(plot: Plot, unit: str) -> str:
     chart = _pygal().Pie(**_look(_ROUND) | {"margin": 4, "margin_right": 4}, inner_radius=0.62)
     factor = factor_of(plot)
+    whole = 0.0
     for one in plot.series:
         value = one.values[0] or 0
         told = f"{one.name}: {_shown(value, unit)}"
-        chart.add(one.name, [{"value": max(0.0, value) / factor, "tooltip": told}])
+        part = max(0.0, value) / factor
+        whole += part
+        chart.add(one.name, [{"value": part, "tooltip": told}])
     root = chart.render_tree()
-    whole = total(max(0, one.values[0] or 0) for one in plot.series)
-    middle = ElementTree.SubElement(root, "text", {"x": "150", "y": "150", "class": "total"})
-    middle.text = compact(whole or 0) + short_unit(unit)
+    number = compact_scaled(whole, factor)
+    said = number + short_unit(unit)
+    if ems(said) > HOLE_SMALL:
+        said = number  # each part beside the pie has its unit
+    size = "total" if ems(said) <= HOLE else "total small"
+    ElementTree.SubElement(root, "text", {"x": "150", "y": "150", "class": size}).text = said
     return _clean(root, plot)
 
 

@@ -7,15 +7,19 @@ Next reader: `app.chart_axis`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from unicodedata import category, east_asian_width
+from functools import lru_cache
+from unicodedata import category, decomposition, east_asian_width, normalize
 
 _GUESS = 0.6  # what pygal takes every character for
-_WIDTHS = {
-    **dict.fromkeys("MW@%", 1.0),
-    **dict.fromkeys("mw&#+<=>~^\N{MINUS SIGN}", 0.9),
+_WIDTHS = {  # of those that are far from others of their kind
+    **dict.fromkeys("‰‱", 1.75),
+    **dict.fromkeys("ЖҖШЩЮЉЊŒ", 1.1),
+    **dict.fromkeys("MWm@%₩₪₴…©®°Ææœжҗшщфыюљњ", 1.0),
+    **dict.fromkeys("w&#+<=>~^\N{MINUS SIGN}ωм", 0.9),
     **dict.fromkeys(".,:;'|-", 0.4),
 }
-_SYMBOLS = ("Sm", "So", "Pd", "Po")  # such as ∞, ©, — and …
+_SEVERAL = ("<compat>", "<fraction>", "<font>")  # one sign made of several, such as ﬃ, ⅞ and Ⅷ, or bold
+_CATEGORIES = {"Sm": 1.45, "So": 1.45, "Pd": 1.0, "Po": 1.0, "No": 1.0, "Lt": 1.1, "Lo": 0.75}
 
 
 def ems(text: str) -> float:
@@ -50,13 +54,21 @@ def short_unit(unit: str) -> str:
     return f"\N{NARROW NO-BREAK SPACE}{unit}" if unit.isalpha() else unit
 
 
+@lru_cache(4096)
 def _width(character: str) -> float:
     if east_asian_width(character) in "WF":
         return 1.3
-    if character in _WIDTHS:
-        return _WIDTHS[character]
-    if character.isupper():
-        return 0.9
-    if not character.isascii() and category(character) in _SYMBOLS:
-        return 1.0
-    return 0.6 if character.islower() or character.isspace() else 0.64
+    base = normalize("NFD", character)[0]  # an accent takes no room
+    if base in _WIDTHS:
+        return _WIDTHS[base]
+    if base.isspace():
+        return 0.6
+    if base.isascii():
+        return 0.9 if base.isupper() else 0.6 if base.islower() else 0.64
+    if decomposition(base).startswith(_SEVERAL):
+        return 1.45
+    if base.isupper():
+        return 0.95
+    if base.islower():
+        return 0.66 if base < "\N{ARMENIAN CAPITAL LETTER AYB}" else 0.8
+    return _CATEGORIES.get(category(base), 0.64)

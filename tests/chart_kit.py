@@ -14,12 +14,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from app.chart_page import Shown, chart_page
+from app.chart_request import read_chart_query
 from tests.client import Client
 from tests.waiting import until
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
 START = datetime(2026, 10, 1, tzinfo=UTC)
 DAYS = 30
+MIN_PIXELS = 11
+MIN_CONTRAST = 4.5
 OCTOBER = {"start": "2026-10-01", "end": "2026-10-31"}
 PLANS = (("free", 60), ("pro", 24), ("team", 11), ("enterprise", 5))
 COUNTRIES = (
@@ -195,3 +199,47 @@ def _luminance(colour: str) -> float:
     parts = [float(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in (c / 255 for c in parts)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def drawing(values: list[float], kind: str, axis: str, account: str, unit: str) -> str:
+    """A page that shows `values`, of as many days or of as many accounts."""
+    now_ms = int((START + timedelta(days=len(values))).timestamp() * 1000)
+    body = {
+        "time_period": OCTOBER,
+        "computations": [{"function": "sum", "field_name": "n"}],
+        axis: "day" if axis == "group_by_time" else ["account"],
+        "chart": {"type": kind, "unit": unit},
+    }
+    rows = [
+        {"event_time": f"{START + timedelta(days=at):%Y-%m-%d}T00:00:00.000Z", "account": f"{account}{at}"}
+        | {"sum_n": value}
+        for at, value in enumerate(values)
+    ]
+    asked = read_chart_query(json.dumps(body).encode(), now_ms)
+    return chart_page(Shown(asked.chart, asked.query, rows, now_ms, now_ms))
+
+
+def assert_legible(facts: dict[str, Any], where: str) -> None:
+    """Large and dark enough, inside its frame, and no label of an axis upon another."""
+    assert facts["scroll_width"] <= facts["width"], f"{where}: it scrolls sideways"
+    assert facts["strangers"] == 0, where
+    for text in facts["texts"]:
+        said = f"{where}: {text['text'][:40]!r} {text}"
+        assert text["size"] >= MIN_PIXELS, said
+        assert contrast(text["colour"], text["behind"]) >= MIN_CONTRAST, said
+        if text["scrolls"]:
+            continue
+        (left, top, right, bottom), frame = text["box"], text["frame"]
+        assert left >= frame[0] - 1, said
+        assert right <= frame[2] + 1, said
+        if text["in_svg"]:
+            assert top >= frame[1] - 1, said
+            assert bottom <= frame[3] + 1, said
+    for axis in ("x", "y"):
+        boxes = [text["box"] for text in facts["texts"] if text["axis"] == axis]
+        assert not [
+            (one, other)
+            for index, one in enumerate(boxes)
+            for other in boxes[index + 1 :]
+            if one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+        ], f"{where}: labels of the {axis} axis overlap"

@@ -5,24 +5,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from datetime import timedelta
-from itertools import cycle
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from app.chart_page import Shown, chart_page
-from app.chart_request import read_chart_query
 from tests.chart_kit import (
     CHARTS,
     FACTS,
     OCTOBER,
-    START,
+    assert_legible,
     chromium,
-    contrast,
     october,
     page_of,
     seed,
@@ -35,9 +29,6 @@ from tests.waiting import until
 pytestmark = [pytest.mark.service, pytest.mark.browser]
 
 SIZES = ((320, 480), (600, 360), (1100, 360), (1600, 360), (1600, 800))
-MIN_PIXELS = 11
-ACCOUNTS = ("900719925474099-", "W" * 12, "—%" * 6)  # digits, letters and signs are wider than most text
-MIN_CONTRAST = 4.5
 HOSTILE = [
     "</script><script>window.pwned = 1</script>",
     '"><img src=x onerror="window.pwned = 1">',
@@ -52,17 +43,6 @@ HOSTILE = [
     "",
     " ",
 ]
-
-
-NUMBERS = {
-    "cents": [-0.01, -0.02, -0.03],
-    "thousandths": [-0.0015, -0.0005, -0.0025],
-    "millionths": [-1e-6, -2e-6, -3e-6],
-    "millions": [-2e7, -1e7, 1.5e7],
-    "least": [-1e-300, -2e-300, -3e-300],
-    "largest": [1.7e308, -1.7e308, 1.0],
-    "quintillions": [1e18, 2e18, 3e18],
-}
 
 
 @pytest.fixture(scope="module")
@@ -81,50 +61,6 @@ def opened(page: Page, project: Client, **body: Any) -> dict[str, Any]:
     page.goto(project.keys["url"] + token_path(project, **body))
     facts: dict[str, Any] = page.evaluate(FACTS)
     return facts
-
-
-def drawing(values: list[float], kind: str, axis: str, account: str, unit: str) -> str:
-    """A page that shows `values`, of as many days or of as many accounts."""
-    now_ms = int((START + timedelta(days=len(values))).timestamp() * 1000)
-    body = {
-        "time_period": OCTOBER,
-        "computations": [{"function": "sum", "field_name": "n"}],
-        axis: "day" if axis == "group_by_time" else ["account"],
-        "chart": {"type": kind, "unit": unit},
-    }
-    rows = [
-        {"event_time": f"{START + timedelta(days=at):%Y-%m-%d}T00:00:00.000Z", "account": f"{account}{at}"}
-        | {"sum_n": value}
-        for at, value in enumerate(values)
-    ]
-    asked = read_chart_query(json.dumps(body).encode(), now_ms)
-    return chart_page(Shown(asked.chart, asked.query, rows, now_ms, now_ms))
-
-
-def assert_legible(facts: dict[str, Any], where: str) -> None:
-    """Large and dark enough, inside its frame, and no label of an axis upon another."""
-    assert facts["scroll_width"] <= facts["width"], f"{where}: it scrolls sideways"
-    assert facts["strangers"] == 0, where
-    for text in facts["texts"]:
-        said = f"{where}: {text['text'][:40]!r} {text}"
-        assert text["size"] >= MIN_PIXELS, said
-        assert contrast(text["colour"], text["behind"]) >= MIN_CONTRAST, said
-        if text["scrolls"]:
-            continue
-        (left, top, right, bottom), frame = text["box"], text["frame"]
-        assert left >= frame[0] - 1, said
-        assert right <= frame[2] + 1, said
-        if text["in_svg"]:
-            assert top >= frame[1] - 1, said
-            assert bottom <= frame[3] + 1, said
-    for axis in ("x", "y"):
-        boxes = [text["box"] for text in facts["texts"] if text["axis"] == axis]
-        assert not [
-            (one, other)
-            for index, one in enumerate(boxes)
-            for other in boxes[index + 1 :]
-            if one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-        ], f"{where}: labels of the {axis} axis overlap"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -160,22 +96,6 @@ def test_the_scheme_is_the_readers_and_can_be_fixed(browser: Browser, shop: Clie
     assert seen["light", "auto"] == seen["dark", "light"] == "rgb(255, 255, 255)"
     assert seen["dark", "auto"] == seen["light", "dark"]
     assert seen["dark", "auto"] != "rgb(255, 255, 255)"
-
-
-@pytest.mark.parametrize(("scheme", "unit"), [("light", ""), ("dark", "kg")])
-def test_axes_are_legible_whatever_the_numbers(browser: Browser, scheme: str, unit: str) -> None:
-    """Negative, small, large, and longer than the room that pygal leaves for them; wide names too."""
-    with page_of(browser, scheme, *SIZES[0]) as (page, said):
-        for (name, values), account in zip(NUMBERS.items(), cycle(ACCOUNTS), strict=False):
-            for kind, axis in (("bar", "group_by"), ("bar", "group_by_time"), ("line", "group_by_time")):
-                page.set_content(drawing(values, kind, axis, account, unit))
-                for width, height in (SIZES[0], SIZES[2], SIZES[-1]):
-                    page.set_viewport_size({"width": width, "height": height})
-                    facts = page.evaluate(FACTS)
-                    where = f"{kind} {axis} {name} {scheme} {width}"
-                    assert_legible(facts, where)
-                    assert not [text for text in facts["texts"] if "∞" in text["text"]], where
-        assert not said, said
 
 
 def test_hostile_values_are_text_everywhere(browser: Browser, client: Client) -> None:

@@ -202,6 +202,16 @@ def test_what_is_summed_up_as_other_is_not_lost(counts: list[int], top: int) -> 
     assert area.stacks
 
 
+def test_a_sum_of_the_others_that_no_float_holds_is_left_out_and_said() -> None:
+    rows = [{"plan": f"p{i}", "sum_n": 1.7e308} for i in range(4)]
+    body: dict[str, Any] = {"group_by": ["plan"], "computations": [{"function": "sum", "field_name": "n"}]}
+    pie = plot(rows, **body, chart={"type": "pie", "top": 1})
+    assert pie.series[-1].values == (None,)
+    assert "beyond the largest number" in pie.notes[0]
+    assert "<bdi>other (3)</bdi><b>–</b>" in page(rows, **body, chart={"type": "pie", "top": 1})
+    assert plot(rows[:2], **body, chart={"type": "pie", "top": 1}).notes == ()
+
+
 def test_averages_are_not_added_up() -> None:
     rows = [{"plan": f"p{i:02}", "avg_n": 100.0 - i} for i in range(40)]
     body: dict[str, Any] = {"group_by": ["plan"], "computations": [{"function": "avg", "field_name": "n"}]}
