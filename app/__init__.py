@@ -6,7 +6,7 @@ crashed in between; and no event that was accepted disappears without a named ou
 Read an event's life from socket to table in this order. Before the app stands a server: workers.edge starts
 it, workers.edge_hypercorn (edge_connections, edge_http1, edge_head) or workers.edge_uvicorn (…_protocol,
 …_requests) reads the socket, workers.edge_exchange gives the app a request and takes its answer
-(workers.edge_answer: the lines it begins with; workers.edge_target: what a request asks for).
+(workers.edge_answer: the lines it begins with).
 
      1  app.gate        request id, CORS, a bound on requests in flight
      2  app.main        which route leads where

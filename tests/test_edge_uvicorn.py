@@ -567,34 +567,3 @@ def test_an_engine_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
 def test_connections_never_exceed_what_the_process_can_hold(tmp_path: Path) -> None:
     (tmp_path / "deploy.toml").write_text("[server]\nmax_connections = 7\n")
     assert Edge(load(tmp_path / "deploy.toml", environ={}), Draining()).max_connections == 7
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(
-    ("target", "expected"),
-    [
-        (b"http://x/a%20b?c=d", ("/a b", b"/a%20b", b"c=d")),
-        (b"HTTPS://x:1?c", ("/", b"/", b"c")),
-        (b"http://x", ("/", b"/", b"")),
-        (b"/a://b?c://d", ("/a://b", b"/a://b", b"c://d")),
-        (b"*", ("*", b"*", b"")),
-    ],
-)
-def test_a_target_may_be_a_whole_address(
-    engine: str, target: bytes, expected: tuple[str, bytes, bytes], tmp_path: Path
-) -> None:
-    """As RFC 9112 wants it of every server."""
-    asked: list[tuple[str, bytes, bytes]] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            asked.append((scope["path"], scope["raw_path"], scope["query_string"]))
-        await plain()(scope, receive, send)
-
-    async def test() -> None:
-        async with served(app, tmp_path, engine=engine) as (port, _, _):
-            request = b"OPTIONS %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % target
-            assert (await ask(port, request)).startswith(b"HTTP/1.1 200")
-
-    run(test)
-    assert asked == [expected]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import h11
 
 from workers.edge_limits import MAX_HEAD_BYTES, MAX_HEADERS
-from workers.edge_target import path_and_query
 
 HAS_LENGTH, HAS_CODING = 1, 2
 END_OF_HEAD = re.compile(rb"\n\r?\n")
@@ -65,11 +65,12 @@ class Head:
     def scope(self) -> dict[str, Any]:
         """What ASGI's scope has of the head."""
         request = self.request
-        path, raw_path, query = path_and_query(request.target)  # h11 takes nothing but ASCII
+        raw_path, _, query = request.target.partition(b"?")
+        path = raw_path.decode("ascii")  # h11 takes nothing else
         return {
             "http_version": request.http_version.decode("ascii"),
             "method": request.method.decode("ascii").upper(),
-            "path": path,
+            "path": unquote(path) if "%" in path else path,
             "raw_path": raw_path,
             "query_string": query,
             "headers": self.headers,

@@ -7,6 +7,7 @@ answers.
 
 from __future__ import annotations
 
+import urllib.parse
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -24,7 +25,6 @@ from workers.edge_limits import (
     head_too_large,
     no_request,
 )
-from workers.edge_target import path_and_query
 
 if TYPE_CHECKING:
     from workers.edge_uvicorn_protocol import Connection
@@ -158,7 +158,10 @@ class Requests(HttpToolsProtocol):
         self.is_in_head = False
         self.head_began = 0.0
         self._barren_bytes = 0
-        scope["path"], scope["raw_path"], scope["query_string"] = path_and_query(self.url)
+        raw_path, _, scope["query_string"] = self.url.partition(b"?")
+        scope["raw_path"] = raw_path
+        path = raw_path.decode("ascii")
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
         self._requests_left -= 1
         exchange = self.cycle = Exchange(
             cast("Connection", self),
