@@ -161,7 +161,7 @@ class Gate:
             self._in_flight -= 1
 
     def begin(self, scope: Scope, body: bytes | bytearray, reply: Reply) -> bool:
-        """Take a request whose `body` is whole, without a task: a third of what the usual event costs is
+        """Take a request whose `body` is whole, without a task: a seventh of what the usual event cost was
         being a coroutine that waits. True: `reply` is called once, in a later turn of the loop. False:
         nothing has happened, and `__call__` is the way, for whatever is not usual.
 
